@@ -1,0 +1,291 @@
+"""Run folders: their names, and writing and reading them on a local disk or on any URI that pyarrow's filesystems take.
+
+Local writes are atomic: a temporary file in the same folder, then a rename. A remote object appears when it is closed.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from polarity.errors import RunError
+
+SCHEMA_VERSION = 1
+
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.json"
+LEDGER = "ledger.json"
+HISTORY = "history.parquet"
+PREDICTIONS = "predictions.parquet"
+REPORT = "report.html"
+MODEL = "model"
+CHECKPOINTS = "checkpoints"
+RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, HISTORY, PREDICTIONS, MODEL, CHECKPOINTS)
+"""Any of these makes a folder one that already holds a run."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def default_run_dir(preset: str, now: datetime | None = None) -> str:
+    """`runs/<preset>-<UTC timestamp>`: a new folder for each start."""
+    return f"runs/{preset}-{(now or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def user_cache_dir() -> Path:
+    """The user's cache of this package: $XDG_CACHE_HOME/polarity, or ~/.cache/polarity."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "polarity"
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def disk_errors(place: str) -> Iterator[None]:
+    """Turns an operating system's refusal to write at `place` into a RunError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise RunError(f"{place}: the disk is full; free some space or choose another --run-dir") from error
+        raise RunError(f"{place}: cannot write here ({error.strerror or error}); choose another --run-dir") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """The bytes reach the disk before the name does."""
+    for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder: `uri` as the user gave it, `root` the path on `filesystem`."""
+
+    uri: str
+    filesystem: pafs.FileSystem
+    root: str
+
+    @classmethod
+    def create(cls, run_dir: str | Path, resume: bool = False) -> "RunFolder":
+        """The folder for a new run, or with `resume` for one to go on with.
+
+        Raises RunError: it already holds a run (without resume) or none (with it), it is a file, it cannot be written.
+        """
+        folder = cls._locate(run_dir)
+        holds = folder._holds_run()
+        if holds and not resume:
+            raise RunError(f"{folder.uri}: already holds a run ({holds}); continue it with --resume or choose another --run-dir")
+        if resume and not holds:
+            raise RunError(
+                f"{folder.uri}: holds no run to resume; leave --resume out to start one, or name the run's folder with --run-dir"
+            )
+        folder._check_writable()
+        return folder
+
+    @classmethod
+    def open(cls, run_dir: str | Path) -> "RunFolder":
+        """The folder of an existing run. Raises RunError where there is none."""
+        folder = cls._locate(run_dir)
+        if not folder._holds_run():
+            raise RunError(f"{folder.uri}: no run here (none of {', '.join(RUN_FILES)})")
+        return folder
+
+    @classmethod
+    def _locate(cls, run_dir: str | Path) -> "RunFolder":
+        text = str(run_dir)
+        if not text.strip():
+            raise RunError("--run-dir is empty: give a folder or a URI such as s3://bucket/runs/first")
+        uri = text if "://" in text else str(Path(text).expanduser().absolute())
+        try:
+            filesystem, root = pafs.FileSystem.from_uri(uri)
+            kind = filesystem.get_file_info(root).type
+        except (pa.ArrowException, ValueError) as error:
+            raise RunError(f"{text}: not a folder or URI that pyarrow's filesystems take ({error})") from error
+        except OSError as error:
+            raise RunError(f"{text}: cannot be reached ({error})") from error
+        if kind == pafs.FileType.File:
+            raise RunError(f"{text}: is a file, a run needs a folder; choose another --run-dir")
+        return cls(text, filesystem, root)
+
+    @property
+    def local(self) -> Path | None:
+        """The folder as a local path, or None where it is remote."""
+        return Path(self.root) if isinstance(self.filesystem, pafs.LocalFileSystem) else None
+
+    def path(self, name: str) -> str:
+        """The path of `name` on `filesystem`."""
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def exists(self, name: str) -> bool:
+        return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+
+    def _holds_run(self) -> str | None:
+        return next((name for name in RUN_FILES if self.exists(name)), None)
+
+    def _check_writable(self) -> None:
+        """Writes and deletes a small file: better now than after an hour of training."""
+        probe = f".probe-{uuid.uuid4().hex[:8]}"
+        self.write_bytes(probe, b"polarity")
+        with disk_errors(self.uri):
+            self.filesystem.delete_file(self.path(probe))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Writes a whole file or nothing. Raises RunError: disk full, not writable."""
+        with disk_errors(f"{self.uri}/{name}"):
+            if self.local is None:
+                with self.filesystem.open_output_stream(self.path(name)) as stream:
+                    stream.write(content)
+                return
+            path = self.local / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
+
+    def write_text(self, name: str, text: str) -> None:
+        self.write_bytes(name, text.encode("utf-8"))
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Writes JSON with the schema's version in front; numpy numbers are taken, NaN and infinity are not (ValueError)."""
+        full = {"schema_version": SCHEMA_VERSION, **content}
+        self.write_text(name, json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+
+    def write_parquet(self, name: str, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self.write_bytes(name, sink.getvalue().to_pybytes())
+
+    def write_folder(self, name: str, source: Path) -> None:
+        """Copies a local folder to `name`, replacing what was there; on a local disk the change is one rename."""
+        with disk_errors(f"{self.uri}/{name}"):
+            if self.local is not None:
+                _replace_folder(source, self.local / name)
+                return
+            if self.exists(name):
+                self.filesystem.delete_dir(self.path(name))
+            self.filesystem.create_dir(self.path(name), recursive=True)
+            pafs.copy_files(str(source), self.path(name), pafs.LocalFileSystem(), self.filesystem)
+
+    def delete_folder(self, name: str) -> None:
+        """Deletes a folder of the run, with what is in it."""
+        with disk_errors(f"{self.uri}/{name}"):
+            self.filesystem.delete_dir(self.path(name))
+
+    def list(self, name: str) -> list[str]:
+        """Names in a folder of the run, sorted; none where it does not exist."""
+        found = self.filesystem.get_file_info(pafs.FileSelector(self.path(name), allow_not_found=True))
+        return sorted(info.base_name for info in found)
+
+    def read_bytes(self, name: str) -> bytes:
+        """The bytes of a file. Raises RunError: it is not there or cannot be read."""
+        try:
+            with self.filesystem.open_input_stream(self.path(name), compression=None) as stream:
+                return bytes(stream.read())
+        except FileNotFoundError as error:
+            raise RunError(f"{self.uri}: has no {name}; is the run finished?") from error
+        except OSError as error:
+            raise RunError(f"{self.uri}/{name}: cannot be read ({error})") from error
+
+    def read_text(self, name: str) -> str:
+        try:
+            return self.read_bytes(name).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise RunError(f"{self.uri}/{name}: is not UTF-8 text ({error})") from error
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The JSON object of a file. Raises RunError: damaged, or written under another schema version."""
+        try:
+            content = json.loads(self.read_text(name))
+        except json.JSONDecodeError as error:
+            raise RunError(f"{self.uri}/{name}: damaged JSON, line {error.lineno} ({error.msg})") from error
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise RunError(
+                f"{self.uri}/{name}: a run folder of another schema version ({version}; this polarity reads {SCHEMA_VERSION}): "
+                "use the version of polarity that wrote it, see environment.json"
+            )
+        return dict(content)
+
+    def read_parquet(self, name: str) -> pa.Table:
+        try:
+            return pq.read_table(pa.BufferReader(self.read_bytes(name)))
+        except pa.ArrowException as error:
+            raise RunError(f"{self.uri}/{name}: damaged Parquet ({error})") from error
+
+    def fetch_folder(self, name: str, target: Path) -> Path:
+        """A local path of the folder `name`: itself where the run is local, else a copy under `target`."""
+        if not self.exists(name):
+            raise RunError(f"{self.uri}: has no {name}; is the run finished?")
+        if self.local is not None:
+            return self.local / name
+        with disk_errors(str(target)):
+            (target / name).mkdir(parents=True, exist_ok=True)
+            pafs.copy_files(self.path(name), str(target / name), self.filesystem, pafs.LocalFileSystem())
+        return target / name
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    raise TypeError(f"not JSON: {type(value).__name__}")
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Copies beside the target first, so that the old folder stands until the new one is whole."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    old = staging.with_name(staging.name + ".old")
+    try:
+        try:
+            shutil.copytree(source, staging / "new")
+        except shutil.Error as error:
+            # copytree collects the refusals of single files and loses their numbers.
+            full = any("No space left" in str(reason) or "quota" in str(reason) for *_, reason in error.args[0])
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error.args[0][0][-1])) from error
+        _sync(staging / "new")
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(staging / "new", target)
+        except OSError:
+            with suppress(FileNotFoundError):
+                os.replace(old, target)
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,233 @@
+"""`polarity data check`: what is in a source and what is wrong with it, before anything is trained on it.
+
+Nothing stops at the first fault: bad rows are listed, and the rest is computed on the good ones.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polarity.config import DataConfig, SplitConfig
+from polarity.data.canonical import PROBLEM, SOURCE_ROW, Layout, find_columns
+from polarity.data.check_text import render
+from polarity.data.duplicates import duplicate_groups, find_leaks, near_duplicate_groups, normalise
+from polarity.data.formats import open_source
+from polarity.data.read import annotated_blocks, duplicate_ids
+from polarity.data.source import Source
+from polarity.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["check_source", "render", "shown"]
+
+Json = dict[str, Any]
+
+EXAMPLES = 5
+LISTED = 200
+"""Bad rows and duplicate ids that are listed one by one; all are counted."""
+SHOWN_CHARACTERS = 60
+QUANTILES = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+
+
+def check_source(source: str | Mapping[str, str], data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None" = None) -> Json:
+    """Everything worth knowing of a source, as JSON: counts, bad rows, duplicates, conflicts, lengths, leaks across the split.
+
+    `source` is one source, cut by `data.split`, or {"train": ..., "validation": ..., "test": ...}, the user's own split. Lengths are
+    in characters and, with a tokenizer, in tokens. Raises DataError for what makes the source unreadable as a whole.
+    """
+    if isinstance(source, str):
+        report, comments = _check_one(source, data, tokenizer)
+        return {**report, "split": _configured_split(comments, data)}
+    whole = data.model_copy(update={"split": SplitConfig()})  # the files are the split: no column is asked for
+    checked = {part: _check_one(name, whole, tokenizer) for part, name in source.items()}
+    parts = {part: comments for part, (_, comments) in checked.items()}
+    return {"sources": {part: report for part, (report, _) in checked.items()}, "split": {"kind": "own", **_across(parts, data)}}
+
+
+def shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
+    """A text fit for a terminal: at most `most` characters, whatever is invisible or steers the terminal escaped."""
+    clipped = text if len(text) <= most else text[: most - 3] + "..."
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in clipped)
+
+
+def _check_one(name: str, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None") -> tuple[Json, pa.Table]:
+    opened = open_source(name)
+    layout = find_columns(opened, data)
+    table = pa.concat_tables(list(annotated_blocks(opened, layout)))
+    good = table.filter(pc.is_null(table[PROBLEM]))
+    comments = good.select(layout.canonical_schema.names).combine_chunks()
+    report = {
+        "source": name,
+        "rows": table.num_rows,
+        "good_rows": good.num_rows,
+        "bad_rows": _bad_rows(table.filter(pc.is_valid(table[PROBLEM])), opened),
+        "duplicate_ids": _repeated_ids(good, opened, layout),
+        "tasks": {task: _class_counts(comments[task], spec.labels) for task, spec in data.tasks.items()},
+        "joint": _joint(comments, data),
+        "duplicates": _duplicates(comments),
+        "conflicts": _conflicts(comments, data),
+        "titles": _titles(comments),
+        "lengths": _lengths(comments, data, tokenizer),
+    }
+    return report, comments
+
+
+def _bad_rows(bad: pa.Table, source: Source) -> Json:
+    reasons: dict[str, int] = defaultdict(int)
+    for problem in bad[PROBLEM].to_pylist():
+        reasons[problem.partition(":")[0]] += 1
+    first = bad.slice(0, LISTED)
+    places = source.places(first[SOURCE_ROW].to_pylist())
+    rows = [{"place": place, "problem": shown(problem, 200)} for place, problem in zip(places, first[PROBLEM].to_pylist(), strict=True)]
+    return {"count": bad.num_rows, "reasons": dict(reasons), "rows": rows}
+
+
+def _repeated_ids(good: pa.Table, source: Source, layout: Layout) -> Json:
+    repeated = [] if layout.row_id is None else duplicate_ids(good)
+    listed = repeated[:LISTED]
+    places = iter(source.places([row for _, rows in listed for row in rows]))
+    ids = [{"row_id": shown(row_id), "places": [next(places) for _ in rows]} for row_id, rows in listed]
+    return {"count": len(repeated), "ids": ids}
+
+
+def _class_counts(column: pa.ChunkedArray, labels: list[str]) -> Json:
+    counts = np.bincount(column.drop_null().to_numpy(), minlength=len(labels))
+    return {"classes": dict(zip(labels, counts.tolist(), strict=True)), "missing": column.null_count}
+
+
+def _joint(comments: pa.Table, data: DataConfig) -> list[Json]:
+    """Rows of each label combination, in the order of the classes, missing last."""
+    if not comments.num_rows:
+        return []
+    tasks = list(data.tasks)
+    counted = comments.select(tasks).group_by(tasks).aggregate([([], "count_all")]).sort_by([(task, "ascending") for task in tasks])
+    named = [{task: None if row[task] is None else data.tasks[task].labels[row[task]] for task in tasks} for row in counted.to_pylist()]
+    return [{"labels": labels, "rows": rows} for labels, rows in zip(named, counted["count_all"].to_pylist(), strict=True)]
+
+
+def _duplicates(comments: pa.Table) -> Json:
+    groups = {
+        "exact": duplicate_groups(comments, normalised=False),
+        "normalised": duplicate_groups(comments, normalised=True),
+        "near": near_duplicate_groups(comments),
+    }
+    return {kind: _groups(found) for kind, found in groups.items()}
+
+
+def _groups(groups: list[list[str]]) -> Json:
+    examples = [[shown(row_id) for row_id in group[:EXAMPLES]] for group in groups[:EXAMPLES]]
+    return {"groups": len(groups), "rows": sum(map(len, groups)), "examples": examples}
+
+
+def _conflicts(comments: pa.Table, data: DataConfig) -> Json:
+    """Rows with the same title and the same normalised comment that carry different labels of a task."""
+    columns = [comments[name].to_pylist() for name in ("title", "comment", *data.tasks)]
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for row, (title, comment) in enumerate(zip(columns[0], columns[1], strict=True)):
+        groups[title, normalise(comment)].append(row)
+    tasks: dict[str, int] = dict.fromkeys(data.tasks, 0)
+    found: list[Json] = []
+    for rows in groups.values():
+        if len(rows) == 1:
+            continue
+        labels = {task: sorted({column[row] for row in rows} - {None}) for task, column in zip(data.tasks, columns[2:], strict=True)}
+        differing = {task: [data.tasks[task].labels[index] for index in own] for task, own in labels.items() if len(own) > 1}
+        for task in differing:
+            tasks[task] += 1
+        if differing:
+            row_ids = [shown(str(comments["row_id"][row])) for row in rows[:EXAMPLES]]
+            found.append({"row_ids": row_ids, "rows": len(rows), "comment": shown(columns[1][rows[0]]), "labels": differing})
+    return {"groups": len(found), "rows": sum(group["rows"] for group in found), "tasks": tasks, "examples": found[:EXAMPLES]}
+
+
+def _titles(comments: pa.Table) -> Json:
+    counts = pc.value_counts(comments["title"])
+    order = pc.array_sort_indices(counts.field("counts"), order="descending")
+    titles = [{"title": shown(each["values"]), "rows": each["counts"]} for each in counts.take(order).to_pylist()]
+    return {"distinct": len(titles), "most": titles[:LISTED]}
+
+
+def _lengths(comments: pa.Table, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None") -> Json:
+    lengths: Json = {"comment_characters": _quantiles(pc.utf8_length(comments["comment"]).to_numpy())}
+    if tokenizer is None or not comments.num_rows:
+        return lengths
+    comment, comment_unknown = _tokens(comments["comment"], tokenizer)
+    title, title_unknown = _tokens(comments["title"], tokenizer)
+    special = tokenizer.num_special_tokens_to_add(pair=data.title_column is not None)
+    kept = np.minimum(comment, data.max_comment or comment.max()) + special
+    if data.title_column is not None:
+        kept = kept + (title if data.max_title is None else np.minimum(title, data.max_title))
+    lengths |= {
+        "comment_tokens": _quantiles(comment),
+        "title_tokens": _quantiles(title),
+        "unknown_share": {"comment": comment_unknown, "title": title_unknown},
+        "cut": {
+            "max_comment": float(np.mean(comment > data.max_comment)) if data.max_comment else 0.0,
+            "max_title": float(np.mean(title > data.max_title)) if data.max_title is not None else 0.0,
+            "max_length": float(np.mean(kept > data.max_length)),
+        },
+    }
+    return lengths
+
+
+def _tokens(texts: pa.ChunkedArray, tokenizer: "PreTrainedTokenizerBase") -> tuple[np.ndarray, float]:
+    """Tokens of each text without special ones, and the share of them that the vocabulary does not know."""
+    encoded = texts.combine_chunks().dictionary_encode()
+    lengths, unknown = np.zeros(len(encoded.dictionary), np.int64), np.zeros(len(encoded.dictionary), np.int64)
+    distinct = encoded.dictionary.to_pylist()
+    for first in range(0, len(distinct), 1024):
+        ids = tokenizer(distinct[first : first + 1024], add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        lengths[first : first + len(ids)] = [len(row) for row in ids]
+        unknown[first : first + len(ids)] = [row.count(tokenizer.unk_token_id) for row in ids]
+    rows = encoded.indices.to_numpy()
+    total = int(lengths[rows].sum())
+    return lengths[rows], float(unknown[rows].sum() / total) if total else 0.0
+
+
+def _quantiles(values: np.ndarray) -> dict[str, int]:
+    if not len(values):
+        return {}
+    points = np.quantile(values, list(QUANTILES.values()), method="higher")
+    return dict(zip(QUANTILES, points.astype(int).tolist(), strict=True))
+
+
+def _configured_split(comments: pa.Table, data: DataConfig) -> Json:
+    """Parts and leaks of the configured split; where it cannot be made, why."""
+    from polarity.data.split import split_indices
+
+    try:
+        rows = split_indices(comments, data.split, list(data.tasks))
+    except DataError as error:
+        return {"kind": data.split.kind, "error": str(error)}
+    parts = {name: comments.take(pa.array(own)) for name, own in zip(("train", "validation", "test"), rows, strict=True) if len(own)}
+    return {"kind": data.split.kind, **_across(parts, data)}
+
+
+def _across(parts: dict[str, pa.Table], data: DataConfig) -> Json:
+    """Rows and class counts of each part, and what every two of them share."""
+    counts = {
+        part: {
+            "rows": table.num_rows,
+            "tasks": {task: _class_counts(table[task], spec.labels)["classes"] for task, spec in data.tasks.items()},
+        }
+        for part, table in parts.items()
+    }
+    shared = [{"parts": list(pair), **_shared(parts[pair[0]], parts[pair[1]])} for pair in combinations(parts, 2)]
+    return {"parts": counts, "shared": shared}
+
+
+def _shared(one: pa.Table, other: pa.Table) -> Json:
+    leaks = find_leaks(one, other)
+    kinds = leaks["kind"].to_pylist()
+    common = pc.sum(pc.is_in(pc.unique(one["title"]), pc.unique(other["title"]))).as_py() or 0
+    examples = [
+        {"row_ids": [shown(leak["train_row_id"]), shown(leak["held_out_row_id"])], "kind": leak["kind"], "similarity": leak["similarity"]}
+        for leak in leaks.slice(0, EXAMPLES).to_pylist()
+    ]
+    return {"duplicate": kinds.count("duplicate"), "near": kinds.count("near"), "examples": examples, "titles": common}

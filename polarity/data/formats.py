@@ -1,0 +1,109 @@
+"""From what the user wrote (a file, a folder, `hf:NAME`, `sample`) to an opened source."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from polarity.data import hf_format
+from polarity.data.csv_format import open_csv
+from polarity.data.json_format import open_jsonl
+from polarity.data.sample import DEFAULT_ROWS, sample_blocks, sample_columns
+from polarity.data.source import ROWS_PER_BLOCK, Part, Source, positions, readable
+from polarity.errors import DataError, nearest
+
+EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
+MAX_PARTS = 32
+"""Most tasks that one Parquet file is read by."""
+
+
+def open_source(name: str) -> Source:
+    """Open `name`: .csv, .tsv, .parquet, .jsonl, .ndjson, .json, a folder saved by `datasets`, `hf:NAME[@SPLIT]`, `sample[:ROWS]`.
+
+    Only the header or footer is read. Raises DataError for what is missing, unknown, empty or damaged there.
+    """
+    if name == "sample" or name.startswith("sample:"):
+        return _open_sample(name)
+    if name.startswith("hf:"):
+        return hf_format.open_hub(name)
+    # absolute, because Ray's workers may stand in another folder
+    path = Path(name).absolute()
+    with readable(name):
+        if not path.exists():
+            raise DataError(f"{name}: no such file{_similar(path)}")
+        if path.is_dir():
+            if any((path / mark).is_file() for mark in hf_format.SAVED):
+                return hf_format.open_saved(name, path)
+            raise DataError(hf_format.not_a_dataset(name, path))
+    return _open_file(name, path)
+
+
+def _open_file(name: str, path: Path) -> Source:
+    extension = path.suffix.lower()
+    if extension == ".csv":
+        return open_csv(name, path, ",")
+    if extension == ".tsv":
+        return open_csv(name, path, "\t")
+    if extension == ".parquet":
+        return _open_parquet(name, path)
+    if extension in (".jsonl", ".ndjson", ".json"):
+        return open_jsonl(name, path)
+    hint = nearest(extension, EXTENSIONS) if extension else ""
+    hint = f" ({hint})" if hint.startswith("did you mean") else ""
+    raise DataError(f"{name}: unknown extension {extension!r}{hint}: known are {', '.join(EXTENSIONS)}")
+
+
+def _similar(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f": the folder {path.parent.name!r} does not exist either"
+    hint = nearest(path.name, [entry.name for entry in path.parent.iterdir()])
+    return f": {hint}" if hint.startswith("did you mean") else ""
+
+
+def _open_sample(name: str) -> Source:
+    asked = name.partition(":")[2] or str(DEFAULT_ROWS) if name != "sample:" else ""
+    if not re.fullmatch(r"[0-9]{1,12}", asked) or int(asked) == 0:
+        raise DataError(f"{name!r}: the synthetic corpus is `sample` or `sample:ROWS`, with a whole number above 0, such as sample:3000")
+    blocks = partial(_sample, int(asked))
+    return Source(name=name, columns=sample_columns(), unit="row", parts=(Part(0, blocks),), locate=positions)
+
+
+def _sample(rows: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+    for block in sample_blocks(rows):
+        yield block.select(list(columns))
+
+
+def _open_parquet(name: str, path: Path) -> Source:
+    with readable(name), _parquet(name), pq.ParquetFile(path) as file:
+        metadata, schema = file.metadata, file.schema_arrow
+        if metadata.num_rows == 0:
+            raise DataError(f"{name}: the file has columns but no rows")
+        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    groups_per_part = -(-len(sizes) // MAX_PARTS)
+    parts = []
+    for first in range(0, len(sizes), groups_per_part):
+        groups = list(range(first, min(first + groups_per_part, len(sizes))))
+        parts.append(Part(sum(sizes[:first]), partial(_parquet_blocks, name, path, groups)))
+    return Source(name=name, columns=tuple(schema.names), unit="row", parts=tuple(parts), locate=positions)
+
+
+def _parquet_blocks(name: str, path: Path, groups: Sequence[int], columns: Sequence[str]) -> Iterator[pa.Table]:
+    with readable(name), _parquet(name), pq.ParquetFile(path) as file:
+        classes = hf_format.class_names(file.schema_arrow.metadata)
+        for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK, row_groups=list(groups), columns=list(columns), use_threads=False):
+            yield hf_format.name_classes(pa.Table.from_batches([batch]), classes)
+
+
+@contextmanager
+def _parquet(name: str) -> Iterator[None]:
+    """Turn what pyarrow says of a damaged file into a DataError that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the operating system's, which `readable` explains
+        raise DataError(f"{name}: truncated, or not a Parquet file: {str(error).splitlines()[0]}") from error

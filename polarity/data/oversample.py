@@ -1,0 +1,240 @@
+"""Stratified oversampling (point 2): how often each row appears in an epoch, as one pure function of the data.
+
+    strata     the observed label combinations; a missing label is a value of its own
+    M          median size of the fully labelled strata
+    r          clip(M / n, 1, cap)                      for a stratum of n rows
+    u          min((1 + alpha (r - 1)) x boosts, cap)   expected multiplicity, an integer where it is within 1e-9 of one
+
+`oversample_stage.py` gives the same rows out of a Ray Data stream; what it shares with this file is all that decides anything.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from polarity.config import OversampleConfig
+from polarity.errors import ConfigError, nearest
+
+Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+HashArray = npt.NDArray[np.uint64]
+BoolArray = npt.NDArray[np.bool_]
+StratumKey = tuple[int | None, ...]
+RowIds: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str] | npt.NDArray[np.object_]
+
+MISSING = -1
+SNAP = 1e-9
+_ID_KEY = "polarity/row_id1"  # 16 bytes: the key of SipHash. A change moves every epoch of every run
+_MAX_CODE = 2**46  # stratum codes share an int64 with 16 bits of hash in the stage
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """What oversampling does to each stratum; arrays of one entry a stratum, in the order of `keys`."""
+
+    keys: list[StratumKey]
+    sizes: Int64Array
+    """Rows n."""
+    median: float
+    """M, the size that strata are lifted towards."""
+    uncapped: FloatArray
+    """u before its cap."""
+    expected: FloatArray
+    """u as used: capped, snapped, and rescaled where the epoch keeps its size."""
+    counts: Int64Array
+    """Rows in an epoch where `stratified` is on."""
+    ratio_capped: BoolArray
+    """M / n met the cap before alpha was applied."""
+    capped: BoolArray
+    """u met the cap: there, slightly other boosts or another alpha change nothing."""
+
+
+def label_arrays(comments: pa.Table, tasks: Sequence[str]) -> dict[str, Int64Array]:
+    """{task: (N,) class indices}, -1 where the label is missing, from a canonical table."""
+    return {task: comments[task].cast(pa.int64()).fill_null(MISSING).to_numpy().astype(np.int64, copy=False) for task in tasks}
+
+
+def stratum_codes(labels: Sequence[Int64Array], classes: Sequence[int]) -> Int64Array:
+    """(N,) one number a label combination, ordered as the tuples are, a missing label first; `classes` is K of each task."""
+    space = np.prod([float(k + 1) for k in classes])
+    if space > _MAX_CODE:
+        raise ConfigError(f"data.tasks: {space:.3g} label combinations are more than oversampling can tell apart; leave out a task")
+    codes = np.zeros(len(labels[0]) if labels else 0, dtype=np.int64)
+    for values, k in zip(labels, classes, strict=True):
+        codes = codes * (k + 1) + (values + 1)
+    return codes
+
+
+def stratum_key(code: int, classes: Sequence[int]) -> StratumKey:
+    """The label combination of a code; None stands for a missing label."""
+    digits: list[int | None] = []
+    for k in reversed(classes):
+        code, digit = divmod(code, k + 1)
+        digits.append(digit - 1 if digit else None)
+    return tuple(reversed(digits))
+
+
+def stratum_ids(labels: Mapping[str, Int64Array]) -> tuple[Int64Array, list[StratumKey]]:
+    """The (N,) stratum of each row, and the key of each stratum in tuple order (missing first); labels hold -1 for missing."""
+    classes = [int(values.max(initial=MISSING)) + 1 for values in labels.values()]
+    codes, ids = np.unique(stratum_codes(list(labels.values()), classes), return_inverse=True)
+    return ids.astype(np.int64), [stratum_key(int(code), classes) for code in codes]
+
+
+def mix64(values: HashArray) -> HashArray:
+    """The finalizer of SplitMix64 (Steele et al. 2014): a bijection of 64-bit numbers that leaves no visible order."""
+    z = values + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def row_hash(row_ids: RowIds, seed: int, epoch: int) -> HashArray:
+    """(N,) 64-bit hash of (seed, epoch, row_id): SipHash-2-4 of the id's UTF-8 bytes, mixed with the other two by SplitMix64.
+
+    Ids are text; equal ids hash alike wherever they stand, so neither blocks nor workers matter.
+    """
+    ids = row_ids if isinstance(row_ids, pa.Array | pa.ChunkedArray) else pa.array(row_ids, type=pa.large_string())
+    words = ids.to_numpy() if isinstance(ids, pa.ChunkedArray) else ids.to_numpy(zero_copy_only=False)
+    hashed = pd.util.hash_array(words.astype(object, copy=False), hash_key=_ID_KEY, categorize=False)
+    key = mix64(mix64(np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)) + np.uint64(epoch))
+    return mix64(mix64(hashed ^ key))
+
+
+def hash_fraction(hashes: HashArray) -> FloatArray:
+    """Hashes as numbers in [0, 1), of the top 53 bits."""
+    return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _boosts(keys: Sequence[StratumKey], sampling: OversampleConfig, labels: Mapping[str, Sequence[str]]) -> FloatArray:
+    factors = np.ones(len(keys))
+    for task, by_class in sampling.boosts.items():
+        if task not in labels:
+            raise ConfigError(f"data.oversample.boosts.{task}: no such task, {nearest(task, labels)}")
+        position = list(labels).index(task)
+        for name, factor in by_class.items():
+            if name not in labels[task]:
+                raise ConfigError(f"data.oversample.boosts.{task}.{name}: no such class, {nearest(name, labels[task])}")
+            factors[[key[position] == labels[task].index(name) for key in keys]] *= factor
+    return factors
+
+
+def _snap(u: FloatArray) -> FloatArray:
+    return np.where(np.abs(u - np.round(u)) <= SNAP, np.round(u), u)
+
+
+def _keep_size(u: FloatArray, sizes: Int64Array, cap: float) -> FloatArray:
+    """u times one factor, so that sum(u n) = N. Only where boosts below 1 make that factor exceed 1 can a stratum go over the
+    cap again: it stays at the cap, and the others share the rest."""
+    held = np.zeros(len(u), dtype=bool)
+    while True:
+        scale = (sizes.sum() - cap * sizes[held].sum()) / (u * sizes)[~held].sum()
+        scaled = np.where(held, cap, u * scale)
+        over = ~held & (scaled > cap * (1 + 1e-12))
+        if not over.any():
+            return _snap(scaled)
+        held |= over
+
+
+def _grown_counts(u: FloatArray, sizes: Int64Array) -> Int64Array:
+    # u carries a few units of rounding in its last place: without the tolerance an exact half would fall either way
+    target = u * sizes
+    return np.floor(target + 0.5 + SNAP + 1e-12 * target).astype(np.int64)
+
+
+def _kept_counts(u: FloatArray, sizes: Int64Array) -> Int64Array:
+    """Largest remainder (Hamilton): whole rows, the missing ones to the largest fractions, ties to the earlier stratum."""
+    target = _snap(u * sizes)
+    counts = np.floor(target).astype(np.int64)
+    order = np.argsort(-np.round(target - counts, 9), kind="stable")
+    counts[order[: int(sizes.sum() - counts.sum())]] += 1
+    return counts
+
+
+def expected_multiplicity(
+    sizes: npt.ArrayLike, keys: Sequence[StratumKey], sampling: OversampleConfig, labels: Mapping[str, Sequence[str]]
+) -> SamplingPlan:
+    """The expected multiplicity u of each stratum, its whole-row counts, and which caps bind (STRATEGY.md, "Oversampling").
+
+    sizes: (S,) rows of each stratum; keys: their label combinations in the order of `labels` ({task: classes}).
+    With `size: keep`, sum(u n) = N; u may then be below 1, so that some rows of large strata sit an epoch out. Where no stratum
+    has all its labels, M is the median of all strata. Raises ConfigError for a boost of an unknown task or class.
+    """
+    n = np.asarray(sizes, dtype=np.int64)
+    boosts = _boosts(keys, sampling, labels)
+    if not len(n):
+        none, no = np.zeros(0), np.zeros(0, dtype=bool)
+        return SamplingPlan([], n, 0.0, none, none, n, no, no)
+    full = np.array([None not in key for key in keys])
+    median = float(np.median(n[full] if full.any() else n))
+    cap = sampling.max_multiplier
+    ratio = median / n
+    uncapped = _snap((1 + sampling.alpha * (np.clip(ratio, 1, cap) - 1)) * boosts)
+    u = _snap(np.minimum(uncapped, cap))
+    if sampling.size == "keep":
+        u = _keep_size(u, n, cap)
+        counts = _kept_counts(u, n)
+    else:
+        counts = _grown_counts(u, n)
+    return SamplingPlan(list(keys), n, median, uncapped, u, counts, ratio > cap, uncapped > cap)
+
+
+def _smallest(rows: Int64Array, hashes: HashArray, row_ids: pa.ChunkedArray, k: int) -> Int64Array:
+    """The k of `rows` with the smallest (hash, row_id); row ids are compared only where hashes tie."""
+    own = hashes[rows]
+    threshold = np.partition(own, k - 1)[k - 1]
+    below = rows[own < threshold]
+    tied = rows[own == threshold]
+    need = k - len(below)
+    if len(tied) > need:
+        tied = np.array(sorted(tied, key=lambda row: str(row_ids[int(row)].as_py())), dtype=np.int64)
+    return np.concatenate([below, tied[:need]])
+
+
+def _stratified(ids: Int64Array, plan: SamplingPlan, row_ids: pa.ChunkedArray, seed: int, epoch: int) -> Int64Array:
+    base, extra = np.divmod(plan.counts, plan.sizes)
+    result = base[ids]
+    if not extra.any():
+        return result
+    hashes = row_hash(row_ids, seed, epoch)
+    order = np.argsort(ids, kind="stable")
+    ends = np.cumsum(plan.sizes)
+    for stratum in np.flatnonzero(extra):
+        rows = order[ends[stratum] - plan.sizes[stratum] : ends[stratum]]
+        result[_smallest(rows, hashes, row_ids, int(extra[stratum]))] += 1
+    return result
+
+
+def _drawn(ids: Int64Array, plan: SamplingPlan, row_ids: pa.ChunkedArray, seed: int, epoch: int) -> Int64Array:
+    base = np.floor(plan.expected)
+    result = base.astype(np.int64)[ids]
+    chance = plan.expected - base
+    if chance.any():
+        result += hash_fraction(row_hash(row_ids, seed, epoch)) < chance[ids]
+    return result
+
+
+def multiplicities(
+    comments: pa.Table, labels: Mapping[str, Sequence[str]], sampling: OversampleConfig, *, seed: int, epoch: int
+) -> Int64Array:
+    """How often each row of `comments` appears in an epoch: (N,) int64, a pure function of (labels, row ids, seed, epoch).
+
+    `stratified`: every stratum gets exactly its count (with `size: keep`, N rows in all); each row floor(count / n) times, and the
+    remaining rows are those with the smallest hash. Otherwise a row gets one more when its hash, as a fraction, is below
+    u - floor(u): right in expectation only, with `size: keep` too. `labels`: {task: classes in order}.
+    """
+    ids, keys = stratum_ids(label_arrays(comments, list(labels)))
+    plan = expected_multiplicity(np.bincount(ids, minlength=len(keys)), keys, sampling, labels)
+    draw = _stratified if sampling.stratified else _drawn
+    return draw(ids, plan, comments["row_id"], seed, epoch)
+
+
+def repeat_rows(comments: pa.Table, times: Int64Array) -> pa.Table:
+    """Each row as often as `times` says, its copies side by side, with the int32 column `multiplicity`."""
+    rows = comments.append_column("multiplicity", pa.array(times, type=pa.int32()))
+    return rows.take(pa.array(np.repeat(np.arange(len(times)), times)))

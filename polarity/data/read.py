@@ -1,0 +1,179 @@
+"""Read a source into the canonical comments table: as a stream (`read_dataset`) or whole (`read_comments`).
+
+Both take the same blocks through the same code; Ray Data only decides where it runs.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polarity.config import DataConfig
+from polarity.data.canonical import PROBLEM, SOURCE_ROW, Layout, annotate, find_columns
+from polarity.data.formats import open_source
+from polarity.data.source import Part, Source
+from polarity.errors import DataError, PolarityError
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+SHOWN = 5
+"""Bad rows that a message shows; `polarity data check` lists them all."""
+FAULT = -1
+"""Source row of the row that stands for a fault of the whole part."""
+RETRY_NOTE = re.compile(r"\nFailed to .* after \d+/\d+ attempts.*", re.DOTALL)
+"""What Ray Data writes behind the message of an error that it will not retry."""
+
+
+def read_comments(source: str, data: DataConfig, *, labelled: bool = True, say: Callable[[str], None] = print) -> pa.Table:
+    """Read a whole source as a comments table, in file order, with Ray Data where Ray is running and in this process otherwise.
+
+    `labelled=False` reads texts alone, for prediction. Bad rows stop the reading or, with `data.bad_rows: drop`, are left out and told to
+    `say`. Raises DataError for whatever cannot be read, for missing columns, bad rows, duplicate row ids and for no rows.
+    """
+    opened = open_source(source)
+    layout = find_columns(opened, data, labelled=labelled)
+    if _ray_is_running():
+        table = _through_ray(opened, layout)
+    else:
+        table = pa.Table.from_batches([b for t in annotated_blocks(opened, layout) for b in t.to_batches()], schema=layout.schema)
+    return settle(table, opened, layout, data, say)
+
+
+def read_dataset(source: str, data: DataConfig, *, labelled: bool = True) -> "Dataset":
+    """Stream a source as comments blocks through Ray Data: file order, flat memory. Ray is started if it is not running.
+
+    Columns and header are checked now; bad rows while it runs, where DataError comes wrapped in Ray's own (see `original_error`).
+    Row ids are not compared across blocks: that needs memory for all of them, which `read_comments` takes.
+    """
+    from polarity.data.datasource import dataset_of
+
+    opened = open_source(source)
+    layout = find_columns(opened, data, labelled=labelled)
+    return dataset_of(opened, lambda part: good_blocks(opened, layout, part, data), layout.canonical_schema)
+
+
+def annotated_blocks(source: Source, layout: Layout, part: Part | None = None) -> Iterator[pa.Table]:
+    """Blocks of a source, or of one part of it, with their row and problem; raises DataError where the whole has no rows."""
+    rows = 0
+    for each in [part] if part else source.parts:
+        row = each.first_row
+        for block in each.blocks(layout.columns):
+            yield annotate(block, row, layout)
+            row += block.num_rows
+        rows += row - each.first_row
+    if rows == 0 and (part is None or len(source.parts) == 1):
+        raise DataError(f"{source.name}: holds a header but no rows")
+
+
+def good_blocks(source: Source, layout: Layout, part: Part, data: DataConfig) -> Iterator[pa.Table]:
+    """Canonical blocks of one part: bad rows left out or, with `data.bad_rows: error`, a DataError that knows the whole source."""
+    for block in annotated_blocks(source, layout, part):
+        bad = pc.is_valid(block[PROBLEM])
+        if pc.any(bad).as_py():
+            if data.bad_rows == "error":
+                found = [b.filter(pc.is_valid(b[PROBLEM])) for b in annotated_blocks(source, layout)]
+                raise DataError(_refusal(source, pa.concat_tables(found)))
+            block = block.filter(pc.invert(bad))
+        yield block.select(layout.canonical_schema.names)
+
+
+def settle(table: pa.Table, source: Source, layout: Layout, data: DataConfig, say: Callable[[str], None]) -> pa.Table:
+    """Comments table of an annotated one: refuse or leave out its bad rows, and refuse duplicate row ids."""
+    bad = table.filter(pc.is_valid(table[PROBLEM]))
+    if bad.num_rows:
+        if data.bad_rows == "error":
+            raise DataError(_refusal(source, bad))
+        if bad.num_rows == table.num_rows:
+            raise DataError(f"{source.name}: all {table.num_rows:,} rows are bad: {_listing(source, bad, 1)[0]}")
+        more = [f"  ... and {bad.num_rows - SHOWN:,} more"] if bad.num_rows > SHOWN else []
+        head = f"{source.name}: left out {bad.num_rows:,} of {table.num_rows:,} rows (data.bad_rows=drop):"
+        say("\n".join([head, *(f"  {line}" for line in _listing(source, bad, SHOWN)), *more]))
+        table = table.filter(pc.is_null(table[PROBLEM]))
+    if layout.row_id is not None:
+        _refuse_duplicate_ids(table, source, layout.row_id)
+    return table.select(layout.canonical_schema.names).combine_chunks()
+
+
+def _refusal(source: Source, bad: pa.Table) -> str:
+    others = f"{bad.num_rows:,} bad rows in all; " if bad.num_rows > 1 else ""
+    return f"{source.name}, {_listing(source, bad, 1)[0]} ({others}data.bad_rows=drop leaves bad rows out)"
+
+
+def _listing(source: Source, bad: pa.Table, most: int) -> list[str]:
+    first = bad.slice(0, most)
+    places = source.places(first[SOURCE_ROW].to_pylist())
+    return [f"{place}: {problem}" for place, problem in zip(places, first[PROBLEM].to_pylist(), strict=True)]
+
+
+def duplicate_ids(table: pa.Table) -> list[tuple[str, list[int]]]:
+    """(row id, source rows) of each id that more than one row has, in the order of the first of them."""
+    counts = pc.value_counts(table["row_id"])
+    repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if not len(repeated):
+        return []
+    rows = table.select(["row_id", SOURCE_ROW]).filter(pc.is_in(table["row_id"], repeated))
+    found: dict[str, list[int]] = {}
+    for row_id, row in zip(rows["row_id"].to_pylist(), rows[SOURCE_ROW].to_pylist(), strict=True):
+        found.setdefault(row_id, []).append(row)
+    return list(found.items())
+
+
+def _refuse_duplicate_ids(table: pa.Table, source: Source, column: str) -> None:
+    repeated = duplicate_ids(table)
+    if repeated:
+        row_id, rows = repeated[0]
+        first, second = source.places(rows[:2])
+        more = f" ({len(repeated):,} ids are repeated)" if len(repeated) > 1 else ""
+        raise DataError(
+            f"{source.name}, {second}: the row id {row_id!r} (column {column!r}) is also that of {first}{more}: "
+            "make the ids unique, or set data.id_column=null to number the rows"
+        )
+
+
+def _ray_is_running() -> bool:
+    ray = sys.modules.get("ray")  # importing it takes seconds, and who has not imported it has not started it
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _through_ray(source: Source, layout: Layout) -> pa.Table:
+    import ray
+
+    from polarity.data.datasource import dataset_of
+
+    dataset = dataset_of(source, lambda part: _blocks_or_fault(source, layout, part), layout.schema)
+    blocks: Sequence[pa.Table] = ray.get(dataset.to_arrow_refs())
+    table = pa.concat_tables([block.cast(layout.schema) for block in blocks if block.num_rows])
+    faults = table.filter(pc.equal(table[SOURCE_ROW], FAULT))
+    if faults.num_rows:
+        raise DataError(faults[PROBLEM][0].as_py())
+    return table
+
+
+def _blocks_or_fault(source: Source, layout: Layout, part: Part) -> Iterator[pa.Table]:
+    """Blocks, and what cannot be read as a last row: an error raised in a Ray task costs the user a page of Ray's own words."""
+    try:
+        yield from annotated_blocks(source, layout, part)
+    except DataError as error:
+        fault = {name: [None] for name in layout.schema.names} | {SOURCE_ROW: [FAULT], PROBLEM: [str(error)]}
+        yield pa.table(fault, schema=layout.schema)
+
+
+@contextmanager
+def original_error() -> Iterator[None]:
+    """Raise the PolarityError that a Ray task raised, as it was, in place of the Ray error around it."""
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        inner: BaseException | None = error
+        while inner is not None and type(inner).__module__ != PolarityError.__module__:
+            inner = getattr(inner, "cause", None) or inner.__cause__
+        if not isinstance(inner, PolarityError):
+            raise
+        raise type(inner)(RETRY_NOTE.sub("", str(inner))) from None

@@ -1,0 +1,170 @@
+"""Train, validation and test tables: read, cut, freed of leaks, and checked to hold every class.
+
+Nothing is resampled before this point, and nothing after it moves a row from one part to another.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polarity.config import DataConfig, SplitConfig
+from polarity.data.split_rows import split_indices
+from polarity.errors import DataError
+
+__all__ = ["Splits", "load_splits", "split_indices"]
+
+Say = Callable[[str], None]
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts as canonical tables; row ids are unique over all of them."""
+
+    train: pa.Table
+    validation: pa.Table
+    test: pa.Table | None
+    leaks: pa.Table
+    """Pairs (train_row_id, held_out_row_id, kind, similarity) found before any row was dropped."""
+    dropped: int
+    """Training rows left out because of `leaks`."""
+
+    @property
+    def parts(self) -> dict[str, pa.Table]:
+        """{train, validation, test: table}, without test where there is none."""
+        both = {"train": self.train, "validation": self.validation}
+        return both if self.test is None else {**both, "test": self.test}
+
+
+def load_splits(data: DataConfig, say: Say) -> Splits:
+    """Reads what `data` names and returns its parts, telling through `say` how they were made and what was left out.
+
+    Raises DataError where a source cannot be read or cut, where a part has no rows, no label of a task or no row of one of its
+    classes, and for leaks where `data.duplicates` is `error`.
+    """
+    parts = _own_files(data, say) if data.train else _cut_source(data, say)
+    splits = _handle_leaks(parts, data, say)
+    for part, table in splits.parts.items():
+        _check_part(part, table, data)
+    return splits
+
+
+def _cut_source(data: DataConfig, say: Say) -> dict[str, pa.Table]:
+    from polarity.data.read import read_comments
+
+    if not data.source:
+        raise DataError("no data: give data.source (--data FILE), or data.train and data.validation (--train FILE --validation FILE)")
+    comments = read_comments(data.source, data, say=say)
+    try:
+        rows = split_indices(comments, data.split, list(data.tasks))
+    except DataError as error:
+        raise DataError(f"{data.source}: {error}") from error
+    if "split" in comments.column_names and "split" not in data.tasks:
+        comments = comments.drop_columns(["split"])
+    parts = {name: comments.take(pa.array(own)) for name, own in zip(("train", "validation", "test"), rows, strict=True)}
+    if not len(rows[2]):
+        del parts["test"]
+    shown = ", ".join(f"{name} {table.num_rows:,} ({table.num_rows / comments.num_rows:.1%})" for name, table in parts.items())
+    say(f"{data.source}: split by {_how(data.split)}: {shown}")
+    return parts
+
+
+def _how(split: SplitConfig) -> str:
+    if split.kind == "column":
+        return f"the column {split.column}"
+    kind = {"plan": f"the plan, stratified by {split.stratify}", "joint": "all labels jointly", "group": "title"}[split.kind]
+    return f"{kind}, seed {split.seed}" + (f", fold {split.fold} of {split.folds}" if split.folds else "")
+
+
+def _own_files(data: DataConfig, say: Say) -> dict[str, pa.Table]:
+    from polarity.data.read import read_comments
+
+    whole = data.model_copy(update={"split": SplitConfig()})  # the files are the split: no column is asked for
+    sources = {"train": data.train, "validation": data.validation, "test": data.test}
+    parts = {name: read_comments(source, whole, say=say) for name, source in sources.items() if source}
+    say("own split: " + ", ".join(f"{name} {table.num_rows:,} ({sources[name]})" for name, table in parts.items()))
+    return _unique_ids(parts, say)
+
+
+def _unique_ids(parts: dict[str, pa.Table], say: Say) -> dict[str, pa.Table]:
+    """The parts as they are, or with their names before every row id where files share some, as files with numbered rows do."""
+    ids = pa.chunked_array([chunk for table in parts.values() for chunk in table["row_id"].chunks], type=pa.large_string())
+    shared = len(ids) - pc.count_distinct(ids).as_py()
+    if not shared:
+        return parts
+    say(f"{shared:,} row ids are in more than one file; ids now start with the part: " + ", ".join(f"{name}/..." for name in parts))
+    return {name: _prefixed(table, name) for name, table in parts.items()}
+
+
+def _prefixed(table: pa.Table, name: str) -> pa.Table:
+    text = pa.large_string()
+    ids = pc.binary_join_element_wise(pa.scalar(f"{name}/", text), table["row_id"].cast(text), pa.scalar("", text))
+    return table.set_column(table.schema.get_field_index("row_id"), "row_id", ids)
+
+
+def _handle_leaks(parts: dict[str, pa.Table], data: DataConfig, say: Say) -> Splits:
+    from polarity.data.duplicates import find_leaks
+
+    for name, table in parts.items():
+        if not table.num_rows:
+            raise DataError(f"{_where(name, data)}: no rows; give it some, or change data.split")
+    train, validation, test = parts["train"], parts["validation"], parts.get("test")
+    held_out = validation if test is None else pa.concat_tables([validation, test])
+    leaks = find_leaks(train, held_out)
+    if test is not None:
+        _report_held_out_pairs(find_leaks(validation, test), say)
+    splits = Splits(train, validation, test, leaks, 0)
+    if not leaks.num_rows:
+        return splits
+    rows = pc.unique(leaks["train_row_id"])
+    found = f"{len(rows):,} training rows have a duplicate or near duplicate in validation or test: {_pairs(leaks)}"
+    if data.duplicates == "error":
+        raise DataError(f"{found}; remove one side, or set data.duplicates to drop_from_train")
+    if data.duplicates == "allow":
+        say(f"{found}; kept (data.duplicates: allow), so that scores may be too good")
+        return splits
+    say(f"{found}; dropped from train")
+    return replace(splits, train=train.filter(pc.invert(pc.is_in(train["row_id"], value_set=rows))), dropped=len(rows))
+
+
+def _report_held_out_pairs(pairs: pa.Table, say: Say) -> None:
+    if pairs.num_rows:
+        rows = pc.count_distinct(pairs["train_row_id"]).as_py()
+        say(f"{rows:,} validation rows have a duplicate or near duplicate in test: {_pairs(pairs)}; kept, as neither part trains")
+
+
+def _pairs(leaks: pa.Table) -> str:
+    shown = [f"{row['train_row_id']} = {row['held_out_row_id']} ({row['kind']})" for row in leaks.slice(0, _SHOWN).to_pylist()]
+    more = leaks.num_rows - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more pairs" if more else "")
+
+
+def _where(part: str, data: DataConfig) -> str:
+    own = getattr(data, part)
+    return f"{part} ({own or data.source})"
+
+
+def _check_part(part: str, table: pa.Table, data: DataConfig) -> None:
+    """Every class of every task in every part: without it a class cannot be learned, and macro-F1 over the fixed classes misjudges."""
+    where = _where(part, data)
+    if not table.num_rows:
+        raise DataError(f"{where}: no rows are left once duplicates of validation and test rows were dropped; see data.duplicates")
+    for task, spec in data.tasks.items():
+        present = set(pc.unique(table[task]).to_pylist()) - {None}
+        if not present:
+            raise DataError(f"{where}: no row has a label of {task} (column {spec.column!r}); label some, or set data.tasks.{task}=null")
+        absent = [label for index, label in enumerate(spec.labels) if index not in present]
+        if len(present) == 1:
+            only = spec.labels[present.pop()]
+            raise DataError(f"{where}: every label of {task} is {only!r}; {_advice(data)}")
+        if absent:
+            raise DataError(f"{where}: no row of {task} is {' or '.join(map(repr, absent))}; {_advice(data)}")
+
+
+def _advice(data: DataConfig) -> str:
+    if data.train:
+        return "add rows of every class to that file, or remove the class from data.tasks.TASK.labels"
+    change = "set data.split.kind=joint" if data.split.kind != "joint" else "enlarge that part's share"
+    return f"add rows of every class, {change}, or remove the class from data.tasks.TASK.labels"

@@ -1,0 +1,101 @@
+"""What a run ran on: versions, commit, machine, seeds and the hashes of its inputs. No environment variables, no secrets."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from polarity.artifacts import sha256_file
+from polarity.encoders import EncoderFiles
+
+PACKAGES = (
+    "polarity",
+    "ray",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "datasets",
+    "pyarrow",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "pydantic",
+)
+
+
+def describe_environment(
+    *,
+    seeds: Mapping[str, int],
+    sources: Iterable[str],
+    encoder: EncoderFiles | None = None,
+    torch: ModuleType | None = None,
+) -> dict[str, Any]:
+    """The content of environment.json.
+
+    `seeds` by name (run, split); `sources` as configured, hashed where they are local files; `torch` is passed by callers
+    that have it loaded, so that this module costs nothing to import.
+    """
+    return {
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "git": git_state(Path(__file__).parent),
+        "platform": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count(), "usable_cpus": _usable_cpus()},
+        "gpus": _gpus(torch),
+        "seeds": dict(seeds),
+        "data": {source: _source_hash(source) for source in sources},
+        "encoder": None if encoder is None else {"name": encoder.name, "revision": encoder.revision, "sha256": encoder.sha256},
+    }
+
+
+def git_state(package: Path) -> dict[str, Any] | None:
+    """Commit and whether tracked files differ from it, or None where the package is not a git checkout's own folder."""
+    top = _git(package, "rev-parse", "--show-toplevel")
+    # A virtual environment inside someone's repository is not a checkout of this package.
+    if top is None or Path(top).resolve() != package.resolve().parent or _git(package, "ls-files", "--", "errors.py") != "errors.py":
+        return None
+    commit = _git(package, "rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(_git(package, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _usable_cpus() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _gpus(torch: ModuleType | None) -> list[str]:
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [str(torch.cuda.get_device_name(index)) for index in range(torch.cuda.device_count())]
+
+
+def _source_hash(source: str) -> str | None:
+    """SHA-256 of a local file, or of a saved folder's files with their names; None for the hub and the sample."""
+    path = Path(source)
+    if path.is_file():
+        return sha256_file(path)
+    if path.is_dir():
+        import hashlib
+
+        listing = "\n".join(f"{p.relative_to(path)} {sha256_file(p)}" for p in sorted(path.rglob("*")) if p.is_file())
+        return hashlib.sha256(listing.encode()).hexdigest()
+    return None

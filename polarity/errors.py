@@ -1,0 +1,35 @@
+"""Errors that a user can act on: each names the file, row, column or key, and says what to do.
+
+The command line prints them without a traceback and exits with status 2; everything else is a bug and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PolarityError(Exception):
+    """Base of every error that the user, not the programmer, can mend."""
+
+
+class ConfigError(PolarityError):
+    """A setting that is unknown, out of range, or contradicts another."""
+
+
+class DataError(PolarityError):
+    """Input that cannot be read or does not hold what the configuration says."""
+
+
+class EncoderError(PolarityError):
+    """An encoder that does not exist, is damaged, or cannot be reached."""
+
+
+class RunError(PolarityError):
+    """A run folder that cannot be used, or a training that had to stop."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint naming the known word closest to `word`, or all of them: `did you mean 'lr'?`"""
+    words = sorted(known)
+    lowered = {w.casefold(): w for w in words}
+    close = get_close_matches(word.casefold(), lowered, n=1, cutoff=0.5)
+    return f"did you mean {lowered[close[0]]!r}?" if close else "known: " + ", ".join(words)

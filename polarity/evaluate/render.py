@@ -1,0 +1,180 @@
+"""The terminal's view of metrics.json: the model beside the floors, classes, confusion matrices, and the verdict."""
+
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from typing import Any
+
+from rich import box
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from polarity.evaluate.targets import BASELINE, PLAN_CLASSES
+
+FLOOR_ORDER = ("linear", "title", "majority")
+MIN_WIDTH = 106  # the widest table with the plan's tasks
+_COLOURS = {"met": "green", "gain": "green", "above": "green", "missed": "red", "loss": "red", "below": "red"}
+
+
+def render_metrics(metrics: Mapping[str, Any], *, width: int = 110, colour: bool = False) -> str:
+    """Metrics as `build_metrics` returns them, as text for a terminal of `width` columns (at least MIN_WIDTH); `colour` adds codes."""
+    out = StringIO()
+    console = Console(
+        file=out, width=max(width, MIN_WIDTH), force_terminal=colour, no_color=not colour, highlight=False, legacy_windows=False
+    )
+    for name in ("validation", "test"):
+        if name in metrics:
+            _print_split(console, name, metrics[name])
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _print_split(console: Console, name: str, split: Mapping[str, Any]) -> None:
+    about = split["intervals"]
+    console.rule(Text(f"{name}, {split['rows']:,} rows", "bold"), align="left", characters="━")
+    what = f"{about['units']:,} titles" if about["unit"] == "title" else "rows"
+    console.print(f"Scores are fractions with 95 % intervals from {about['resamples']:,} bootstrap resamples of {what}.", style="dim")
+    if "note" in about:
+        console.print(f"Note: {about['note']}.", style="yellow")
+    verdict = split.get("verdict", {})
+    for part in (_against_floors(split), _per_class(split), _confusions(split), *_targets(verdict), *_checks(verdict), *_baseline(verdict)):
+        console.print()
+        console.print(part)
+    console.print()
+
+
+def _table(*columns: str, right: Iterable[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    for index, column in enumerate(columns):  # where it is too wide, names fold and numbers stay whole
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=index > 0, overflow="fold")
+    return table
+
+
+def _against_floors(split: Mapping[str, Any]) -> RenderableType:
+    """For overall and each task the model, and below it each floor with the paired difference."""
+    floors = _floors(split)
+    table = _table("macro-F1", "", "score", *(["model - floor", ""] if floors else []))
+    for scope in ("overall", *split["tasks"]):
+        own = _scope(split, scope)
+        table.add_section()
+        table.add_row(Text(scope, "bold"), Text("model", "bold"), _score(own["macro_f1"], own["ci95"], "bold"))
+        for name, floor in floors.items():
+            score, difference = _scope(floor, scope), _scope(floor["difference"], scope)
+            words = difference["verdict"]
+            shown = _signed(difference["difference"], difference["ci95"])
+            table.add_row("", f"{name} floor", _score(score["macro_f1"], score["ci95"]), shown, _verdict(words))
+    return table
+
+
+def _per_class(split: Mapping[str, Any]) -> RenderableType:
+    has_linear = "linear" in split.get("floors", {})
+    has_plan = any(_is_plan(task, scores) for task, scores in split["tasks"].items())
+    columns = ["class", "F1", "precision", "recall", "rows"]
+    columns += (["linear's F1"] if has_linear else []) + (["plan's baseline"] if has_plan else [])
+    table = _table(*columns, right=columns[2:])
+    for task, scores in split["tasks"].items():
+        table.add_section()
+        table.add_row(Text(task, "bold"), f"accuracy {scores['accuracy']:.3f}", "", "", f"{scores['labelled']:,}")
+        for label, of_class in scores["per_class"].items():
+            cells: list[str | Text] = [f"  {label}", _score(of_class["f1"], of_class["ci95"])]
+            cells += [f"{of_class['precision']:.3f}", f"{of_class['recall']:.3f}", f"{of_class['support']:,}"]
+            if has_linear:
+                cells.append(f"{split['floors']['linear']['tasks'][task]['per_class'][label]['f1']:.3f}")
+            if has_plan:
+                cells.append(f"{BASELINE[f'{task}, {label}']:.3f}" if _is_plan(task, scores) else "")
+            table.add_row(*cells)
+    return table
+
+
+def _confusions(split: Mapping[str, Any]) -> RenderableType:
+    """Counts, the tasks' tables side by side where they fit."""
+    tables = [Padding(_confusion(task, scores), (0, 4, 1, 0)) for task, scores in split["tasks"].items()]
+    return Group(Text("Confusions: a row is a label, a column what was predicted.", "dim"), Columns(tables, padding=(0, 0)))
+
+
+def _confusion(task: str, scores: Mapping[str, Any]) -> Table:
+    labels = list(scores["per_class"])
+    table = _table(task, *labels, right=labels)
+    for row, label in enumerate(labels):
+        counts = scores["confusion"][row]
+        table.add_row(label, *(Text(f"{count:,}", "bold" if row == column else "") for column, count in enumerate(counts)))
+    return table
+
+
+def _targets(verdict: Mapping[str, Any]) -> list[RenderableType]:
+    """The plan's targets, minimum and stretch side by side; nothing where the tasks are not the plan's."""
+    if not verdict.get("minimum"):
+        return []
+    stretch = {entry["metric"]: entry for entry in verdict["stretch"]}
+    table = _table("the plan's targets", "F1", "minimum", "", "stretch", "")
+    for entry in verdict["minimum"]:
+        further = stretch[entry["metric"]]
+        table.add_row(
+            entry["metric"],
+            _score(entry["value"], entry["ci95"]),
+            f"≥ {entry['target']:.3f}",
+            _verdict(entry["verdict"]),
+            f"≥ {further['target']:.3f}",
+            _verdict(further["verdict"]),
+        )
+    return [table]
+
+
+def _checks(verdict: Mapping[str, Any]) -> list[RenderableType]:
+    """Floors and stability."""
+    table = _table("checks", "value", "target", "verdict")
+    by_floor = {entry["floor"]: entry for entry in verdict.get("floors", [])}
+    for name in _ordered(by_floor):
+        entry = by_floor[name]
+        shown = _signed(entry["difference"], entry["difference_ci95"])
+        table.add_row(f"overall, model - {name} floor", shown, "> 0", _verdict(entry["verdict"]))
+    for entry in verdict.get("stability", []):
+        whole = isinstance(entry["value"], int)
+        shown = Text("-" if entry["value"] is None else f"{entry['value']:{'d' if whole else '+.3f'}}")
+        table.add_row(entry["metric"], shown, "0" if whole else "< 0", _verdict(entry["verdict"]))
+    return [table] if table.row_count else []
+
+
+def _baseline(verdict: Mapping[str, Any]) -> list[RenderableType]:
+    found = {entry["metric"]: entry for entry in verdict.get("baseline", [])}
+    shown = [name for name in ("overall", *PLAN_CLASSES) if name in found]
+    if not shown:
+        return []
+    line = Text("Beside the plan's mBERT baseline (other rows, so not paired and no claim of a gain): ", "dim")
+    for name in shown:
+        line.append(f"{name} {found[name]['baseline']:.3f}, ")
+        line.append_text(_verdict(found[name]["verdict"]))
+        line.append("; " if name != shown[-1] else ".")
+    return [line]
+
+
+def _floors(split: Mapping[str, Any]) -> dict[str, Any]:
+    floors = split.get("floors", {})
+    return {name: floors[name] for name in _ordered(floors)}
+
+
+def _ordered(names: Iterable[str]) -> list[str]:
+    """The strongest floor first."""
+    return sorted(names, key=lambda name: FLOOR_ORDER.index(name) if name in FLOOR_ORDER else len(FLOOR_ORDER))
+
+
+def _scope(side: Mapping[str, Any], scope: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = side["overall"] if scope == "overall" else side["tasks"][scope]
+    return found
+
+
+def _is_plan(task: str, scores: Mapping[str, Any]) -> bool:
+    return set(PLAN_CLASSES.get(task, ())) == set(scores["per_class"])
+
+
+def _score(value: float, ci95: list[float], style: str = "") -> Text:
+    return Text.assemble((f"{value:.3f}", style), (f" [{ci95[0]:.3f}, {ci95[1]:.3f}]", "dim"))
+
+
+def _signed(value: float, ci95: list[float]) -> Text:
+    return Text.assemble(f"{value:+.3f}", (f" [{ci95[0]:+.3f}, {ci95[1]:+.3f}]", "dim"))
+
+
+def _verdict(words: str) -> Text:
+    return Text(words, _COLOURS.get(words.split(" ")[0], "yellow"))

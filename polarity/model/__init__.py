@@ -1,0 +1,1 @@
+"""The model: encoder, pooling, heads, the multi-task model that composes them, and inference."""

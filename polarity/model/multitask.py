@@ -1,0 +1,156 @@
+"""The multi-task model: one encoder, one pooling, a head a task.
+
+Shapes: B rows, L tokens, P pooled size, S dropout samples, K classes.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from polarity.config import ModelConfig
+from polarity.errors import EncoderError, RunError
+from polarity.model.configuration import PolarityConfig, model_configuration
+from polarity.model.heads import Head
+from polarity.model.noise import RowNoise, row_keys
+from polarity.model.pooling import Pooling
+
+# Parts that encoders carry for other purposes and that pooling and heads replace here.
+_UNUSED_PARTS = ("pooler.", "cls.", "lm_head.", "vocab_", "classifier.", "predictions.")
+
+
+class Mix(NamedTuple):
+    """Mixup of a batch: row i becomes lam * row i + (1 - lam) * row permutation[i]."""
+
+    lam: float
+    permutation: Tensor
+
+
+class MultitaskModel(PreTrainedModel):
+    """Encoder, pooling and one head a task; `from_encoder` starts from pretrained weights, `from_pretrained` from a trained folder."""
+
+    config_class = PolarityConfig
+    config: PolarityConfig
+    base_model_prefix = "encoder"
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: PolarityConfig, encoder: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if not isinstance(config.encoder_config, PreTrainedConfig) or not config.task_labels:
+            raise RunError("this model's config.json names no encoder_config or no task_labels: it was not written by polarity")
+        self.encoder = encoder if encoder is not None else AutoModel.from_config(config.encoder_config, dtype=torch.float32)
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None  # never used here; a parameter without a gradient would stop DDP
+        self.pooling = Pooling(
+            config.pooling, config.encoder_config.hidden_size, concat_cls=config.concat_cls, concat_mean=config.concat_mean
+        )
+        self.heads = nn.ModuleDict(
+            {
+                task: Head(
+                    self.pooling.output_size,
+                    len(labels),
+                    layers=config.head_layers,
+                    hidden=config.head_hidden_size,
+                    intermediate=config.head_intermediate_size,
+                    dropout=config.head_dropout,
+                    residual=config.head_residual,
+                )
+                for task, labels in config.task_labels.items()
+            }
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Heads and pooling start as BERT's classifiers do: normal with the encoder's initializer range."""
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=getattr(self.config.encoder_config, "initializer_range", 0.02))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def encode(self, input_ids_BL: Tensor, attention_mask_BL: Tensor, token_type_ids_BL: Tensor | None = None) -> Tensor:
+        """Pooled rows (B, P), float32; one pass through the encoder."""
+        types: dict[str, Any] = {} if token_type_ids_BL is None else {"token_type_ids": token_type_ids_BL}
+        if self.pooling.needs_all_layers:
+            types["output_hidden_states"] = True
+        output = self.encoder(input_ids=input_ids_BL, attention_mask=attention_mask_BL, **types)
+        layers = output.hidden_states if self.pooling.needs_all_layers else (output.last_hidden_state,)
+        pooled_BP: Tensor = self.pooling(layers, attention_mask_BL)
+        return pooled_BP
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        mix: Mix | None = None,
+        samples: int = 1,
+    ) -> dict[str, Tensor]:
+        """{task: logits (S, B, K) float32} of `samples` dropout masks over one encoder pass.
+
+        `mix` mixes the pooled rows before the heads. In evaluation mode the samples are equal: use `sample_logits`.
+        """
+        pooled_BP = self.encode(input_ids, attention_mask, token_type_ids)
+        if mix is not None:
+            pooled_BP = mix.lam * pooled_BP + (1.0 - mix.lam) * pooled_BP[mix.permutation]
+        rows = pooled_BP.shape[0]
+        repeated_NP = pooled_BP.repeat(samples, 1)
+        return {task: head(repeated_NP).view(samples, rows, -1) for task, head in self.heads.items()}
+
+    def sample_logits(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, *, samples: int
+    ) -> dict[str, Tensor]:
+        """{task: logits (S, B, K)} under `samples` dropout masks in the heads, each fixed by the row's tokens; the encoder runs once."""
+        pooled_BP = self.encode(input_ids, attention_mask, token_type_ids)
+        keys_B = row_keys(input_ids, attention_mask)
+        return {
+            task: torch.stack([head(pooled_BP, RowNoise(keys_B, sample)) for sample in range(samples)])
+            for task, head in self.heads.items()
+        }
+
+    @classmethod
+    def from_encoder(cls, folder: Path, model: ModelConfig, labels: dict[str, list[str]], *, seed: int) -> "MultitaskModel":
+        """A model with the encoder's pretrained weights and fresh heads drawn from `seed`.
+
+        Raises `EncoderError` when the folder's weights do not fill the encoder: an encoder that is random in part would train,
+        badly and in silence.
+        """
+        encoder, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        lacking = sorted(key for key in info["missing_keys"] if not key.startswith(_UNUSED_PARTS))
+        wrong = sorted(str(key) for key in info["mismatched_keys"])
+        if lacking or wrong:
+            raise EncoderError(f"{folder}: the weights do not fit config.json: {', '.join((lacking + wrong)[:5])} missing or of another shape")
+        if not hasattr(encoder.config, "hidden_size"):
+            raise EncoderError(f"{folder}: a {encoder.config.model_type!r} model has no hidden_size: it is no text encoder")
+        torch.manual_seed(seed)
+        return cls(model_configuration(model, labels, encoder.config), encoder)
+
+
+def load_model(folder: Path) -> MultitaskModel:
+    """A trained model from its folder, in evaluation mode.
+
+    Raises `RunError` when a file is missing, damaged, or holds other weights than config.json describes: nothing is left random.
+    """
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise RunError(f"{folder}: no {name} there, so it is no model folder")
+    if json.loads((folder / "config.json").read_text()).get("model_type") != PolarityConfig.model_type:
+        raise RunError(f"{folder}/config.json: not a polarity model; an encoder goes into model.encoder (--encoder)")
+    model, info = MultitaskModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    unfit = sorted({*info["missing_keys"], *info["unexpected_keys"], *(str(k) for k in info["mismatched_keys"])})
+    if unfit:
+        raise RunError(f"{folder}/model.safetensors does not fit config.json: {', '.join(unfit[:5])}")
+    model.eval()
+    return model
+
+
+AutoConfig.register("polarity", PolarityConfig)
+AutoModel.register(PolarityConfig, MultitaskModel)

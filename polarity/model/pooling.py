@@ -1,0 +1,62 @@
+"""Pooling: how the states of a row's tokens become one vector, shared by the tasks.
+
+Shapes: B rows, L tokens, D hidden size, P pooled size (D, 2D or 3D).
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def masked_mean(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """Mean over each row's real tokens, in float32."""
+    mask_BL1 = mask_BL.unsqueeze(-1).to(torch.float32)
+    return (hidden_BLD.float() * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1.0)
+
+
+class AttentionPooling(nn.Module):
+    """Masked softmax of v^T tanh(W h) over the tokens (Lin et al. 2017, "A structured self-attentive sentence embedding")."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.score = nn.Linear(hidden_size, 1, bias=False)
+
+    def forward(self, hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        scores_BL = self.score(torch.tanh(self.project(hidden_BLD))).squeeze(-1).float()
+        weights_BL = scores_BL.masked_fill(mask_BL == 0, float("-inf")).softmax(-1)
+        return (weights_BL.unsqueeze(-1) * hidden_BLD.float()).sum(1)
+
+
+class Pooling(nn.Module):
+    """One of `last4_mean`, `attention`, `cls`, `mean`, and what is concatenated to it: base, then CLS, then mean."""
+
+    def __init__(self, kind: str, hidden_size: int, *, concat_cls: bool, concat_mean: bool) -> None:
+        super().__init__()
+        self.kind, self.concat_cls, self.concat_mean = kind, concat_cls, concat_mean
+        self.output_size = hidden_size * (1 + concat_cls + concat_mean)
+        self.attention = AttentionPooling(hidden_size) if kind == "attention" else None
+
+    @property
+    def needs_all_layers(self) -> bool:
+        """Whether the encoder must return every layer's states, not the last one's alone."""
+        return self.kind == "last4_mean"
+
+    def forward(self, layers: tuple[Tensor, ...], mask_BL: Tensor) -> Tensor:
+        """Pool `layers`, the encoder's states in order (only the last is needed unless `needs_all_layers`), to (B, P) float32."""
+        last_BLD = layers[-1]
+        parts = [self._base(layers, mask_BL)]
+        if self.concat_cls:
+            parts.append(last_BLD[:, 0].float())
+        if self.concat_mean:
+            parts.append(masked_mean(last_BLD, mask_BL))
+        return torch.cat(parts, dim=-1)
+
+    def _base(self, layers: tuple[Tensor, ...], mask_BL: Tensor) -> Tensor:
+        if self.attention is not None:
+            pooled: Tensor = self.attention(layers[-1], mask_BL)
+            return pooled
+        if self.kind == "last4_mean":
+            return masked_mean(torch.stack(layers[-4:]).float().mean(0), mask_BL)
+        if self.kind == "cls":
+            return layers[-1][:, 0].float()
+        return masked_mean(layers[-1], mask_BL)

@@ -1,0 +1,1 @@
+"""The optimizer: layer-wise learning rates, schedules, gradient centralization."""

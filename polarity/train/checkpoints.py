@@ -1,0 +1,82 @@
+"""Checkpoints: everything that a stopped run needs to end with the numbers of an uninterrupted one.
+
+All randomness is a function of (seed, epoch, step, micro-batch), so there is no generator's state to save: the step counts are enough.
+
+A checkpoint folder holds `state.json`, `model.safetensors`, `optimizer.pt` (tensors only), and `best.safetensors` where an earlier
+epoch is the best so far. It is complete by itself.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from polarity.errors import RunError
+
+Weights = dict[str, Tensor]
+HistoryRow = dict[str, Any]
+
+
+@dataclass
+class TrainState:
+    """What changes while training, besides weights and optimizer. Equal on all ranks."""
+
+    epoch: int = 0
+    """Completed epochs."""
+    step: int = 0
+    """Optimizer steps taken or skipped."""
+    best_epoch: int = -1
+    best_score: float = -1.0
+    bad_steps: int = 0
+    gammas: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Adaptive gamma of each task, as of the next epoch."""
+    history: list[HistoryRow] = field(default_factory=list)
+    fingerprint: str = ""
+    """Of the configuration and data that the run started with: a resume with others is refused."""
+
+    def epochs_without_gain(self) -> int:
+        """Completed epochs since the best one."""
+        return self.epoch - 1 - self.best_epoch
+
+
+def save_checkpoint(
+    folder: Path, state: TrainState, model: Weights, best: Weights | None, optimizer: dict[str, Any], scaler: dict[str, Any]
+) -> None:
+    """Write a complete checkpoint into the empty `folder`; `best` only where it is not `model`."""
+    save_file(_plain(model), folder / "model.safetensors")
+    if best is not None:
+        save_file(_plain(best), folder / "best.safetensors")
+    torch.save({"optimizer": optimizer, "scaler": scaler}, folder / "optimizer.pt")
+    (folder / "state.json").write_text(json.dumps(asdict(state)))
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back."""
+
+    state: TrainState
+    model: Weights
+    best: Weights
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint; `RunError` names the file that is missing or damaged. Nothing is unpickled but tensors."""
+    try:
+        state = TrainState(**json.loads((folder / "state.json").read_text()))
+        model = load_file(folder / "model.safetensors")
+        best = load_file(folder / "best.safetensors") if (folder / "best.safetensors").exists() else model
+        rest = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise RunError(f"{folder}: the checkpoint is damaged or incomplete ({error}); delete it to resume from an earlier one") from error
+    return Checkpoint(state, model, best, rest["optimizer"], rest["scaler"])
+
+
+def _plain(weights: Weights) -> Weights:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}

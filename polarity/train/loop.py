@@ -1,0 +1,264 @@
+"""The training loop, plain torch: load, while steps remain, step, validate, save. It knows nothing of Ray.
+
+It runs in one process without a process group, or as one of several under DDP, with the same numbers.
+"""
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from polarity.config import Config
+from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
+from polarity.errors import RunError
+from polarity.loss.adaptive import AdaptiveGamma
+from polarity.loss.objective import TaskObjective, TaskStatistics, r_drop_alpha
+from polarity.model.multitask import MultitaskModel
+from polarity.optim.centralization import centralizable, centralize_gradients
+from polarity.optim.groups import parameter_groups
+from polarity.optim.schedule import learning_rate
+from polarity.train.checkpoints import Checkpoint, TrainState, Weights, load_checkpoint, save_checkpoint
+from polarity.train.precision import grad_scaler, resolve_precision
+from polarity.train.progress import Progress
+from polarity.train.step import Stepper, bare
+from polarity.train.validate import Predictions, macro_f1_scores, predict
+from polarity.train.world import World, seed_everything
+
+Say = Callable[[str], None]
+
+
+class Report(Protocol):
+    """What the loop calls on every worker after each epoch; the first worker passes a finished checkpoint's folder."""
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tokenized parts, and what the loss must know of each task's training rows."""
+
+    train: Corpus
+    validation: Corpus
+    test: Corpus | None
+    statistics: dict[str, TaskStatistics]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished training: the best epoch's model, its predictions by part, and the record."""
+
+    model: MultitaskModel
+    predictions: dict[str, Predictions]
+    state: TrainState
+    seconds: float
+
+
+def run_training(
+    config: Config, tables: Tables, model: MultitaskModel, report: Report, *, world: World, say: Say, resume: Path | None = None
+) -> Result:
+    """Train `model`, keep the best epoch by overall macro-F1 on validation, and score validation and test with it.
+
+    `resume` is a checkpoint folder. Raises `RunError` after `train.max_bad_steps` non-finite steps, naming the batch's rows, and
+    when a checkpoint belongs to another configuration or to other rows.
+    """
+    started = time.monotonic()
+    training = _Training(config, tables, model, world, say)
+    if resume is not None:
+        training.restore(load_checkpoint(resume))
+        say(f"resumed after epoch {training.state.epoch} (step {training.state.step})")
+    while not training.finished():
+        training.run_epoch()
+        training.validate()
+        training.save(report)
+    training.load_best()
+    parts = {"validation": tables.validation, "test": tables.test}
+    predictions = {name: training.predict(part) for name, part in parts.items() if part is not None}
+    return Result(bare(training.model), predictions, training.state, time.monotonic() - started)
+
+
+@dataclass
+class _Epoch:
+    """Running totals of an epoch."""
+
+    losses: list[float] = field(default_factory=list)
+    classification: list[float] = field(default_factory=list)
+    """The losses without R-Drop's term, whose weight changes from step to step."""
+    started: float = field(default_factory=time.monotonic)
+
+
+class _Training:
+    """Model, optimizer and state of one run; each method is one word of the sentence in `run_training`."""
+
+    def __init__(self, config: Config, tables: Tables, model: MultitaskModel, world: World, say: Say) -> None:
+        self.config, self.tables, self.world, self.say = config, tables, world, say
+        seed_everything(config.train.seed)
+        torch.use_deterministic_algorithms(config.train.deterministic)
+        self.precision = resolve_precision(config.train.precision, world.device)
+        model.to(world.device).train()
+        self.model: nn.Module = model if world.size == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
+        layers = model.encoder.config.num_hidden_layers
+        groups = parameter_groups(model, layers, config.optim)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
+        self.scaler = grad_scaler(self.precision, world.device)
+        self.centralizable = centralizable(model) if config.optim.gradient_centralization else []
+        self.objectives = {
+            task: TaskObjective(task, config.loss, tables.statistics[task], world.device) for task in config.data.tasks
+        }
+        self.stepper = Stepper(self.model, tables.train, self.objectives, config, world, self.precision)
+        self.steps = steps_per_epoch(tables.train, config)
+        self.total_steps = sum(self.steps)
+        world.assert_equal("the number of steps", self.steps)
+        self.state = TrainState(fingerprint=fingerprint(config, tables))
+        self.best: Weights | None = None
+        self.progress = Progress(config, self.steps, say if world.is_first else None)
+        self.epoch = _Epoch()
+
+    def finished(self) -> bool:
+        """All epochs done, the step limit reached, or no gain for longer than the patience."""
+        limit, patience = self.config.train.max_steps, self.config.train.early_stopping_patience
+        if self.state.epoch >= self.config.train.epochs or (limit is not None and self.state.step >= limit):
+            return True
+        return patience is not None and self.state.epoch > 0 and self.state.epochs_without_gain() >= patience
+
+    def run_epoch(self) -> None:
+        """Take the epoch's optimizer steps."""
+        epoch, config = self.state.epoch, self.config
+        batches = global_batches(self.tables.train, config, epoch)
+        if len(batches) != self.steps[epoch]:
+            raise RuntimeError(f"epoch {epoch + 1} has {len(batches)} batches, planned were {self.steps[epoch]}")
+        self.epoch = _Epoch()
+        self.progress.start_epoch(epoch, padded_share(self.tables.train, batches, config.train.micro_batch_size))
+        limit = config.train.max_steps
+        for number, rows in enumerate(batches):
+            if limit is not None and self.state.step >= limit:
+                break
+            alpha = r_drop_alpha(config.loss, epoch, number, self.steps)
+            self.step(rows, alpha)
+        self._adapt_gamma()
+
+    def step(self, rows: Rows, alpha: float) -> None:
+        """One optimizer step: gradient, check, clip, update."""
+        rate = learning_rate(self.state.step, self.total_steps, self.config.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_multiplier"]
+        parts = self.stepper.gradient(rows, self.state.step, alpha, self.scaler)
+        losses = self._global_losses(parts)
+        self.scaler.unscale_(self.optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm))
+        loss = sum(losses.values())
+        overflow = self.scaler.is_enabled() and np.isfinite(loss) and not np.isfinite(norm)
+        if np.isfinite(loss) and np.isfinite(norm):
+            centralize_gradients(self.centralizable)
+            self.scaler.step(self.optimizer)
+            self.epoch.losses.append(loss)
+            self.epoch.classification.append(sum(v for n, v in losses.items() if n.startswith("loss_")))
+        elif not overflow:
+            self._note_bad_step(rows, loss, norm)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.state.step += 1
+        record = {"kind": "step", "epoch": self.state.epoch + 1, "step": self.state.step, "loss": loss, "lr": rate, "grad_norm": norm}
+        self.state.history.append({**record, **losses})
+        self.progress.step(self.state.step, loss, rate, norm, rows, self.tables.train)
+
+    def _global_losses(self, parts: dict[str, Tensor]) -> dict[str, float]:
+        """Every part of the loss, summed over the workers: one small exchange, and the step's only wait."""
+        names = [f"loss_{t}" for t in self.objectives] + [f"consistency_{t}" for t in self.objectives]
+        zero = torch.zeros((), device=self.world.device)
+        values = self.world.sum(torch.stack([parts.get(name, zero).float() for name in names])).tolist()
+        return {n: v for n, v in zip(names, values, strict=True) if n.startswith("loss") or self.config.loss.r_drop_alpha}
+
+    def _note_bad_step(self, rows: Rows, loss: float, norm: float) -> None:
+        self.state.bad_steps += 1
+        ids = ", ".join(self.tables.train.index["row_id"].take(rows[:12]).to_pylist())
+        what = f"step {self.state.step + 1}: loss {loss}, gradient norm {norm}; row ids {ids}{' ...' if len(rows) > 12 else ''}"
+        self.say(f"skipped {what}")
+        if self.state.bad_steps >= self.config.train.max_bad_steps:
+            raise RunError(
+                f"training stopped after {self.state.bad_steps} non-finite steps (train.max_bad_steps). {what}. The last good checkpoint "
+                "is kept. Look at these rows, lower optim.lr, or train with train.precision=fp32"
+            )
+
+    def _adapt_gamma(self) -> None:
+        for task, objective in self.objectives.items():
+            if objective.adaptive:
+                seen = self.stepper.observed[task]
+                mine = torch.cat(seen).double().cpu().numpy() if seen else np.zeros((0, 3))
+                every = np.concatenate(self.world.gather(mine))
+                self.stepper.observed[task] = []
+                objective.gamma.update(every[:, 0].astype(np.int64), every[:, 1], every[:, 2])
+                objective.refresh()
+                self.state.gammas[task] = asdict(objective.gamma)
+
+    def predict(self, part: Corpus) -> Predictions:
+        """The model's scores of a part's rows, from all workers."""
+        train = self.config.train
+        return predict(bare(self.model), part, self.world, batch_size=train.eval_batch_size, precision=self.precision)
+
+    def validate(self) -> None:
+        """Score validation, and remember the weights of the best epoch."""
+        seconds = time.monotonic() - self.epoch.started
+        scores = macro_f1_scores(self.predict(self.tables.validation), self.tables.validation, self.config.labels)
+        state, losses = self.state, self.epoch.losses
+        row = {f"validation_{name}": value for name, value in scores.items()}
+        state.epoch += 1
+        mean = float(np.mean(losses)) if losses else None
+        plain = float(np.mean(self.epoch.classification)) if losses else None
+        record = {"kind": "epoch", "epoch": state.epoch, "step": state.step, "loss": mean, "classification_loss": plain}
+        state.history.append({**record, "seconds": seconds, "bad_steps": state.bad_steps, **row})
+        if scores["overall"] > state.best_score:
+            state.best_score, state.best_epoch = scores["overall"], state.epoch - 1
+            self.best = {n: t.detach().cpu().clone() for n, t in bare(self.model).state_dict().items()}
+        self.progress.end_epoch(state.epoch, mean, scores, seconds, time.monotonic() - self.epoch.started, state.best_epoch + 1)
+
+    def save(self, report: Report) -> None:
+        """Write a checkpoint on the first worker and report on all."""
+        last = self.state.history[-1]
+        metrics = {k: float(v) for k, v in last.items() if isinstance(v, int | float)}
+        name = f"epoch_{self.state.epoch:04d}"
+        if not self.world.is_first:
+            report(metrics, None, name)
+            return
+        with tempfile.TemporaryDirectory(prefix="polarity-checkpoint-") as folder:
+            is_best = self.state.best_epoch == self.state.epoch - 1
+            weights = bare(self.model).state_dict()
+            best = None if is_best else self.best
+            save_checkpoint(Path(folder), self.state, weights, best, self.optimizer.state_dict(), self.scaler.state_dict())
+            report(metrics, Path(folder), name)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue where `checkpoint` stood."""
+        if checkpoint.state.fingerprint != self.state.fingerprint:
+            raise RunError("the checkpoint was made with another configuration or other rows: resume with the ones it was started with")
+        self.state, self.best = checkpoint.state, checkpoint.best
+        bare(self.model).load_state_dict(checkpoint.model)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.scaler.load_state_dict(checkpoint.scaler)
+        for task, gamma in self.state.gammas.items():
+            self.objectives[task].gamma = AdaptiveGamma(**gamma)
+            self.objectives[task].refresh()
+
+    def load_best(self) -> None:
+        """Put the best epoch's weights into the model."""
+        if self.best is None:
+            raise RunError("no epoch was finished: nothing to keep")
+        bare(self.model).load_state_dict(self.best)
+
+
+def fingerprint(config: Config, tables: Tables) -> str:
+    """Hash of what decides a run's numbers: configuration (placement and step limit left out) and training and validation rows."""
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"cluster": True, "train": {"max_steps", "log_every", "resamples"}})
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for corpus in (tables.train, tables.validation):
+        for array in (corpus.offsets, corpus.tokens, *corpus.labels.values()):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,55 @@
+"""Evaluation during training: each worker scores its part of the batches, and every row is counted once, by its place in the table."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from polarity.data.batch import Corpus, TokenBatch, evaluation_batches
+from polarity.evaluate.metrics import confusion_matrix, macro_f1
+from polarity.model.inference import score
+from polarity.model.multitask import MultitaskModel
+from polarity.train.precision import autocast
+from polarity.train.world import World
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """{task: (N, K) float32 probabilities} and {task: (N,) predicted classes}, in the table's row order."""
+
+    probabilities: dict[str, NDArray[np.float32]]
+    predicted: dict[str, NDArray[np.int64]]
+
+
+def to_tensors(batch: TokenBatch, device: torch.device) -> dict[str, torch.Tensor]:
+    """The model's keyword arguments for a batch, on `device`."""
+    arrays = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "token_type_ids": batch.token_type_ids}
+    return {name: torch.from_numpy(a).to(device, non_blocking=True) for name, a in arrays.items() if a is not None}
+
+
+def predict(model: MultitaskModel, corpus: Corpus, world: World, *, batch_size: int, precision: str) -> Predictions:
+    """Score every row of the corpus over all workers; the result is whole, and the same, on every one of them."""
+    training = model.training
+    model.eval()
+    parts = []
+    for rows in evaluation_batches(corpus.lengths, batch_size)[world.rank :: world.size]:
+        with autocast(precision, world.device):
+            scores = score(model, to_tensors(corpus.collate(rows), world.device))
+        parts.append((rows, {t: (s.probabilities.cpu().numpy(), s.predicted.cpu().numpy()) for t, s in scores.items()}))
+    model.train(training)
+    gathered = [part for worker in world.gather(parts) for part in worker]
+    rows = np.concatenate([part[0] for part in gathered])
+    if not np.array_equal(np.sort(rows), np.arange(len(corpus))):
+        raise RuntimeError("evaluation did not see every row exactly once")
+    place = np.argsort(rows)
+    whole = {t: [np.concatenate([part[1][t][i] for part in gathered])[place] for i in (0, 1)] for t in corpus.labels}
+    return Predictions({t: pair[0] for t, pair in whole.items()}, {t: pair[1] for t, pair in whole.items()})
+
+
+def macro_f1_scores(predictions: Predictions, corpus: Corpus, labels: dict[str, list[str]]) -> dict[str, float]:
+    """{task: macro-F1} over the labelled rows, and `overall`, the tasks' mean."""
+    scores = {}
+    for task, classes in labels.items():
+        scores[task] = float(macro_f1(confusion_matrix(corpus.labels[task], predictions.predicted[task], len(classes))))
+    return {**scores, "overall": float(np.mean(list(scores.values())))}

@@ -1,0 +1,94 @@
+"""What one worker does, with or without Ray: build the model, run the loop, and let the first one write the results to the run folder."""
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from transformers import logging as transformers_logging
+
+from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, RunFolder
+from polarity.config import Config
+from polarity.data.batch import Corpus
+from polarity.encoders import load_tokenizer, resolve_encoder
+from polarity.evaluate import build_predictions
+from polarity.loss.objective import TaskStatistics
+from polarity.model.multitask import MultitaskModel
+from polarity.train.loop import Report, Result, Say, Tables, run_training
+from polarity.train.world import World
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a worker needs. `parts` are tokenized tables by name, `run_dir` is reachable from every worker."""
+
+    config: Config
+    parts: dict[str, pa.Table]
+    statistics: dict[str, TaskStatistics]
+    run_dir: str
+
+
+def work(job: Job, report: Report, *, world: World, say: Say, resume: Path | None) -> None:
+    """Train, and write model, history and predictions into the run folder from the first worker."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    config = job.config
+    encoder = resolve_encoder(config.model.encoder, config.model.revision)
+    tokenizer = load_tokenizer(encoder.folder)
+    corpora = {name: Corpus.from_table(table, list(config.labels), tokenizer.pad_token_id) for name, table in job.parts.items()}
+    tables = Tables(corpora["train"], corpora["validation"], corpora.get("test"), job.statistics)
+    model = MultitaskModel.from_encoder(encoder.folder, config.model, config.labels, seed=config.train.seed)
+    result = run_training(config, tables, model, report, world=world, say=say, resume=resume)
+    if world.is_first:
+        _write(job, result, tokenizer)
+
+
+def _write(job: Job, result: Result, tokenizer: object) -> None:
+    folder = RunFolder.open(job.run_dir)
+    judged = [
+        build_predictions(name, job.parts[name], scores.probabilities, job.config.labels, scores.predicted)
+        for name, scores in result.predictions.items()
+    ]
+    with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary:
+        result.model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)  # type: ignore[attr-defined]
+        folder.write_folder(MODEL, Path(temporary))
+    folder.write_parquet(HISTORY, pa.Table.from_pylist(_same_columns(result.state.history)))
+    folder.write_parquet(PREDICTIONS, pa.concat_tables(judged))
+
+
+def _same_columns(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
+
+
+class FolderReport:
+    """The loop's report without Ray: checkpoints go into the run folder, the newest two are kept."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
+        if checkpoint is None:
+            return
+        self._folder.write_folder(f"{CHECKPOINTS}/{name}", checkpoint)
+        for old in checkpoint_names(self._folder)[:-2]:
+            self._folder.delete_folder(f"{CHECKPOINTS}/{old}")
+
+
+def checkpoint_names(folder: RunFolder) -> list[str]:
+    """The run's checkpoints, oldest first."""
+    return [name for name in folder.list(CHECKPOINTS) if re.fullmatch(r"epoch_\d+", name)]
+
+
+def newest_checkpoint(folder: RunFolder, target: Path) -> Path | None:
+    """The newest checkpoint as a local folder (copied under `target` where the run is remote), or None."""
+    names = checkpoint_names(folder)
+    return folder.fetch_folder(f"{CHECKPOINTS}/{names[-1]}", target) if names else None
+
+
+def use_threads(cpus: float) -> None:
+    """Torch computes on as many threads as CPUs were reserved: more would slow every worker on the node."""
+    torch.set_num_threads(max(1, int(cpus)))

@@ -1,0 +1,59 @@
+"""Where this process stands among the workers, and the few things that they exchange."""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """Rank, number of workers, and this worker's device. Without a process group: one worker."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @classmethod
+    def current(cls, device: torch.device | None = None) -> "World":
+        """This process's place in torch's process group, where there is one."""
+        chosen = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not dist.is_initialized():
+            return cls(device=chosen)
+        return cls(dist.get_rank(), dist.get_world_size(), chosen)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this worker writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The tensor summed over the workers."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, part: Any) -> list[Any]:
+        """Every worker's part, in rank order, on every worker."""
+        if self.size == 1:
+            return [part]
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, part)
+        return parts
+
+    def assert_equal(self, name: str, value: object) -> None:
+        """Raise where workers disagree on `value`: a plan that differs would hang or, worse, not."""
+        values = self.gather(value)
+        if any(v != values[0] for v in values):
+            raise RuntimeError(f"workers disagree on {name}: {values}")
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that a library may draw from; the loop seeds torch's again for each micro-batch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,170 @@
+"""`polarity train`: check the data, show the ledger, train, judge beside the floors, and write the run folder."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+import pyarrow as pa
+
+from polarity import artifacts
+from polarity.artifacts import RunFolder, user_cache_dir
+from polarity.baselines import floors
+from polarity.config import Config
+from polarity.data.ledger import Ledger, build_ledger
+from polarity.data.split import Splits, load_splits
+from polarity.data.tokenize import check_length, tokenize
+from polarity.encoders import EncoderFiles, load_tokenizer, resolve_encoder
+from polarity.environment import describe_environment
+from polarity.errors import ConfigError, RunError
+from polarity.evaluate import Stability, build_metrics, render_metrics
+from polarity.resolve import dump_config
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known before the first step."""
+
+    splits: Splits
+    encoder: EncoderFiles
+    tokens: dict[str, pa.Table]
+    ledger: Ledger
+
+
+def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = print, by_line: bool = True) -> dict[str, Any]:
+    """Train as `config` says into the folder `run_dir` (a local path or a URI), and return the content of metrics.json.
+
+    Raises `PolarityError` for everything a user can mend; then nothing is left behind but a finished part of a run.
+    """
+    with _new_or_resumed(run_dir, resume) as folder:
+        _start_ray(config, say)
+        prepared = prepare(config, say)
+        if not resume:
+            _describe(folder, config, prepared)
+    _fit(config, folder, prepared, say, resume=resume)
+    metrics = judge(config, folder, prepared.splits, say)
+    say(render_metrics(metrics))
+    say(f"run folder: {folder.uri}")
+    return metrics
+
+
+def prepare(config: Config, say: Say) -> Prepared:
+    """Read, check, split and tokenize the data, and draw up the ledger."""
+    encoder = resolve_encoder(config.model.encoder, config.model.revision)
+    tokenizer = load_tokenizer(encoder.folder)
+    check_length(config.data, _encoder_config(encoder.folder))
+    splits = load_splits(config.data, say)
+    if _is_synthetic(config):
+        say("the data is the SYNTHETIC sample corpus: its scores say nothing of real comments")
+    ledger = build_ledger(splits.train, config)
+    say(ledger.render())
+    tokens = {
+        name: tokenize(table, tokenizer, config.data, cache_dir=user_cache_dir(), say=say).drop_columns(
+            ["comment", "length", *(["title"] if name == "train" else [])]
+        )
+        for name, table in splits.parts.items()
+    }
+    return Prepared(splits, encoder, tokens, ledger)
+
+
+def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> dict[str, Any]:
+    """Score the run's own predictions.parquet beside the floors, and write metrics.json."""
+    predictions = folder.read_parquet(artifacts.PREDICTIONS)
+    held_out = {name: table for name, table in splits.parts.items() if name != "train"}
+    metrics = build_metrics(
+        predictions,
+        floors(splits.train, held_out, config.labels, say=say),
+        config.labels,
+        resamples=config.train.resamples,
+        by_title=config.data.split.kind == "group" and config.data.source is not None,
+        stability=stability(folder.read_parquet(artifacts.HISTORY)),
+    )
+    if _is_synthetic(config):
+        metrics["data"] = "SYNTHETIC sample corpus"
+    folder.write_json(artifacts.METRICS, metrics)
+    return metrics
+
+
+def stability(history: pa.Table) -> Stability:
+    """The plan's stability metrics from the run's history: skipped steps, and the epochs' mean classification loss."""
+    epochs = [row for row in history.to_pylist() if row["kind"] == "epoch"]
+    scores = [row["validation_overall"] for row in epochs]
+    losses = [row["classification_loss"] for row in epochs if row["classification_loss"] is not None]
+    return Stability(non_finite_steps=int(epochs[-1]["bad_steps"]), epoch_losses=losses, best_epoch=1 + scores.index(max(scores)))
+
+
+@contextmanager
+def _new_or_resumed(run_dir: str, resume: bool) -> Iterator[RunFolder]:
+    """The run's folder; one that was made here and is still empty when the data is refused goes away again."""
+    folder = RunFolder.create(run_dir, resume=resume)
+    if resume and folder.exists(artifacts.METRICS):
+        raise RunError(f"{folder.uri}: this run is finished (it has {artifacts.METRICS}); nothing to resume")
+    try:
+        yield folder
+    finally:
+        if folder.local is not None and folder.local.is_dir() and not any(folder.local.iterdir()):
+            folder.local.rmdir()
+
+
+def _describe(folder: RunFolder, config: Config, prepared: Prepared) -> None:
+    import torch
+
+    data = config.data
+    sources = [s for s in (data.source, data.train, data.validation, data.test) if s]
+    seeds = {"run": config.train.seed, "split": data.split.seed}
+    environment = describe_environment(seeds=seeds, sources=sources, encoder=prepared.encoder, torch=torch)
+    splits = prepared.splits
+    environment["rows"] = {name: table.num_rows for name, table in splits.parts.items()}
+    environment["dropped_from_train"] = {"rows": splits.dropped, "row_ids": splits.leaks["train_row_id"].to_pylist()}
+    folder.write_json(artifacts.ENVIRONMENT, environment)
+    folder.write_json(artifacts.LEDGER, prepared.ledger.to_json())
+    folder.write_text(artifacts.CONFIG, dump_config(config))
+
+
+def _start_ray(config: Config, say: Say) -> None:
+    if config.cluster.workers:
+        from polarity.train.driver import start_ray  # Ray is slow to import and not needed without workers
+
+        start_ray(config.cluster, say)
+
+
+def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, resume: bool) -> None:
+    from polarity.loss.objective import TaskStatistics
+    from polarity.train.worker import FolderReport, Job, newest_checkpoint, use_threads, work
+    from polarity.train.world import World
+
+    ledger = prepared.ledger
+    statistics = {
+        task: TaskStatistics(ledger.class_weights(task), ledger.counts(task), ledger.sampled_prior(task)) for task in config.data.tasks
+    }
+    job = Job(config, prepared.tokens, statistics, folder.uri)
+    if config.cluster.workers:
+        from polarity.train.driver import fit
+
+        fit(job, say, resume=resume)
+        return
+    import tempfile
+
+    use_threads(config.cluster.cpus_per_worker)
+    with tempfile.TemporaryDirectory(prefix="polarity-resume-") as temporary:
+        checkpoint = newest_checkpoint(folder, Path(temporary)) if resume else None
+        work(job, FolderReport(folder), world=World.current(), say=say, resume=checkpoint)
+
+
+def _encoder_config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder)
+
+
+def _is_synthetic(config: Config) -> bool:
+    return any((s or "").split(":")[0] == "sample" for s in (config.data.source, config.data.train, config.data.validation))
+
+
+def require_data(config: Config) -> None:
+    """Raise where the configuration names no data."""
+    if not (config.data.source or config.data.train):
+        raise ConfigError("no data: give --data FILE, or --train FILE --validation FILE, or set data.source")

@@ -1,0 +1,38 @@
+"""Fixtures that all tests share, and an environment in which no test sees the user's home, hub, caches or Ray cluster."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before anything is imported that reads them at import. The folder's name is short because Ray puts Unix sockets below it,
+# whose paths may have 107 bytes: a long TMPDIR would not do.
+_SCRATCH = Path(tempfile.mkdtemp(prefix="pol-", dir="/tmp" if Path("/tmp").is_dir() else None))
+for _name in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "RAY_TMPDIR"):
+    _folder = _SCRATCH / _name.lower()
+    _folder.mkdir()
+    os.environ[_name] = str(_folder)  # HOME: Ray writes its token there
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # two processes with two threads each slow one another many times over on two cores
+os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # ray.train.report waits for a look of the controller: 2 s by default
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+for _name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
+    os.environ.pop(_name, None)
+
+
+def pytest_unconfigure() -> None:
+    """Remove what the tests left in their home, caches and Ray's folder."""
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local Ray with two CPUs, for the whole session."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
