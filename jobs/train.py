@@ -1,4 +1,4 @@
-"""Train on a Ray cluster: `ray job submit --working-dir . -- python jobs/train.py --preset small --data s3://... --run-dir s3://...`.
+"""Train on a Ray cluster: `ray job submit --working-dir . -- python jobs/train.py --preset small --data /shared/comments.csv --run-dir s3://...`.
 
 Takes the options of `polarity train`.
 """

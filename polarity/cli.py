@@ -79,7 +79,8 @@ def train_command(
     """
     from polarity.artifacts import default_run_dir
     from polarity.workflows.resume import resumed_configuration
-    from polarity.workflows.train import require_data, train as run
+    from polarity.workflows.train import require_data
+    from polarity.workflows.train import train as run
 
     given = {
         "--data": data, "--train": train, "--validation": validation, "--test": test, "--encoder": encoder, "--epochs": epochs,
@@ -136,7 +137,8 @@ def points_command() -> None:
 def data_check(
     file: Annotated[str | None, typer.Argument(help="CSV, Parquet, JSON Lines, a datasets folder, hf:NAME or sample.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings (columns, tasks, split).")] = None,
-    preset: Preset = None, train: Train = None, validation: Validation = None, test: Test = None, encoder: Encoder = None, sets: Sets = None,
+    preset: Preset = None, train: Train = None, validation: Validation = None, test: Test = None, encoder: Encoder = None,
+    sets: Sets = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:  # fmt: skip
     """Counts, bad rows, duplicates, conflicts, lengths, and what would leak across the split.

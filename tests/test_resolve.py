@@ -38,7 +38,7 @@ def test_the_last_layer_wins_and_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_is_valid_and_every_leaf_has_a_source(preset: str) -> None:
     resolved = resolve(preset=preset)
-    assert list(sorted(resolved.sources)) == sorted(leaves(resolved.config.model_dump()))
+    assert sorted(resolved.sources) == sorted(leaves(resolved.config.model_dump()))
 
 
 @pytest.mark.parametrize("preset", preset_names())

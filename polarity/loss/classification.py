@@ -46,7 +46,7 @@ def row_losses(logits: Tensor, labels: Tensor, terms: ClassTerms) -> Tensor:
 
 
 def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
-    """R-Drop's half of KL(p || q) + KL(q || p) for each row, plain softmax, gradients through both (Liang et al. 2021); (..., K) -> (...)."""
+    """R-Drop's half of KL(p || q) + KL(q || p) for each row, plain softmax (Liang et al. 2021); (..., K) -> (...)."""
     log_p, log_q = first.float().log_softmax(-1), second.float().log_softmax(-1)
     return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
 

@@ -70,7 +70,8 @@ class TaskObjective:
     def refresh(self) -> None:
         """Rebuild the per-class terms after gamma changed."""
         columns = (self._class_weights, self.gamma.gammas, self.gamma.factors, self._smoothing)
-        self._terms = ClassTerms(*(torch.tensor(c, dtype=torch.float32, device=self._device) for c in columns), focal=self.gamma.gamma > 0)
+        weight_K, gamma_K, factor_K, smoothing_K = (torch.tensor(c, dtype=torch.float32, device=self._device) for c in columns)
+        self._terms = ClassTerms(weight_K, gamma_K, factor_K, smoothing_K, focal=self.gamma.gamma > 0)
 
     def counts(self, labels_G: Labels, mixings: list[tuple[NDArray[np.int64], Mixing | None]]) -> Counts:
         """Denominators of the global batch; `mixings` holds each micro-batch's positions in it and its mixup."""

@@ -29,7 +29,7 @@ class PolarityConfig(PreTrainedConfig):
         if isinstance(self.encoder_config, dict):
             spec = dict(self.encoder_config)
             self.encoder_config = AutoConfig.for_model(spec.pop("model_type"), **spec)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
 
 def model_configuration(model: ModelConfig, labels: dict[str, list[str]], encoder_config: PreTrainedConfig) -> PolarityConfig:

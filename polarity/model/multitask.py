@@ -64,7 +64,7 @@ class MultitaskModel(PreTrainedModel):
                 for task, labels in config.task_labels.items()
             }
         )
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Heads and pooling start as BERT's classifiers do: normal with the encoder's initializer range."""
@@ -112,8 +112,7 @@ class MultitaskModel(PreTrainedModel):
         pooled_BP = self.encode(input_ids, attention_mask, token_type_ids)
         keys_B = row_keys(input_ids, attention_mask)
         return {
-            task: torch.stack([head(pooled_BP, RowNoise(keys_B, sample)) for sample in range(samples)])
-            for task, head in self.heads.items()
+            task: torch.stack([head(pooled_BP, RowNoise(keys_B, sample)) for sample in range(samples)]) for task, head in self.heads.items()
         }
 
     @classmethod
@@ -127,7 +126,9 @@ class MultitaskModel(PreTrainedModel):
         lacking = sorted(key for key in info["missing_keys"] if not key.startswith(_UNUSED_PARTS))
         wrong = sorted(str(key) for key in info["mismatched_keys"])
         if lacking or wrong:
-            raise EncoderError(f"{folder}: the weights do not fit config.json: {', '.join((lacking + wrong)[:5])} missing or of another shape")
+            raise EncoderError(
+                f"{folder}: the weights do not fit config.json: {', '.join((lacking + wrong)[:5])} missing or of another shape"
+            )
         if not hasattr(encoder.config, "hidden_size"):
             raise EncoderError(f"{folder}: a {encoder.config.model_type!r} model has no hidden_size: it is no text encoder")
         torch.manual_seed(seed)
@@ -144,11 +145,13 @@ def load_model(folder: Path) -> MultitaskModel:
             raise RunError(f"{folder}: no {name} there, so it is no model folder")
     if json.loads((folder / "config.json").read_text()).get("model_type") != PolarityConfig.model_type:
         raise RunError(f"{folder}/config.json: not a polarity model; an encoder goes into model.encoder (--encoder)")
-    model, info = MultitaskModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = MultitaskModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model: MultitaskModel = loaded[0]
+    info: dict[str, Any] = loaded[1]
     unfit = sorted({*info["missing_keys"], *info["unexpected_keys"], *(str(k) for k in info["mismatched_keys"])})
     if unfit:
         raise RunError(f"{folder}/model.safetensors does not fit config.json: {', '.join(unfit[:5])}")
-    model.eval()
+    model.train(False)
     return model
 
 

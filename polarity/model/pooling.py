@@ -24,7 +24,8 @@ class AttentionPooling(nn.Module):
     def forward(self, hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         scores_BL = self.score(torch.tanh(self.project(hidden_BLD))).squeeze(-1).float()
         weights_BL = scores_BL.masked_fill(mask_BL == 0, float("-inf")).softmax(-1)
-        return (weights_BL.unsqueeze(-1) * hidden_BLD.float()).sum(1)
+        pooled_BD: Tensor = (weights_BL.unsqueeze(-1) * hidden_BLD.float()).sum(1)
+        return pooled_BD
 
 
 class Pooling(nn.Module):

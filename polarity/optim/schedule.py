@@ -1,4 +1,4 @@
-"""Learning-rate schedules, a pure function of the step: (s + 1) / W in warm-up, then linear, cosine, or cosine with restarts, to the floor."""
+"""Learning-rate schedules, pure functions of the step: (s + 1) / W in warm-up, then linear or cosine (with restarts) to the floor."""
 
 import math
 

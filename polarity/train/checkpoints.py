@@ -36,6 +36,8 @@ class TrainState:
     gammas: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Adaptive gamma of each task, as of the next epoch."""
     history: list[HistoryRow] = field(default_factory=list)
+    precision: str = ""
+    """The number format in use: a resumed run keeps it, whatever `auto` would choose now."""
     fingerprint: str = ""
     """Of the configuration and data that the run started with: a resume with others is refused."""
 

@@ -1,5 +1,6 @@
 """Ray Train around the loop: a group of workers under DDP, checkpoints on the run's storage, restarts from the newest one."""
 
+import logging
 import os
 import tempfile
 import time
@@ -28,10 +29,11 @@ def start_ray(cluster: ClusterConfig, say: Say) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(cluster.start_timeout_s))
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every worker's line twice
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
-    context = ray.init(address=address, log_to_driver=True, logging_level="warning")
+    context = ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
     url = context.dashboard_url
     where = f"cluster {address}" if address else "Ray on this machine"
     say(f"{where}: {describe_resources()}{f'; dashboard http://{url}' if url else ''}")
@@ -83,7 +85,7 @@ def fit(job: Job, say: Say, *, resume: bool) -> None:
     storage = folder.uri if folder.local is None else str(folder.local)
     say(f"starting {cluster.workers} worker(s), {cluster.cpus_per_worker:g} CPU{' and a GPU' if need.use_gpu else ''} each")
     trainer = TorchTrainer(
-        _train_on_worker,
+        _train_on_worker,  # type: ignore[arg-type]
         train_loop_config={
             "parts": {name: ray.put(table) for name, table in job.parts.items()},
             "job": replace(job, parts={}, run_dir=storage),
@@ -98,11 +100,11 @@ def fit(job: Job, say: Say, *, resume: bool) -> None:
         ),
     )
     try:
-        refusal = trainer.fit().return_value
+        result: Any = trainer.fit()  # its return_value is missing from the public type
     except ray.train.TrainingFailedError as error:
         raise RunError(_why(error)) from error
-    if refusal is not None:
-        raise RunError(str(refusal))
+    if result.return_value is not None:
+        raise RunError(str(result.return_value))
 
 
 def _why(error: ray.train.TrainingFailedError) -> str:
@@ -111,7 +113,9 @@ def _why(error: ray.train.TrainingFailedError) -> str:
     rank, cause = next(iter(sorted(failures.items())), (None, error))
     lines = [line for line in str(cause).strip().splitlines() if line.strip()]
     what = lines[-1] if lines else repr(cause)
-    return f"training failed{'' if rank is None else f' on worker {rank}'}: {what}. The run folder's checkpoints stand: continue with --resume"
+    return (
+        f"training failed{'' if rank is None else f' on worker {rank}'}: {what}. The run folder's checkpoints stand: continue with --resume"
+    )
 
 
 def _train_on_worker(given: dict[str, Any]) -> str | None:

@@ -71,9 +71,10 @@ def run_training(
     when a checkpoint belongs to another configuration or to other rows.
     """
     started = time.monotonic()
-    training = _Training(config, tables, model, world, say)
-    if resume is not None:
-        training.restore(load_checkpoint(resume))
+    checkpoint = None if resume is None else load_checkpoint(resume)
+    training = _Training(config, tables, model, world, say, precision=checkpoint.state.precision if checkpoint else None)
+    if checkpoint is not None:
+        training.restore(checkpoint)
         say(f"resumed after epoch {training.state.epoch} (step {training.state.step})")
     while not training.finished():
         training.run_epoch()
@@ -98,26 +99,24 @@ class _Epoch:
 class _Training:
     """Model, optimizer and state of one run; each method is one word of the sentence in `run_training`."""
 
-    def __init__(self, config: Config, tables: Tables, model: MultitaskModel, world: World, say: Say) -> None:
+    def __init__(self, config: Config, tables: Tables, model: MultitaskModel, world: World, say: Say, precision: str | None) -> None:
         self.config, self.tables, self.world, self.say = config, tables, world, say
         seed_everything(config.train.seed)
         torch.use_deterministic_algorithms(config.train.deterministic)
-        self.precision = resolve_precision(config.train.precision, world.device)
-        model.to(world.device).train()
+        self.precision = precision or resolve_precision(config.train.precision, world)
+        nn.Module.to(model, world.device).train()
         self.model: nn.Module = model if world.size == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
         layers = model.encoder.config.num_hidden_layers
         groups = parameter_groups(model, layers, config.optim)
         self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
         self.scaler = grad_scaler(self.precision, world.device)
         self.centralizable = centralizable(model) if config.optim.gradient_centralization else []
-        self.objectives = {
-            task: TaskObjective(task, config.loss, tables.statistics[task], world.device) for task in config.data.tasks
-        }
+        self.objectives = {task: TaskObjective(task, config.loss, tables.statistics[task], world.device) for task in config.data.tasks}
         self.stepper = Stepper(self.model, tables.train, self.objectives, config, world, self.precision)
         self.steps = steps_per_epoch(tables.train, config)
         self.total_steps = sum(self.steps)
         world.assert_equal("the number of steps", self.steps)
-        self.state = TrainState(fingerprint=fingerprint(config, tables))
+        self.state = TrainState(precision=self.precision, fingerprint=fingerprint(config, tables))
         self.best: Weights | None = None
         self.progress = Progress(config, self.steps, say if world.is_first else None)
         self.epoch = _Epoch()

@@ -4,7 +4,7 @@ A micro-batch's random numbers come from (seed, step, micro-batch), its share of
 the same for any number of workers, up to the order in which floats are added.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,9 +65,7 @@ class Stepper:
             scaler.scale(self._forward(plan, 0, step, alpha, {}, observe=False) * 0.0).backward()
         return parts
 
-    def _forward(
-        self, plan: GlobalBatch, micro: int, step: int, alpha: float, parts: dict[str, Tensor], *, observe: bool = True
-    ) -> Tensor:
+    def _forward(self, plan: GlobalBatch, micro: int, step: int, alpha: float, parts: dict[str, Tensor], *, observe: bool = True) -> Tensor:
         rows, mixing, device = plan.micros[micro], plan.mixings[micro], self._world.device
         passes, samples = 2 if alpha > 0 else 1, max(1, self._config.model.multi_sample.samples)
         inputs = {name: t.repeat(passes, 1) for name, t in to_tensors(self._corpus.collate(rows), device).items()}
@@ -87,7 +85,7 @@ class Stepper:
                 self.observed[task].append(objective.observe(logits_SVBK, labels_B, mix))
         return total
 
-    def _without_sync(self) -> object:
+    def _without_sync(self) -> AbstractContextManager[object]:
         return self._model.no_sync() if isinstance(self._model, DistributedDataParallel) else nullcontext()
 
 

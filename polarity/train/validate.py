@@ -31,7 +31,7 @@ def to_tensors(batch: TokenBatch, device: torch.device) -> dict[str, torch.Tenso
 def predict(model: MultitaskModel, corpus: Corpus, world: World, *, batch_size: int, precision: str) -> Predictions:
     """Score every row of the corpus over all workers; the result is whole, and the same, on every one of them."""
     training = model.training
-    model.eval()
+    model.train(False)
     parts = []
     for rows in evaluation_batches(corpus.lengths, batch_size)[world.rank :: world.size]:
         with autocast(precision, world.device):

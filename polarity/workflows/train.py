@@ -1,10 +1,10 @@
 """`polarity train`: check the data, show the ledger, train, judge beside the floors, and write the run folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,7 +34,7 @@ class Prepared:
     ledger: Ledger
 
 
-def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = print, by_line: bool = True) -> dict[str, Any]:
+def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = print) -> dict[str, Any]:
     """Train as `config` says into the folder `run_dir` (a local path or a URI), and return the content of metrics.json.
 
     Raises `PolarityError` for everything a user can mend; then nothing is left behind but a finished part of a run.
