@@ -6,7 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("shared machines", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("shared machines")
 
 # Set before anything is imported that reads them at import. The folder's name is short because Ray puts Unix sockets below it,
 # whose paths may have 107 bytes: a long TMPDIR would not do.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
@@ -122,7 +123,10 @@ class MultitaskModel(PreTrainedModel):
         Raises `EncoderError` when the folder's weights do not fill the encoder: an encoder that is random in part would train,
         badly and in silence.
         """
-        encoder, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        try:
+            encoder, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
+        except SafetensorError as error:
+            raise EncoderError(f"{folder}: the weights are damaged or incomplete ({error}); fetch the encoder again") from error
         lacking = sorted(key for key in info["missing_keys"] if not key.startswith(_UNUSED_PARTS))
         wrong = sorted(str(key) for key in info["mismatched_keys"])
         if lacking or wrong:
@@ -143,9 +147,16 @@ def load_model(folder: Path) -> MultitaskModel:
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise RunError(f"{folder}: no {name} there, so it is no model folder")
-    if json.loads((folder / "config.json").read_text()).get("model_type") != PolarityConfig.model_type:
+    try:
+        settings = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise RunError(f"{folder}/config.json is damaged or incomplete ({error})") from error
+    if not isinstance(settings, dict) or settings.get("model_type") != PolarityConfig.model_type:
         raise RunError(f"{folder}/config.json: not a polarity model; an encoder goes into model.encoder (--encoder)")
-    loaded: Any = MultitaskModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    try:
+        loaded: Any = MultitaskModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
+    except SafetensorError as error:
+        raise RunError(f"{folder}/model.safetensors is damaged or incomplete ({error}); export or train the model again") from error
     model: MultitaskModel = loaded[0]
     info: dict[str, Any] = loaded[1]
     unfit = sorted({*info["missing_keys"], *info["unexpected_keys"], *(str(k) for k in info["mismatched_keys"])})

@@ -7,6 +7,7 @@ epoch is the best so far. It is complete by itself.
 """
 
 import json
+import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         model = load_file(folder / "model.safetensors")
         best = load_file(folder / "best.safetensors") if (folder / "best.safetensors").exists() else model
         rest = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise RunError(f"{folder}: the checkpoint is damaged or incomplete ({error}); delete it to resume from an earlier one") from error
     return Checkpoint(state, model, best, rest["optimizer"], rest["scaler"])
 

@@ -154,8 +154,10 @@ class _Training:
         self.scaler.unscale_(self.optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm))
         loss = sum(losses.values())
-        overflow = self.scaler.is_enabled() and np.isfinite(loss) and not np.isfinite(norm)
-        if np.isfinite(loss) and np.isfinite(norm):
+        finite = np.isfinite(loss) and np.isfinite(norm)
+        # Where fp16's scale was too large it is halved and tried again; at a scale of 1 or less, scaling is not what is wrong.
+        overflow = not finite and self.scaler.is_enabled() and np.isfinite(loss) and self.scaler.get_scale() > 1.0
+        if finite:
             centralize_gradients(self.centralizable)
             self.scaler.step(self.optimizer)
             self.epoch.losses.append(loss)

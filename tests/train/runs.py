@@ -1,0 +1,87 @@
+"""Tiny trainings for the tests of this folder: a random encoder, random comments with missing labels, and ranks as processes."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from polarity.config import Config
+from polarity.data.batch import Corpus
+from polarity.data.ledger import build_ledger
+from polarity.data.tokenize import tokenize
+from polarity.encoders import load_tokenizer
+from polarity.loss.objective import TaskObjective, TaskStatistics
+from polarity.model.multitask import MultitaskModel
+from polarity.resolve import resolve
+from polarity.strategy import apply_points
+from polarity.train.loop import Tables
+from polarity.train.step import Stepper
+from polarity.train.world import World
+from tests.tiny import tiny_comments, tiny_encoder
+
+_ENCODER = "POLARITY_TEST_ENCODER"
+BASE = resolve("baseline").config
+
+
+@cache
+def encoder_folder() -> Path:
+    """A tiny BERT, made once and handed to the ranks by the environment."""
+    if _ENCODER not in os.environ:
+        os.environ[_ENCODER] = str(tiny_encoder(Path(tempfile.mkdtemp(prefix="polarity-tiny-")), "bert", hidden=16, layers=2))
+    return Path(os.environ[_ENCODER])
+
+
+def configured(points: tuple[int, ...] = (), **changes: dict[str, Any]) -> Config:
+    """The baseline with points and changes of sections: `configured((6,), train={"epochs": 2})`; float32."""
+    tree = apply_points(BASE, points).model_dump()
+    tree["train"].update(precision="fp32", log_every=1000)
+    for section, values in changes.items():
+        tree[section].update(values)
+    return Config.model_validate(tree)
+
+
+def tables(config: Config, rows: int = 60) -> Tables:
+    """Train and validation rows, a tenth of the labels missing."""
+    tokenizer = load_tokenizer(encoder_folder())
+    tasks = list(config.labels)
+    train, held_out = tiny_comments(rows, seed=0, missing=0.1), tiny_comments(40, seed=1, missing=0.1)
+    ledger = build_ledger(train, config)
+    statistics = {t: TaskStatistics(ledger.class_weights(t), ledger.counts(t), ledger.sampled_prior(t)) for t in tasks}
+    parts = [Corpus.from_table(tokenize(table, tokenizer, config.data), tasks, tokenizer.pad_token_id) for table in (train, held_out)]
+    return Tables(parts[0], parts[1], None, statistics)
+
+
+def fresh_model(config: Config) -> MultitaskModel:
+    return MultitaskModel.from_encoder(encoder_folder(), config.model, config.labels, seed=config.train.seed)
+
+
+def stepper(config: Config, parts: Tables, model: torch.nn.Module, world: World) -> Stepper:
+    objectives = {t: TaskObjective(t, config.loss, s, world.device) for t, s in parts.statistics.items()}
+    return Stepper(model, parts.train, objectives, config, world, "fp32")
+
+
+def _rank(rank: int, size: int, function: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> None:
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=300))
+    result = function(*arguments)
+    if rank == 0:
+        torch.save(result, f"{folder}/result.pt")
+    dist.destroy_process_group()
+
+
+def on_ranks(size: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run a module-level function on `size` gloo ranks and return the first one's result."""
+    if size == 1:
+        return function(*arguments)
+    folder.mkdir()
+    encoder_folder()
+    mp.spawn(_rank, args=(size, function, arguments, str(folder)), nprocs=size)
+    return torch.load(folder / "result.pt", weights_only=False)
