@@ -241,6 +241,8 @@ class _Training:
         if checkpoint.state.fingerprint != self.state.fingerprint:
             raise RunError("the checkpoint was made with another configuration or other rows: resume with the ones it was started with")
         self.state, self.best = checkpoint.state, checkpoint.best
+        if self.state.step != sum(self.steps[: self.state.epoch]) and not self.finished():
+            raise RunError(f"the run was cut inside epoch {self.state.epoch} by train.max_steps: the rest of that epoch cannot be made up")
         bare(self.model).load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.scaler.load_state_dict(checkpoint.scaler)

@@ -13,7 +13,8 @@ _FREE = {"--workers", "--max-steps"}
 def resumed_configuration(run_dir: str | None, given: dict[str, Any], sets: list[str]) -> Config:
     """The run's own config.yaml; raises ConfigError where an option that decides its numbers is given anew.
 
-    The number of workers may change, because results do not depend on it, and so may the step limit.
+    The number of workers may change, because results do not depend on it, and so may the step limit (but a run that it cut inside
+    an epoch cannot go on).
     """
     if not run_dir:
         raise RunError("--resume needs --run-dir: which run is to go on?")

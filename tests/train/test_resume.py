@@ -65,3 +65,10 @@ def test_truncated_checkpoint_is_refused(name: str, tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(RunError, match=r"epoch_0001.*damaged"):
         run(config, tmp_path / "two", resume=file.parent)
+
+
+def test_run_cut_inside_an_epoch_cannot_go_on(tmp_path: Path) -> None:
+    """Its checkpoint lacks the epoch's other rows: going on would lose them in silence."""
+    run(configured(train=SIZES | {"max_steps": 3}), tmp_path / "one")
+    with pytest.raises(RunError, match="cut inside epoch 1"):
+        run(configured(train=SIZES), tmp_path / "two", resume=tmp_path / "one" / "epoch_0001")
