@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
+from transformers import PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
 from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, RunFolder
@@ -45,7 +46,7 @@ def work(job: Job, report: Report, *, world: World, say: Say, resume: Path | Non
         _write(job, result, tokenizer)
 
 
-def _write(job: Job, result: Result, tokenizer: object) -> None:
+def _write(job: Job, result: Result, tokenizer: PreTrainedTokenizerFast) -> None:
     folder = RunFolder.open(job.run_dir)
     judged = [
         build_predictions(name, job.parts[name], scores.probabilities, job.config.labels, scores.predicted)
@@ -53,7 +54,7 @@ def _write(job: Job, result: Result, tokenizer: object) -> None:
     ]
     with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary:
         result.model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)  # type: ignore[attr-defined]
+        tokenizer.save_pretrained(temporary)
         folder.write_folder(MODEL, Path(temporary))
     folder.write_parquet(HISTORY, pa.Table.from_pylist(_same_columns(result.state.history)))
     folder.write_parquet(PREDICTIONS, pa.concat_tables(judged))
