@@ -33,7 +33,8 @@ def start_ray(cluster: ClusterConfig, say: Say) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
-    context = ray.init(address=address, log_to_driver=True, logging_level=logging.WARNING)
+    # "local": without it Ray would join, or wait for, whatever cluster was last started on this machine.
+    context = ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING)
     url = context.dashboard_url
     where = f"cluster {address}" if address else "Ray on this machine"
     say(f"{where}: {describe_resources()}{f'; dashboard http://{url}' if url else ''}")

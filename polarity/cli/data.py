@@ -1,0 +1,59 @@
+"""`polarity data check` and `polarity data oversample`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from polarity.cli.options import (
+    Encoder,
+    Points,
+    Preset,
+    Seed,
+    Sets,
+    Test,
+    Train,
+    Validation,
+    resolved,
+    say,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Look at data before training on it.")
+
+
+@app.command("check")
+def data_check(
+    file: Annotated[str | None, typer.Argument(help="CSV, Parquet, JSON Lines, a datasets folder, hf:NAME or sample.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings (columns, tasks, split).")] = None,
+    preset: Preset = None, train: Train = None, validation: Validation = None, test: Test = None, encoder: Encoder = None,
+    sets: Sets = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:  # fmt: skip
+    """Counts, bad rows, duplicates, conflicts, lengths, and what would leak across the split.
+
+    Examples: polarity data check comments.csv; polarity data check --train train.csv --validation val.csv
+    """
+    from polarity.workflows.data import check
+
+    given = {"--data": file, "--train": train, "--validation": validation, "--test": test}
+    chosen = resolved(config, preset, None, None, None, sets, given)
+    typer.echo(check(chosen.config, encoder=encoder, as_json=as_json))
+
+
+@app.command("oversample")
+def data_oversample(
+    file: Annotated[str, typer.Argument(help="The labelled file.")],
+    out: Annotated[Path, typer.Option(help="Parquet file to write.")],
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    preset: Preset = None, points: Points = None, seed: Seed = None, sets: Sets = None,
+    epoch: Annotated[int, typer.Option(min=1, help="Which epoch's table.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
+) -> None:  # fmt: skip
+    """Write one epoch's oversampled table with the column `multiplicity`, in flat memory.
+
+    Example: polarity data oversample comments.csv --points 2 --out epoch1.parquet
+    """
+    from polarity.workflows.data import oversample
+
+    chosen = resolved(config, preset, points, None, None, sets, {"--seed": seed})
+    oversample(file, chosen.config, out, epoch=epoch - 1, overwrite=overwrite, say=say)

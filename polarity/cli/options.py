@@ -1,0 +1,59 @@
+"""Options that several commands share, and the configuration that they come to."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polarity.resolve import Resolved, resolve
+
+ConfigFile = Annotated[Path | None, typer.Argument(help="YAML file of settings; it wins over the preset.", show_default=False)]
+Preset = Annotated[str | None, typer.Option(help="baseline (default), strategy, small or quickstart.")]
+Points = Annotated[str | None, typer.Option(help="Points of the plan to switch on: 1,2,6.")]
+Tiers = Annotated[str | None, typer.Option(help="Tiers of the plan to switch on: 1,3.")]
+Without = Annotated[str | None, typer.Option(help="Points to leave out; alone, all ten points less these.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Any setting: --set optim.lr=3e-5. Repeatable.")]
+Data = Annotated[str | None, typer.Option(help="One labelled file, split as data.split says.")]
+Train = Annotated[str | None, typer.Option(help="Training rows, when you bring your own split.")]
+Validation = Annotated[str | None, typer.Option(help="Validation rows.")]
+Test = Annotated[str | None, typer.Option(help="Test rows (optional).")]
+Encoder = Annotated[str | None, typer.Option(help="A hub name, a folder, or offline:minilm.")]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training rows.")]
+MaxSteps = Annotated[int | None, typer.Option(help="Stop after so many optimizer steps.")]
+Seed = Annotated[int | None, typer.Option(help="The run's seed; the split has its own.")]
+Workers = Annotated[int | None, typer.Option(help="Ray Train workers; 0 trains in this process without Ray.")]
+
+OPTION_KEYS = {
+    "--data": "data.source",
+    "--train": "data.train",
+    "--validation": "data.validation",
+    "--test": "data.test",
+    "--encoder": "model.encoder",
+    "--epochs": "train.epochs",
+    "--max-steps": "train.max_steps",
+    "--seed": "train.seed",
+    "--workers": "cluster.workers",
+}
+
+
+def _numbers(text: str | None, option: str) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{option} takes numbers with commas between them, such as 1,2,6 (got {text!r})") from None
+
+
+def resolved(
+    file: Path | None, preset: str | None, points: str | None, tiers: str | None, without: str | None, sets: list[str] | None,
+    given: dict[str, Any],
+) -> Resolved:  # fmt: skip
+    options = {OPTION_KEYS[name]: (value, name) for name, value in given.items() if value is not None}
+    numbers = (_numbers(points, "--points"), _numbers(tiers, "--tiers"), _numbers(without, "--without"))
+    return resolve(preset, file, *numbers, options=options, sets=sets or [])
+
+
+def say(line: str) -> None:
+    """Print a line of progress or result."""
+    typer.echo(line)
