@@ -237,6 +237,15 @@ def apply_points(config: Config, numbers: Iterable[int]) -> Config:
     return config
 
 
+def points_on(config: Config) -> tuple[int, ...]:
+    """The points whose values `config` has, all of them; a point whose value a later point replaced counts where that one is on."""
+    on: list[int] = []
+    for number in reversed(ALL_POINTS):
+        if apply_points(config, [number, *on]) == config:
+            on.append(number)
+    return tuple(sorted(on))
+
+
 def check_points(numbers: Iterable[int]) -> tuple[int, ...]:
     """The numbers sorted, each once."""
     return _checked(numbers, POINTS, "point")

@@ -8,7 +8,7 @@ from polarity.config import Config, DataConfig, LossConfig, TaskConfig
 from polarity.config_checks import leaves
 from polarity.errors import ConfigError
 from polarity.resolve import resolve
-from polarity.strategy import ALL_POINTS, PHASES, POINTS, TIERS, apply_points, claims_table, points_of_tiers
+from polarity.strategy import ALL_POINTS, PHASES, POINTS, TIERS, apply_points, claims_table, points_of_tiers, points_on
 
 BASELINE = resolve(preset="baseline").config
 
@@ -126,3 +126,13 @@ def test_the_ladder_only_grows() -> None:
     for lower, higher in itertools.pairwise(PHASES):
         assert set(lower.points) < set(higher.points)
     assert PHASES[-1].points == ALL_POINTS
+
+
+@pytest.mark.parametrize("points", [(), (1,), (3,), (9,), (3, 9), (2, 5, 8), tuple(range(1, 11))])
+def test_points_on_finds_what_was_switched_on(points: tuple[int, ...]) -> None:
+    assert points_on(apply_points(resolve("baseline").config, points)) == points
+
+
+def test_a_point_with_one_value_changed_is_not_on() -> None:
+    config = resolve("baseline", points=[1, 6], sets=["loss.adaptive_gamma=false"]).config
+    assert points_on(config) == (1,)

@@ -19,6 +19,7 @@ from polarity.data.ledger_text import render, warnings_of
 from polarity.data.oversample import SamplingPlan, StratumKey, expected_multiplicity, label_arrays, stratum_ids
 from polarity.data.weights import class_weights, unclipped_weights
 from polarity.errors import DataError
+from polarity.strategy import points_on
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -69,6 +70,8 @@ class Ledger:
     focal_gamma: dict[str, float]
     logit_adjustment: float
     settings: dict[str, float | str | bool]
+    points: list[int]
+    """Points of the plan that are on, whole."""
     warnings: list[str]
 
     def counts(self, task: str) -> list[int]:
@@ -123,6 +126,7 @@ def build_ledger(train: pa.Table, config: Config) -> Ledger:
             "max_weight": weights.max_weight,
             "warn_factor": weights.warn_factor,
         },
+        points=list(points_on(config)),
         warnings=[],
     )
     ledger.warnings.extend(warnings_of(ledger))

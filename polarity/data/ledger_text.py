@@ -94,6 +94,7 @@ def render(ledger: "Ledger") -> str:
     """Both tables and the warnings as plain text of at most 140 columns."""
     text = StringIO()
     console = Console(file=text, width=140, color_system=None, highlight=False, markup=False, emoji=False)
+    console.print(f"points on: {', '.join(map(str, ledger.points)) or 'none of the plan'}")
     console.print(_class_table(ledger))
     console.print(_stratum_table(ledger))
     hidden = len(ledger.strata) - _STRATA_SHOWN

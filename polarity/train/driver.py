@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from polarity.artifacts import CHECKPOINTS, RunFolder
@@ -30,6 +31,9 @@ def start_ray(cluster: ClusterConfig, say: Say) -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(cluster.start_timeout_s))
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every worker's line twice
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
+    if not sys.stdout.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # no escape codes in a file
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
@@ -98,6 +102,7 @@ def fit(job: Job, say: Say, *, resume: bool) -> None:
             storage_path=storage,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
+            logging_config=LoggingConfig(log_level="WARNING"),  # Ray's own log files keep everything
         ),
     )
     try:

@@ -72,7 +72,7 @@ def run_training(
     """
     started = time.monotonic()
     checkpoint = None if resume is None else load_checkpoint(resume)
-    training = _Training(config, tables, model, world, say, precision=checkpoint.state.precision if checkpoint else None)
+    training = Training(config, tables, model, world, say, precision=checkpoint.state.precision if checkpoint else None)
     if checkpoint is not None:
         training.restore(checkpoint)
         say(f"resumed after epoch {training.state.epoch} (step {training.state.step})")
@@ -96,7 +96,7 @@ class _Epoch:
     started: float = field(default_factory=time.monotonic)
 
 
-class _Training:
+class Training:
     """Model, optimizer and state of one run; each method is one word of the sentence in `run_training`."""
 
     def __init__(self, config: Config, tables: Tables, model: MultitaskModel, world: World, say: Say, precision: str | None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows
+from polarity.strategy import points_on
 
 
 def clock(seconds: float) -> str:
@@ -19,6 +20,8 @@ class Progress:
 
     def __init__(self, config: Config, steps: list[int], say: Callable[[str], None] | None) -> None:
         self._config, self._steps, self._say = config, steps, say
+        points = points_on(config)
+        self._points = f"  points {','.join(map(str, points))}" if points else ""
         self._total = min(sum(steps), config.train.max_steps or sum(steps))
         self._begun: tuple[float, int] | None = None
         self._rows = self._tokens = 0
@@ -43,7 +46,7 @@ class Progress:
         left = f"{clock((self._total - step) * spent / done)} left" if done else "left: not known yet"
         self._say(
             f"epoch {self._epoch + 1}/{len(self._steps)}  step {step}/{self._total}  loss {loss:.4f}  lr {rate:.2e}  norm {norm:.2f}  "
-            f"{self._rows / elapsed:.1f} rows/s  {self._tokens / elapsed:.0f} tokens/s  padding {self._padding:.1%}  {left}"
+            f"{self._rows / elapsed:.1f} rows/s  {self._tokens / elapsed:.0f} tokens/s  padding {self._padding:.1%}{self._points}  {left}"
         )
         self._since, self._rows, self._tokens = now, 0, 0
 
