@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from polarity.cli import data, training
+from polarity.cli import benchmark, data, training
 from polarity.errors import PolarityError
 
 app = typer.Typer(
@@ -13,6 +13,7 @@ app = typer.Typer(
 app.command("train")(training.train)
 app.command("config")(training.config)
 app.command("points")(training.points)
+app.command("benchmark")(benchmark.benchmark)
 app.add_typer(data.app, name="data")
 
 

@@ -1,0 +1,76 @@
+"""The benchmark's result as tables for a terminal."""
+
+from collections.abc import Mapping
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """What `run_benchmark` returned, as text of at most 120 columns."""
+    out = StringIO()
+    console = Console(file=out, width=120, color_system=None, highlight=False)
+    about = result["about"]
+    console.print(
+        f"{about['device']}, {about['threads']} thread(s), {about['precision']}, encoder {about['encoder']}, {about['repeats']} repeats"
+    )
+    for part, title in (("training", "Training"), ("prediction", "Prediction")):
+        if part in result:
+            console.print(_speeds(title, result[part]))
+    if "limit" in result:
+        limit = result["limit"]
+        real, padded = (_spread(limit[f"mfu_{kind}_tokens"], percent=True) for kind in ("real", "padded"))
+        console.print(f"Matrix products of this machine: {limit['peak_flops'] / 1e9:,.0f} GFLOP/s in {about['precision']}.")
+        console.print(f"Training uses {real} of that on real tokens, {padded} with padding.")
+    if "points" in result:
+        console.print(_points(result["points"]))
+    if "oversampling" in result:
+        console.print(_oversampling(result["oversampling"]))
+    if "startup" in result:
+        console.print(_startup(result["startup"]))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _speeds(title: str, part: Mapping[str, Any]) -> Table:
+    table = Table(title=f"{title}: medians \\[least, greatest]; a ratio above 1 says that polarity is faster", title_justify="left")
+    for name in ("", "rows/s", "tokens/s", "padding", "polarity is x times as fast"):
+        table.add_column(name)
+    for name, rates in part["rates"].items():
+        padding = 1 - rates["tokens"]["median"] / rates["padded_tokens"]["median"]
+        ratio = part["ratios"].get(name)
+        table.add_row(name, _spread(rates["rows"]), f"{rates['tokens']['median']:,.0f}", f"{padding:.1%}", _spread(ratio) if ratio else "")
+    return table
+
+
+def _points(part: Mapping[str, Any]) -> Table:
+    table = Table(title="Time of a step for each row, as a ratio to the baseline's", title_justify="left")
+    table.add_column("point")
+    table.add_column("ratio")
+    for name, spread in part["step"].items():
+        table.add_row(name, _spread(spread))
+    return table
+
+
+def _oversampling(part: Mapping[str, Any]) -> Table:
+    table = Table("rows", "method", "rows/s", "peak MB", title="Oversampling, file to file", title_justify="left")
+    for rows, methods in part.items():
+        for method, entry in methods.items():
+            table.add_row(f"{int(rows):,}", method, f"{entry['rows_per_s']['median']:,.0f}", f"{entry['peak_mb']['median']:,.0f}")
+        table.add_section()
+    return table
+
+
+def _startup(part: Mapping[str, Any]) -> Table:
+    table = Table("", "seconds", title="Cold start to the first step", title_justify="left")
+    for name, spread in part["polarity"].items():
+        table.add_row(name, _spread(spread))
+    table.add_row("bare TorchTrainer, to an empty loop", _spread(part["bare TorchTrainer"]))
+    table.add_row("ratio", _spread(part["ratio"]))
+    return table
+
+
+def _spread(value: Mapping[str, float], *, percent: bool = False) -> str:
+    form = "{:.0%}" if percent else "{:.2f}"
+    return f"{form.format(value['median'])} [{form.format(value['low'])}, {form.format(value['high'])}]"

@@ -1,0 +1,80 @@
+"""All parts of `polarity benchmark` in one run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from polarity.benchmark.machine import describe_machine, flops_per_row, peak_flops
+from polarity.benchmark.points import point_costs
+from polarity.benchmark.prediction import prediction_contestants
+from polarity.benchmark.setting import Setting
+from polarity.benchmark.timing import Contestant, Race, Spread, race
+from polarity.benchmark.training import training_contestants
+from polarity.config import Config
+
+SCHEMA_VERSION = 1
+PARTS = ("training", "prediction", "limit", "points", "oversampling", "startup")
+
+
+def run_benchmark(
+    config: Config,
+    *,
+    parts: list[str],
+    rows: int,
+    repeats: int,
+    oversampling_rows: list[int],
+    options: list[str],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Measure `parts` (of PARTS); training and prediction take `rows` rows a repeat. Returns plain values for JSON."""
+    setting = Setting.of(config, rows)
+    about = {"encoder": config.model.encoder, "precision": setting.precision, "repeats": repeats, "rows": len(setting.corpus)}
+    result: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "about": {**describe_machine(setting.device), **about}}
+    if "training" in parts or "limit" in parts:
+        trained = _raced("training", training_contestants(setting), repeats, result, say)
+        if "limit" in parts:
+            result["limit"] = _limit(setting, trained)
+    if "prediction" in parts:
+        _raced("prediction", prediction_contestants(setting), repeats, result, say)
+    if "points" in parts:
+        costs = point_costs(config.model.encoder, repeats=repeats, say=say)
+        result["points"] = {"step": {name: spread.to_json() for name, spread in costs.step.items()}, "about": costs.about}
+    if "oversampling" in parts:
+        from polarity.benchmark.oversampling import compare
+
+        result["oversampling"] = {str(n): compare(n, repeats=repeats if n < 5_000_000 else 1, say=say) for n in oversampling_rows}
+    if "startup" in parts:
+        from polarity.benchmark.startup import startup
+
+        result["startup"] = startup(options, max(1, config.cluster.workers), repeats=min(repeats, 3), say=say)
+    return result
+
+
+def _raced(part: str, contestants: dict[str, Contestant], repeats: int, result: dict[str, Any], say: Callable[[str], None]) -> Race:
+    say(f"{part}: {', '.join(contestants)}; {repeats} repeats after one that does not count")
+    done = race(contestants, repeats)
+    ratios = {peer: done.speed_ratio("polarity", peer) for peer in contestants if peer != "polarity"}
+    result[part] = {
+        "rates": done.to_json(),
+        "ratios": {peer: spread.to_json() for peer, spread in ratios.items()},
+        "runs": {name: [{**run.units, "seconds": run.seconds} for run in runs] for name, runs in done.runs.items()},
+    }
+    say("; ".join(f"polarity is {spread} times as fast as {peer}" for peer, spread in ratios.items()))
+    return done
+
+
+def _limit(setting: Setting, trained: Race) -> dict[str, Any]:
+    """Share of the machine's matrix-product rate that training reaches (MFU), counting real tokens and all computed ones."""
+    peak = peak_flops(setting.precision, setting.device)
+    lengths = setting.corpus.lengths
+    real = sum(flops_per_row(setting.encoder, int(n)) for n in lengths)
+    runs = trained.runs["polarity"]
+    rates = [real * (run.units["rows"] / len(lengths)) / run.seconds for run in runs]
+    padded = [rate * run.units["padded_tokens"] / run.units["tokens"] for rate, run in zip(rates, runs, strict=True)]
+    return {
+        "peak_flops": peak,
+        "mfu_real_tokens": Spread.of([rate / peak for rate in rates]).to_json(),
+        "mfu_padded_tokens": Spread.of([rate / peak for rate in padded]).to_json(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,81 @@
+"""What a benchmark of training and prediction works on: a configuration, tokenized rows, statistics and fresh models."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedConfig
+
+from polarity.config import Config
+from polarity.data.batch import Corpus, Rows, micro_batches
+from polarity.data.ledger import build_ledger
+from polarity.data.split import load_splits
+from polarity.data.tokenize import tokenize
+from polarity.encoders import load_tokenizer, resolve_encoder
+from polarity.loss.objective import TaskStatistics
+from polarity.model.multitask import MultitaskModel
+from polarity.train.loop import Tables
+from polarity.train.precision import resolve_precision
+from polarity.train.world import World
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that all contestants share."""
+
+    config: Config
+    corpus: Corpus
+    statistics: dict[str, TaskStatistics]
+    folder: Path
+    encoder: PreTrainedConfig
+    precision: str
+    world: World = field(default_factory=World.current)
+
+    @classmethod
+    def of(cls, config: Config, rows: int) -> "Setting":
+        """The first `rows` training rows of the configuration's data (file order says nothing about length)."""
+        files = resolve_encoder(config.model.encoder, config.model.revision)
+        tokenizer = load_tokenizer(files.folder)
+        train = load_splits(config.data, lambda line: None).train
+        ledger = build_ledger(train, config)
+        tasks = list(config.labels)
+        statistics = {t: TaskStatistics(ledger.class_weights(t), ledger.counts(t), ledger.sampled_prior(t)) for t in tasks}
+        corpus = Corpus.from_table(tokenize(train.slice(0, rows), tokenizer, config.data), tasks, tokenizer.pad_token_id)
+        precision = resolve_precision(config.train.precision, World.current())
+        model = MultitaskModel.from_encoder(files.folder, config.model, config.labels, seed=0)
+        return cls(config, corpus, statistics, files.folder, model.encoder.config, precision)
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.device
+
+    def model(self) -> MultitaskModel:
+        """A fresh model on the device, in training mode, the same weights each time."""
+        model = MultitaskModel.from_encoder(self.folder, self.config.model, self.config.labels, seed=0)
+        torch.nn.Module.to(model, self.device).train()
+        return model
+
+    def tables(self) -> Tables:
+        return Tables(self.corpus, self.corpus, None, self.statistics)
+
+    def weights(self, task: str) -> torch.Tensor:
+        """Class weights (K,) on the device."""
+        return torch.tensor(self.statistics[task].class_weights, device=self.device)
+
+
+def shuffled(corpus: Corpus, seed: int = 0) -> Rows:
+    """The corpus's rows in random order."""
+    order: NDArray[np.int64] = np.random.default_rng(seed).permutation(len(corpus))
+    return order
+
+
+def count_tokens(corpus: Corpus, batches: list[Rows], micro: int) -> dict[str, float]:
+    """Rows, real tokens, and tokens computed with padding."""
+    cuts = [corpus.lengths[m] for rows in batches for m in micro_batches(rows, micro)]
+    return {
+        "rows": float(sum(len(c) for c in cuts)),
+        "tokens": float(sum(int(c.sum()) for c in cuts)),
+        "padded_tokens": float(sum(int(c.max()) * len(c) for c in cuts)),
+    }

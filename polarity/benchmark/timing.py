@@ -1,0 +1,88 @@
+"""Interleaved timing: in each repeat every contestant runs once, so that a slow moment of the machine meets all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of the repeats, and the least and greatest."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> "Spread":
+        """Of one value or more."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+    def to_json(self) -> dict[str, float]:
+        """As plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run of a contestant: how much it did, and the seconds that count."""
+
+    units: dict[str, float]
+    """By unit, such as rows, tokens and padded_tokens."""
+    seconds: float
+
+
+Contestant = Callable[[], Measured]
+
+
+@dataclass(frozen=True)
+class Race:
+    """Every contestant's runs, one a repeat."""
+
+    runs: dict[str, list[Measured]]
+
+    def rate(self, name: str, unit: str) -> Spread:
+        """Units a second."""
+        return Spread.of([run.units[unit] / run.seconds for run in self.runs[name]])
+
+    def speed_ratio(self, name: str, peer: str, unit: str = "rows") -> Spread:
+        """How many times the peer's rate `name` has, repeat by repeat: above 1 is faster."""
+        pairs = zip(self.runs[name], self.runs[peer], strict=True)
+        return Spread.of([(ours.units[unit] / ours.seconds) / (theirs.units[unit] / theirs.seconds) for ours, theirs in pairs])
+
+    def cost(self, name: str, peer: str, unit: str = "rows") -> Spread:
+        """How many times the peer's time a unit takes: above 1 is slower."""
+        return self.speed_ratio(peer, name, unit)
+
+    def to_json(self) -> dict[str, Any]:
+        """{contestant: {unit: rate a second}}."""
+        return {name: {unit: self.rate(name, unit).to_json() for unit in runs[0].units} for name, runs in self.runs.items()}
+
+
+def race(contestants: Mapping[str, Contestant], repeats: int, *, warm_up: bool = True) -> Race:
+    """Run every contestant once in each repeat, in an order that rotates; the first round is not counted where `warm_up` is set."""
+    names = list(contestants)
+    runs: dict[str, list[Measured]] = {name: [] for name in names}
+    for repeat in range(-1 if warm_up else 0, repeats):
+        shift = repeat % len(names)
+        for name in names[shift:] + names[:shift]:
+            measured = contestants[name]()
+            if repeat >= 0:
+                runs[name].append(measured)
+    return Race(runs)
+
+
+def timed(work: Callable[[], dict[str, float]]) -> Contestant:
+    """A contestant whose whole call counts; `work` returns the units it did."""
+
+    def run() -> Measured:
+        started = time.perf_counter()
+        units = work()
+        return Measured(units, time.perf_counter() - started)
+
+    return run

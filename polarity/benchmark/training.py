@@ -1,0 +1,202 @@
+"""Training speed: this package, a bare torch loop on the same batches, and transformers' Trainer with and without length grouping.
+
+All do the same work: encoder, heads, class-weighted cross-entropy, rows of a step and of a forward pass, number format, fused AdamW.
+"""
+
+import tempfile
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import logging as transformers_logging
+
+from polarity.benchmark.setting import Setting, count_tokens, shuffled
+from polarity.benchmark.timing import Contestant, Measured, timed
+from polarity.data.batch import Rows, global_batches, micro_batches
+from polarity.errors import ConfigError
+from polarity.model.multitask import MultitaskModel
+from polarity.train.loop import Training
+from polarity.train.precision import autocast, grad_scaler
+from polarity.train.validate import to_tensors
+
+PEERS = ("bare loop", "Trainer, length grouping", "Trainer")
+
+
+def training_contestants(setting: Setting) -> dict[str, Contestant]:
+    """Each takes one epoch over the setting's rows; `polarity` and the bare loop take the very same batches.
+
+    Raises ConfigError for a configuration with R-Drop, mixup or several dropout samples: the peers do not have them.
+    """
+    config = setting.config
+    if config.loss.r_drop_alpha or config.loss.mixup_alpha or config.model.multi_sample.samples:
+        raise ConfigError("the benchmark's peers know no R-Drop, mixup or multi-sample dropout: use a preset without them, such as small")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    batches = global_batches(setting.corpus, config, 0)
+    return {
+        "polarity": _ours(setting, batches),
+        "bare loop": _bare(setting, batches),
+        "Trainer, length grouping": _trainer(setting, "group_by_length"),
+        "Trainer": _trainer(setting, "random"),
+    }
+
+
+def _ours(setting: Setting, batches: list[Rows]) -> Contestant:
+    model, config = setting.model(), setting.config
+    training = Training(config, setting.tables(), model, setting.world, lambda line: None, precision=setting.precision)
+
+    def epoch() -> dict[str, float]:
+        for rows in batches:
+            training.step(rows, 0.0)
+        _wait(setting)
+        return count_tokens(setting.corpus, batches, config.train.micro_batch_size)
+
+    return timed(epoch)
+
+
+def _bare(setting: Setting, batches: list[Rows]) -> Contestant:
+    """What a careful person writes by hand for one process: nothing is checked, logged, seeded or gathered."""
+    model, config, corpus = setting.model(), setting.config, setting.corpus
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=True)
+    scaler = grad_scaler(setting.precision, setting.device)
+    weights = {task: setting.weights(task) for task in config.labels}
+
+    def epoch() -> dict[str, float]:
+        for rows in batches:
+            cuts = micro_batches(rows, config.train.micro_batch_size)
+            for cut in cuts:
+                labels = {t: torch.from_numpy(v[cut]).to(setting.device) for t, v in corpus.labels.items()}
+                with autocast(setting.precision, setting.device):
+                    logits = model(**to_tensors(corpus.collate(cut), setting.device))
+                scaler.scale(weighted_loss(logits, labels, weights) / len(cuts)).backward()
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+        _wait(setting)
+        return count_tokens(corpus, batches, config.train.micro_batch_size)
+
+    return timed(epoch)
+
+
+def weighted_loss(logits: dict[str, Tensor], labels: dict[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
+    """The sum over tasks of torch's class-weighted cross-entropy; labels (B,) are -1 where missing."""
+    losses = [F.cross_entropy(logits[t][0].float(), labels[t], weight=weights[t], ignore_index=-1) for t in labels]
+    return torch.stack(losses).sum()
+
+
+class TrainerModel(nn.Module):
+    """The model as the Trainer wants it: labels in, loss out. Counts the tokens that pass."""
+
+    def __init__(self, model: MultitaskModel, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.model, self.weights = model, weights
+        self.tokens = self.padded_tokens = 0
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, **labels: Tensor
+    ) -> dict[str, Tensor]:
+        """{"loss": scalar}; `labels` are named labels_TASK, (B,)."""
+        self.tokens += int(attention_mask.sum())
+        self.padded_tokens += attention_mask.numel()
+        logits = self.model(input_ids, attention_mask, token_type_ids)
+        return {"loss": weighted_loss(logits, {t: labels[f"labels_{t}"] for t in self.weights}, self.weights)}
+
+
+class _Clock(TrainerCallback):
+    """Counts from the first step to the end of training: the Trainer's preparations are not held against it."""
+
+    def __init__(self) -> None:
+        self.started = self.seconds = 0.0
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.started = time.perf_counter()
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.seconds = time.perf_counter() - self.started
+
+
+def _trainer(setting: Setting, sampling: str) -> Contestant:
+    model = TrainerModel(setting.model(), {task: setting.weights(task) for task in setting.config.labels})
+    rows = _rows_as_lists(setting)
+
+    def epoch() -> Measured:
+        model.tokens = model.padded_tokens = 0
+        clock = _Clock()
+        with tempfile.TemporaryDirectory(prefix="polarity-trainer-") as folder:
+            trainer = Trainer(
+                model=model,
+                args=_arguments(setting, folder, sampling),
+                train_dataset=rows,
+                data_collator=_Collate(setting),
+                callbacks=[clock],
+            )
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
+        _wait(setting)
+        counted = {"rows": float(len(rows)), "tokens": float(model.tokens), "padded_tokens": float(model.padded_tokens)}
+        return Measured(counted, clock.seconds)
+
+    return epoch
+
+
+def _arguments(setting: Setting, folder: str, sampling: str) -> TrainingArguments:
+    train, optim = setting.config.train, setting.config.optim
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=train.micro_batch_size,
+        gradient_accumulation_steps=train.global_batch_size // train.micro_batch_size,
+        num_train_epochs=1,
+        learning_rate=optim.lr,
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.max_grad_norm,
+        optim="adamw_torch_fused",
+        train_sampling_strategy=sampling,
+        length_column_name="length",
+        bf16=setting.precision == "bf16",
+        fp16=setting.precision == "fp16",
+        use_cpu=setting.device.type == "cpu",
+        remove_unused_columns=False,
+        save_strategy="no",
+        report_to="none",
+        logging_strategy="no",
+        disable_tqdm=True,
+        seed=0,
+    )
+
+
+def _rows_as_lists(setting: Setting) -> list[dict[str, Any]]:
+    """The rows as a dataset of lists, as a tokenizer gives them; in random order, for a file's order may be anything."""
+    corpus = setting.corpus
+    found = []
+    for row in shuffled(corpus):
+        part = slice(corpus.offsets[row], corpus.offsets[row + 1])
+        item: dict[str, Any] = {"input_ids": corpus.tokens[part].tolist(), "length": int(corpus.lengths[row])}
+        if corpus.types is not None:
+            item["token_type_ids"] = corpus.types[part].tolist()
+        found.append({**item, **{f"labels_{t}": int(v[row]) for t, v in corpus.labels.items()}})
+    return found
+
+
+class _Collate:
+    """Pads to the longest row of the batch: what DataCollatorWithPadding does, for several labels."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._pad = {"input_ids": setting.corpus.pad_id, "token_type_ids": 0}
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        longest = max(len(item["input_ids"]) for item in items)
+        texts = [name for name in self._pad if name in items[0]]
+        batch = {n: torch.tensor([i[n] + [self._pad[n]] * (longest - len(i[n])) for i in items]) for n in texts}
+        lengths = torch.tensor([len(item["input_ids"]) for item in items])
+        batch["attention_mask"] = (torch.arange(longest)[None, :] < lengths[:, None]).long()
+        return batch | {n: torch.tensor([i[n] for i in items]) for n in items[0] if n.startswith("labels_")}
+
+
+def _wait(setting: Setting) -> None:
+    if setting.device.type == "cuda":
+        torch.cuda.synchronize(setting.device)

@@ -1,0 +1,45 @@
+"""`polarity benchmark`: measure, print, and keep the figures."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from polarity.artifacts import disk_errors
+from polarity.benchmark.result import render
+from polarity.benchmark.run import PARTS, run_benchmark
+from polarity.config import Config
+from polarity.errors import ConfigError
+from polarity.train.worker import use_threads
+
+
+def benchmark(
+    config: Config, options: list[str], *, quick: bool, parts: list[str] | None, repeats: int | None, rows: int | None, out: Path | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Run the parts (all by default; `quick` leaves out what takes minutes) and return the figures; `out` keeps them as JSON.
+
+    Raises ConfigError for an unknown part.
+    """
+    chosen = parts or (["training", "prediction", "limit"] if quick else list(PARTS))
+    for part in chosen:
+        if part not in PARTS:
+            raise ConfigError(f"--parts: there is no part {part!r}; parts are {', '.join(PARTS)}")
+    use_threads(config.cluster.cpus_per_worker)
+    result = run_benchmark(
+        config,
+        parts=chosen,
+        rows=rows or (128 if quick else 512),
+        repeats=repeats or (3 if quick else 5),
+        oversampling_rows=[10_000, 100_000] if quick else [10_000, 1_000_000, 10_000_000],
+        options=options,
+        say=say,
+    )
+    result["about"]["when"] = datetime.now(UTC).isoformat(timespec="seconds")
+    say(render(result))
+    if out is not None:
+        with disk_errors(str(out)):
+            out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        say(f"figures: {out}")
+    return result

@@ -1,0 +1,81 @@
+"""The benchmark's contestants do the same work, and the command writes what it measured."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from polarity.benchmark.machine import flops_per_row, peak_flops
+from polarity.benchmark.oversampling import _in_process, write_rows
+from polarity.benchmark.setting import Setting
+from polarity.benchmark.training import training_contestants
+from polarity.errors import ConfigError
+from polarity.resolve import resolve
+from tests.train.runs import encoder_folder
+
+SETS = ["data.source=sample:300", "train.precision=fp32", "train.global_batch_size=16", "train.micro_batch_size=8"]
+
+
+def setting(rows: int = 48, *more: str) -> Setting:
+    """A tiny encoder on the sample corpus."""
+    return Setting.of(resolve("small", sets=[*SETS, f"model.encoder={encoder_folder()}", *more]).config, rows)
+
+
+def test_all_contestants_train_on_every_row_once() -> None:
+    here = setting()
+    done = {name: run() for name, run in training_contestants(here).items()}
+    assert {m.units["rows"] for m in done.values()} == {48.0}
+    assert {m.units["tokens"] for m in done.values()} == {float(here.corpus.lengths.sum())}
+    padding = {name: m.units["padded_tokens"] for name, m in done.items()}
+    assert padding["polarity"] == padding["bare loop"] < padding["Trainer"]
+
+
+def test_techniques_that_the_peers_lack_are_refused() -> None:
+    with pytest.raises(ConfigError, match="R-Drop"):
+        training_contestants(setting(48, "loss.r_drop_alpha=0.5"))
+
+
+def test_flops_of_a_row_against_torchs_own_count() -> None:
+    """torch counts the products of the whole forward pass; heads and pooling are not in ours, so it may have a little more."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    here = setting()
+    model = here.model()
+    ids = torch.ones(1, 24, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model.encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+    assert counter.get_total_flops() == pytest.approx(flops_per_row(here.encoder, 24, training=False), rel=0.02)
+
+
+def test_the_peak_is_what_a_product_takes() -> None:
+    import torch
+
+    assert 1e8 < peak_flops("fp32", torch.device("cpu"), size=256) < 1e13
+
+
+@pytest.mark.parametrize("method", ["pyarrow take", "pandas", "imbalanced-learn"])
+def test_peers_of_oversampling_give_the_same_number_of_rows(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("imblearn")
+    write_rows(tmp_path / "rows.parquet", 2000)
+    counts = [_in_process(m, tmp_path / "rows.parquet", tmp_path / "out.parquet")["out_rows"] for m in ("pyarrow take", method)]
+    assert counts[0] == counts[1] > 2000
+
+
+def test_the_command_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from polarity.cli import main
+
+    out = tmp_path / "speed.json"
+    sets = [part for value in [*SETS, "train.eval_batch_size=8"] for part in ("--set", value)]
+    command = ["benchmark", "--encoder", str(encoder_folder()), "--parts", "training,prediction,limit", "--rows", "48", "--repeats", "2"]
+    monkeypatch.setattr("sys.argv", ["polarity", *command, *sets, "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    figures = json.loads(out.read_text())
+    runs = figures["training"]["runs"]
+    ratios = [a["rows"] / a["seconds"] / (b["rows"] / b["seconds"]) for a, b in zip(runs["polarity"], runs["Trainer"], strict=True)]
+    assert figures["training"]["ratios"]["Trainer"]["median"] == pytest.approx(float(np.median(ratios)))
+    assert 0 < figures["limit"]["mfu_real_tokens"]["median"] <= figures["limit"]["mfu_padded_tokens"]["median"] < 1
+    assert "padding" in capsys.readouterr().out
