@@ -1,4 +1,5 @@
-"""Measure a cluster node's speed: `ray job submit --working-dir . --entrypoint-num-gpus 1 -- python jobs/benchmark.py --out /shared/speed.json`.
+"""Measure a cluster node's speed:
+`ray job submit --working-dir . --entrypoint-num-gpus 1 -- python jobs/benchmark.py --out /shared/speed.json`.
 
 Takes the options of `polarity benchmark`.
 """

@@ -1,4 +1,4 @@
-"""Predict on a Ray cluster: `ray job submit --working-dir . -- python jobs/predict.py s3://.../run --data /shared/comments.parquet --out ...`.
+"""Predict on a Ray cluster: `ray job submit --working-dir . -- python jobs/predict.py s3://.../run --data /shared/new.parquet --out ...`.
 
 Takes the options of `polarity predict`; input and output lie where every node sees them.
 """

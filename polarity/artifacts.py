@@ -34,8 +34,13 @@ HISTORY = "history.parquet"
 PREDICTIONS = "predictions.parquet"
 REPORT = "report.html"
 MODEL = "model"
+CALIBRATION = "model/calibration.json"
+ENSEMBLE = "ensemble.json"
 CHECKPOINTS = "checkpoints"
-RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, HISTORY, PREDICTIONS, MODEL, CHECKPOINTS)
+STUDY = "study.json"
+EFFECTS = "effects.parquet"
+TRIALS = "trials"
+RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, HISTORY, PREDICTIONS, MODEL, CHECKPOINTS, ENSEMBLE)
 """Any of these makes a folder one that already holds a run."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -125,6 +130,11 @@ class RunFolder:
         return folder
 
     @classmethod
+    def at(cls, place: str | Path) -> "RunFolder":
+        """The folder at a place, whatever it holds (a study's, say). Raises RunError: a file, or not reachable."""
+        return cls._locate(place)
+
+    @classmethod
     def _locate(cls, run_dir: str | Path) -> "RunFolder":
         text = str(run_dir)
         if not text.strip():
@@ -198,6 +208,12 @@ class RunFolder:
                 self.filesystem.delete_dir(self.path(name))
             self.filesystem.create_dir(self.path(name), recursive=True)
             pafs.copy_files(str(source), self.path(name), pafs.LocalFileSystem(), self.filesystem)
+
+    def remove_if_empty(self) -> None:
+        """Deletes the run's folder itself where nothing is in it."""
+        if self.filesystem.get_file_info(self.root).type == pafs.FileType.Directory and not self.list(""):
+            with disk_errors(self.uri):
+                self.filesystem.delete_dir(self.root)
 
     def delete_folder(self, name: str) -> None:
         """Deletes a folder of the run, with what is in it."""

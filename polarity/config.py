@@ -16,6 +16,13 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 MIN_COMMENT_TOKENS = 32
 
+_OUR_COLUMNS = frozenset(["row_id", "title", "comment", "split", "length", "input_ids", "token_type_ids", "multiplicity", "overall"])
+# A head stands in torch's ModuleDict under its task's name, which refuses the names of its own methods.
+_TORCHS_WORDS = frozenset({
+    "apply", "buffers", "children", "clear", "compile", "cpu", "cuda", "double", "eval", "float", "forward", "half", "ipu", "items", "keys",
+    "modules", "mtia", "parameters", "pop", "to", "train", "training", "type", "update", "values", "xpu",
+})  # fmt: skip
+
 
 class Section(BaseModel):
     """A part of the tree: unknown keys are errors, values are fixed once built."""
@@ -142,6 +149,8 @@ class DataConfig(Section):
         for name in self.tasks:
             if not name.isidentifier():
                 raise ValueError(f"data.tasks: the name {name!r} must be letters, digits and underscores")
+            if name.startswith("_") or name in _OUR_COLUMNS | _TORCHS_WORDS:
+                raise ValueError(f"data.tasks: the name {name!r} is taken, by polarity's own tables or by torch: give the task another")
         columns = [task.column for task in self.tasks.values()]
         texts = [c for c in (self.title_column, self.comment_column) if c]
         for column in [*columns, *texts]:
@@ -187,6 +196,9 @@ class ModelConfig(Section):
     """Append the first token's state (width + d)."""
     concat_mean: bool = False
     """Append the masked mean of the last layer (width + d)."""
+    frozen_layers: Count = 0
+    """0 trains all; k: the embeddings and the k lowest encoder layers are not trained, their output (without dropout) for every row is
+    computed once and kept in memory, and a step costs only the layers above: much cheaper, and usually somewhat worse."""
     head: HeadConfig = HeadConfig()
     multi_sample: MultiSampleConfig = MultiSampleConfig()
 
@@ -221,7 +233,8 @@ class LossConfig(Section):
     r_drop_alpha: NonNegative = 0.0
     """Weight of the consistency of two dropout passes (point 7, Liang et al. 2021); above 0 a step costs two passes."""
     r_drop_warmup_epochs: Count = 0
-    """Epochs without R-Drop (one pass), then as many in which alpha rises."""
+    """Epochs without R-Drop (one pass), then as many in which alpha rises; it says nothing where alpha is 0, so that alpha alone is its
+    switch."""
     mixup_alpha: NonNegative = 0.0
     """lambda ~ Beta(alpha, alpha) mixes pooled rows and their losses (Zhang et al. 2018); 0 is off."""
     logit_adjustment: NonNegative = 0.0
@@ -299,7 +312,7 @@ class TrainConfig(Section):
 class ClusterConfig(Section):
     workers: Count = 1
     """Ray Train workers; 0 trains in this process without Ray."""
-    gpu: Literal["auto", "yes", "no"] = "auto"
+    gpu: Literal["auto", "always", "never"] = "auto"
     """One GPU a worker; auto: where the cluster has as many GPUs as workers."""
     cpus_per_worker: Positive = 1.0
     """CPUs reserved a worker; torch uses as many threads."""
@@ -335,8 +348,6 @@ class Config(Section):
                 f"({self.train.global_batch_size // self.train.micro_batch_size} = train.global_batch_size / train.micro_batch_size): "
                 "lower one, or train.micro_batch_size"
             )
-        if self.loss.r_drop_warmup_epochs and not self.loss.r_drop_alpha:
-            raise ValueError("loss.r_drop_warmup_epochs is set but loss.r_drop_alpha is 0: set both or neither")
         return self
 
     def per_task(self) -> dict[str, dict[str, object]]:

@@ -43,7 +43,7 @@ def describe_environment(
     """
     return {
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": installed_versions(),
         "git": git_state(Path(__file__).parent),
         "platform": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count(), "usable_cpus": _usable_cpus()},
         "gpus": _gpus(torch),
@@ -69,6 +69,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions of PACKAGES, those that are installed."""
+    return {name: found for name in PACKAGES if (found := _version(name))}
 
 
 def _version(package: str) -> str | None:

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, ValidationError
+from torch import nn
 
-from polarity.config import Config
+from polarity.config import Config, DataConfig
+from polarity.loss.objective import r_drop_alpha
 from polarity.resolve import resolve
 
 
@@ -58,7 +60,6 @@ def test_every_field_says_what_it_trades() -> None:
         ({"optim": {"lr": 1e-5, "lr_floor": 1e-4}}, "above optim.lr"),
         ({"train": {"global_batch_size": 10, "micro_batch_size": 4}}, "multiple of"),
         ({"cluster": {"workers": 4}}, "more than the micro-batches"),
-        ({"loss": {"r_drop_warmup_epochs": 1}}, "set both or neither"),
         ({"loss": {"focal_gamma": {"topic": 1.0}}}, "no such task"),
         ({"loss": {"class_weights": {"multipliers": {"sentiment": {"angry": 1.0}}}}}, "no such class"),
         ({"optim": {"lr": float("nan")}}, "finite number"),
@@ -68,6 +69,28 @@ def test_every_field_says_what_it_trades() -> None:
 def test_contradictions_are_refused(tree: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Config.model_validate(tree)
+
+
+def _task(name: str) -> dict[str, Any]:
+    return {"tasks": {name: {"column": "T", "labels": ["a", "b"]}}, "split": {"stratify": name}}
+
+
+TABLES_OWN = ["row_id", "title", "comment", "split", "length", "input_ids", "token_type_ids", "multiplicity", "overall", "_source_row"]
+
+
+@pytest.mark.parametrize("name", [*TABLES_OWN, *sorted(n for n in dir(nn.ModuleDict()) if n.isalpha() and n.islower())])
+def test_names_that_are_taken_are_refused(name: str) -> None:
+    """Columns of the tables that a run goes through, and what torch's ModuleDict will not take as a key."""
+    with pytest.raises(ValidationError, match=f"the name '{name}' is taken"):
+        DataConfig.model_validate(_task(name))
+    assert DataConfig.model_validate(_task(f"{name.strip('_')}s_")).tasks
+
+
+def test_r_drop_is_switched_off_by_its_alpha_alone() -> None:
+    """A preset's warm-up stays behind and says nothing."""
+    config = resolve("baseline", sets=["loss.r_drop_alpha=0"]).config
+    assert config.loss.r_drop_warmup_epochs == 1
+    assert [r_drop_alpha(config.loss, epoch, 0, [5] * 6) for epoch in range(6)] == [0.0] * 6
 
 
 def test_a_configuration_is_fixed_once_built() -> None:

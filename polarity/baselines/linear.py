@@ -118,13 +118,18 @@ def _fit_task(terms: csr_matrix, codes: Codes, task: str, say: Say) -> LogisticR
     if len(np.unique(codes[known])) < 2:
         say(f"linear baseline: the training rows hold one class of {task} only, which is predicted for every row")
         return None
-    classifier = LogisticRegression(C=INVERSE_REGULARISATION, class_weight="balanced", max_iter=MAX_ITERATIONS)
+    classifier = new_classifier()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         classifier.fit(terms[known], codes[known])
     if any(issubclass(warning.category, ConvergenceWarning) for warning in caught):
         say(f"linear baseline: {task} did not converge in {MAX_ITERATIONS} iterations; its scores may be a little low")
     return classifier
+
+
+def new_classifier() -> LogisticRegression:
+    """The recipe's logistic regression, not yet fitted."""
+    return LogisticRegression(C=INVERSE_REGULARISATION, class_weight="balanced", max_iter=MAX_ITERATIONS)
 
 
 def _terms(features: list[tuple[str, TfidfVectorizer]], comments: pa.Table) -> csr_matrix:

@@ -4,16 +4,33 @@ import sys
 
 import typer
 
-from polarity.cli import benchmark, data, training
+from polarity.cli import ablation, benchmark, data, models, ops, prediction, reporting, results, training
 from polarity.errors import PolarityError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and judge multi-task classifiers of comments."
 )
-app.command("train")(training.train)
-app.command("config")(training.config)
-app.command("points")(training.points)
-app.command("benchmark")(benchmark.benchmark)
+# In the order in which people meet them; `--help` lists them so.
+for command in (
+    training.train,
+    results.evaluate,
+    results.compare,
+    prediction.predict,
+    prediction.serve,
+    reporting.report,
+    ablation.ablate,
+    ablation.tune,
+    models.soup,
+    models.ensemble,
+    models.export,
+    training.config,
+    training.points,
+    benchmark.benchmark,
+    ops.doctor,
+):
+    app.command()(command)
+# What follows the job's name belongs to the job.
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False})(ops.submit)
 app.add_typer(data.app, name="data")
 
 

@@ -18,18 +18,22 @@ _ORDER_SALT, _BATCH_SALT, _MIXUP_SALT, _TORCH_SALT = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """One padded batch: `input_ids`, `attention_mask` and `token_type_ids` (B, L) int64; L is the longest row's length."""
+    """One padded batch: `input_ids`, `attention_mask` and `token_type_ids` (B, L) int64; L is the longest row's length.
+
+    `features` (B, L, D) float32, zero on padding, where the corpus has them.
+    """
 
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64]
     token_type_ids: NDArray[np.int64] | None
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
 class Corpus:
     """A tokenized table as flat arrays: tokens of row i are `tokens[offsets[i]:offsets[i + 1]]`; labels are -1 where missing.
 
-    `index` is the table's `row_id` and label columns.
+    `index` is the table's `row_id` and label columns. `features`, where somebody computed them, are D numbers for each token.
     """
 
     index: pa.Table
@@ -38,6 +42,7 @@ class Corpus:
     types: NDArray[np.int8] | None
     labels: dict[str, NDArray[np.int64]]
     pad_id: int
+    features: NDArray[np.float32] | None = None
 
     @classmethod
     def from_table(cls, table: pa.Table, tasks: list[str], pad_id: int) -> "Corpus":
@@ -71,7 +76,14 @@ class Corpus:
         places = np.where(mask, self.offsets[rows][:, None] + columns[None, :], 0)
         ids = np.where(mask, self.tokens[places], self.pad_id).astype(np.int64)
         types = None if self.types is None else np.where(mask, self.types[places], 0).astype(np.int64)
-        return TokenBatch(ids, mask.astype(np.int64), types)
+        return TokenBatch(ids, mask.astype(np.int64), types, self._padded_features(mask, places))
+
+    def _padded_features(self, mask: NDArray[np.bool_], places: NDArray[np.int64]) -> NDArray[np.float32] | None:
+        if self.features is None:
+            return None
+        padded = np.zeros((*mask.shape, self.features.shape[1]), dtype=np.float32)
+        padded[mask] = self.features[places[mask]]
+        return padded
 
 
 def epoch_rows(corpus: Corpus, config: Config, epoch: int) -> Rows:

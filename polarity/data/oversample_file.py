@@ -5,13 +5,23 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from polarity.config import DataConfig
+from polarity.data.canonical import PROBLEM, Layout, find_columns
+from polarity.data.formats import open_source
+from polarity.data.oversample import row_hash
+from polarity.data.read import annotated_blocks, settle
+from polarity.data.source import Part, Source
 from polarity.errors import DataError
 
 ROW_GROUP = 65_536
+Say = Callable[[str], None]
+_SURVEY = pa.schema([("hash", pa.uint64()), ("bad", pa.bool_())])
 
 
 def _check_target(source: str, out: Path, overwrite: bool) -> None:
@@ -64,14 +74,52 @@ def _abandon(writer: pq.ParquetWriter) -> None:
         return
 
 
-def write_oversampled(
-    source: str, data: DataConfig, out: Path, *, seed: int, epoch: int, say: Callable[[str], None], overwrite: bool = False
-) -> int:
+def _surveyed(source: Source, layout: Layout, part: Part) -> Iterator[pa.Table]:
+    """The hash of each row's id, and whether the row is bad."""
+    for block in annotated_blocks(source, layout, part):
+        ids = block["row_id"].fill_null("")
+        yield pa.table([pa.array(row_hash(ids, 0, 0)), pc.is_valid(block[PROBLEM])], schema=_SURVEY)
+
+
+def _check_rows(source: Source, layout: Layout, data: DataConfig, say: Say) -> None:
+    """Tell how many rows are left out as bad, and refuse row ids that stand twice: in the stage their copies would be mixed up.
+
+    Reads the source once and keeps 8 bytes a row; only where hashes meet, once more.
+    """
+    from polarity.data.datasource import dataset_of
+    from polarity.data.oversample_stage import arrow_batches
+    from polarity.data.read import original_error
+
+    rows, hashes = 0, [np.zeros(0, dtype=np.uint64)]
+    with original_error():
+        for batch in arrow_batches(dataset_of(source, lambda part: _surveyed(source, layout, part), _SURVEY)):
+            rows += batch.num_rows
+            hashes.append(batch.filter(pc.invert(batch["bad"]))["hash"].to_numpy())
+    good = np.concatenate(hashes)
+    left_out = rows - len(good)
+    if left_out and data.bad_rows == "drop":
+        say(f"{source.name}: left out {left_out:,} of {rows:,} rows as bad (data.bad_rows=drop); `polarity data check` lists them")
+    good.sort()
+    twice = np.unique(good[1:][good[1:] == good[:-1]])
+    if len(twice):
+        settle(_rows_of(source, layout, twice), source, layout, data, say)
+
+
+def _rows_of(source: Source, layout: Layout, hashes: npt.NDArray[np.uint64]) -> pa.Table:
+    found = []
+    for block in annotated_blocks(source, layout):
+        among = np.isin(row_hash(block["row_id"].fill_null(""), 0, 0), hashes)
+        found.append(block.filter(pc.and_(pa.array(among), pc.is_null(block[PROBLEM]))))
+    return pa.concat_tables(found)
+
+
+def write_oversampled(source: str, data: DataConfig, out: Path, *, seed: int, epoch: int, say: Say, overwrite: bool = False) -> int:
     """Writes the rows of one epoch to the Parquet file `out`, as training would see them, and returns how many there are.
 
     Streams through Ray Data in flat memory. Columns: row_id, title, comment, each task's label as text, and `multiplicity` (int32,
-    how often the row is in the file). The file appears whole or not at all. Raises DataError for a source that cannot be read, an `out`
-    that exists (unless `overwrite`) or cannot be written, or a full disk.
+    how often the row is in the file). The file appears whole or not at all. `say` hears how many bad rows were left out; duplicates stay,
+    as it is for the split to find those that leak. Raises DataError for a source that cannot be read, row ids that stand twice, an
+    `out` that exists (unless `overwrite`) or cannot be written, or a full disk.
     """
     from polarity.data.oversample_stage import arrow_batches, oversample_dataset
     from polarity.data.read import original_error, read_dataset
@@ -79,6 +127,8 @@ def write_oversampled(
     _check_target(source, out, overwrite)
     labels = {name: task.labels for name, task in data.tasks.items()}
     columns = ["row_id", "title", "comment", *labels, "multiplicity"]
+    opened = open_source(source)
+    _check_rows(opened, find_columns(opened, data), data, say)
     repeated = oversample_dataset(read_dataset(source, data), data, seed=seed, epoch=epoch)
 
     def named() -> Iterator[pa.Table]:

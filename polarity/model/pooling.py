@@ -6,6 +6,9 @@ Shapes: B rows, L tokens, D hidden size, P pooled size (D, 2D or 3D).
 import torch
 from torch import Tensor, nn
 
+LAST_LAYERS = 4
+"""Layers that `last4_mean` averages, where the encoder has so many."""
+
 
 def masked_mean(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     """Mean over each row's real tokens, in float32."""
@@ -31,8 +34,10 @@ class AttentionPooling(nn.Module):
 class Pooling(nn.Module):
     """One of `last4_mean`, `attention`, `cls`, `mean`, and what is concatenated to it: base, then CLS, then mean."""
 
-    def __init__(self, kind: str, hidden_size: int, *, concat_cls: bool, concat_mean: bool) -> None:
+    def __init__(self, kind: str, hidden_size: int, *, concat_cls: bool, concat_mean: bool, layers: int = LAST_LAYERS) -> None:
+        """`layers` is how many the encoder has: one of fewer than four averages those it has, not its embeddings too."""
         super().__init__()
+        self.averaged = min(LAST_LAYERS, layers)
         self.kind, self.concat_cls, self.concat_mean = kind, concat_cls, concat_mean
         self.output_size = hidden_size * (1 + concat_cls + concat_mean)
         self.attention = AttentionPooling(hidden_size) if kind == "attention" else None
@@ -57,7 +62,7 @@ class Pooling(nn.Module):
             pooled: Tensor = self.attention(layers[-1], mask_BL)
             return pooled
         if self.kind == "last4_mean":
-            return masked_mean(torch.stack(layers[-4:]).float().mean(0), mask_BL)
+            return masked_mean(torch.stack(layers[-self.averaged :]).float().mean(0), mask_BL)
         if self.kind == "cls":
             return layers[-1][:, 0].float()
         return masked_mean(layers[-1], mask_BL)

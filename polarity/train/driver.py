@@ -5,13 +5,14 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 
 from polarity.artifacts import CHECKPOINTS, RunFolder
@@ -31,7 +32,8 @@ def start_ray(cluster: ClusterConfig, say: Say) -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(cluster.start_timeout_s))
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every worker's line twice
-    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and timings are in Ray's log files
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that we draw our own
     if not sys.stdout.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # no escape codes in a file
     if ray.is_initialized():
@@ -53,7 +55,7 @@ def describe_resources() -> str:
 def scaling(cluster: ClusterConfig) -> ScalingConfig:
     """What the worker group asks for; `gpu: auto` takes GPUs where there is one for every worker."""
     gpus = ray.cluster_resources().get("GPU", 0)
-    use_gpu = cluster.gpu == "yes" or (cluster.gpu == "auto" and gpus >= cluster.workers)
+    use_gpu = cluster.gpu == "always" or (cluster.gpu == "auto" and gpus >= cluster.workers)
     return ScalingConfig(num_workers=cluster.workers, use_gpu=use_gpu, resources_per_worker={"CPU": cluster.cpus_per_worker})
 
 
@@ -78,8 +80,8 @@ def wait_for_resources(cluster: ClusterConfig, need: ScalingConfig) -> None:
         time.sleep(0.5)
 
 
-def fit(job: Job, say: Say, *, resume: bool) -> None:
-    """Train on the cluster's workers; the first one writes the results into the run folder.
+def fit(job: Job, say: Say, *, resume: bool, callbacks: Sequence[UserCallback] = ()) -> None:
+    """Train on the cluster's workers; the first one writes the results into the run folder. `callbacks` hear of every report.
 
     Raises `RunError` for what stopped training, with the worker's own words.
     """
@@ -102,7 +104,8 @@ def fit(job: Job, say: Say, *, resume: bool) -> None:
             storage_path=storage,
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
-            logging_config=LoggingConfig(log_level="WARNING"),  # Ray's own log files keep everything
+            logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # Ray's own log files keep everything
+            callbacks=list(callbacks),  # type: ignore[arg-type]  # the public type is still that of Train V1
         ),
     )
     try:

@@ -8,7 +8,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +22,14 @@ from polarity.data.batch import Corpus, Rows, global_batches, padded_share, step
 from polarity.errors import RunError
 from polarity.loss.adaptive import AdaptiveGamma
 from polarity.loss.objective import TaskObjective, TaskStatistics, r_drop_alpha
+from polarity.model.frozen import split_model
 from polarity.model.multitask import MultitaskModel
+from polarity.model.vocabulary import WholeTable, use_rows
 from polarity.optim.centralization import centralizable, centralize_gradients
 from polarity.optim.groups import parameter_groups
 from polarity.optim.schedule import learning_rate
 from polarity.train.checkpoints import Checkpoint, TrainState, Weights, load_checkpoint, save_checkpoint
+from polarity.train.features import weights_digest, with_features
 from polarity.train.precision import grad_scaler, resolve_precision
 from polarity.train.progress import Progress
 from polarity.train.step import Stepper, bare
@@ -68,7 +71,7 @@ def run_training(
     """Train `model`, keep the best epoch by overall macro-F1 on validation, and score validation and test with it.
 
     `resume` is a checkpoint folder. Raises `RunError` after `train.max_bad_steps` non-finite steps, naming the batch's rows, and
-    when a checkpoint belongs to another configuration or to other rows.
+    when a checkpoint belongs to another configuration or to other rows, and `ConfigError` where `model.frozen_layers` does not fit.
     """
     started = time.monotonic()
     checkpoint = None if resume is None else load_checkpoint(resume)
@@ -81,9 +84,11 @@ def run_training(
         training.validate()
         training.save(report)
     training.load_best()
+    training.restore_table()
     parts = {"validation": tables.validation, "test": tables.test}
+    training.model = model  # whole again where layers were frozen: what is saved is what is judged
     predictions = {name: training.predict(part) for name, part in parts.items() if part is not None}
-    return Result(bare(training.model), predictions, training.state, time.monotonic() - started)
+    return Result(model, predictions, training.state, time.monotonic() - started)
 
 
 @dataclass
@@ -100,26 +105,42 @@ class Training:
     """Model, optimizer and state of one run; each method is one word of the sentence in `run_training`."""
 
     def __init__(self, config: Config, tables: Tables, model: MultitaskModel, world: World, say: Say, precision: str | None) -> None:
-        self.config, self.tables, self.world, self.say = config, tables, world, say
+        self.config, self.world, self.say = config, world, say
         seed_everything(config.train.seed)
         torch.use_deterministic_algorithms(config.train.deterministic)
         self.precision = precision or resolve_precision(config.train.precision, world)
-        nn.Module.to(model, world.device).train()
-        self.model: nn.Module = model if world.size == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
         layers = model.encoder.config.num_hidden_layers
+        nn.Module.to(model, world.device)
+        self.word_table: WholeTable | None = None
+        model, self.tables, left_out = self._reduce(model, tables)
+        model.train()
+        self.model: nn.Module = model if world.size == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
         groups = parameter_groups(model, layers, config.optim)
         self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
         self.scaler = grad_scaler(self.precision, world.device)
         self.centralizable = centralizable(model) if config.optim.gradient_centralization else []
         self.objectives = {task: TaskObjective(task, config.loss, tables.statistics[task], world.device) for task in config.data.tasks}
-        self.stepper = Stepper(self.model, tables.train, self.objectives, config, world, self.precision)
+        self.stepper = Stepper(self.model, self.tables.train, self.objectives, config, world, self.precision)
         self.steps = steps_per_epoch(tables.train, config)
         self.total_steps = sum(self.steps)
         world.assert_equal("the number of steps", self.steps)
-        self.state = TrainState(precision=self.precision, fingerprint=fingerprint(config, tables))
+        self.state = TrainState(precision=self.precision, fingerprint=fingerprint(config, tables, left_out))
         self.best: Weights | None = None
         self.progress = Progress(config, self.steps, say if world.is_first else None)
         self.epoch = _Epoch()
+
+    def _reduce(self, model: MultitaskModel, tables: Tables) -> tuple[MultitaskModel, Tables, str]:
+        """The part of the model that is trained, the rows as it takes them, and a hash of what is left out of it and its checkpoints.
+
+        The test rows are for the whole model. Without frozen layers only the word table is reduced, in the model itself.
+        """
+        if not self.config.model.frozen_layers:
+            self.word_table = use_rows(model.encoder, np.concatenate([tables.train.tokens, tables.validation.tokens]))
+            return model, tables, weights_digest(self.word_table.table) if self.word_table else ""
+        lower, upper = split_model(model, self.config.model.frozen_layers)
+        corpora, size = [tables.train, tables.validation], self.config.train.eval_batch_size
+        train, validation = with_features(lower, corpora, self.world, batch_size=size, precision=self.precision, say=self.say)
+        return upper, replace(tables, train=train, validation=validation), weights_digest(lower)
 
     def finished(self) -> bool:
         """All epochs done, the step limit reached, or no gain for longer than the patience."""
@@ -239,7 +260,10 @@ class Training:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue where `checkpoint` stood."""
         if checkpoint.state.fingerprint != self.state.fingerprint:
-            raise RunError("the checkpoint was made with another configuration or other rows: resume with the ones it was started with")
+            raise RunError(
+                "the checkpoint was made with another configuration, other rows or other encoder weights: "
+                "resume with what it was started with"
+            )
         self.state, self.best = checkpoint.state, checkpoint.best
         if self.state.step != sum(self.steps[: self.state.epoch]) and not self.finished():
             raise RunError(f"the run was cut inside epoch {self.state.epoch} by train.max_steps: the rest of that epoch cannot be made up")
@@ -256,11 +280,25 @@ class Training:
             raise RunError("no epoch was finished: nothing to keep")
         bare(self.model).load_state_dict(self.best)
 
+    def restore_table(self) -> None:
+        """Make the word table whole again, where it was reduced: the rows that were left out have what weight decay leaves of them."""
+        if self.word_table is not None:
+            self.word_table.restore(self._decay_of_unused_words())
 
-def fingerprint(config: Config, tables: Tables) -> str:
-    """Hash of what decides a run's numbers: configuration (placement and step limit left out) and training and validation rows."""
+    def _decay_of_unused_words(self) -> float:
+        """The product of 1 - rate x decay (AdamW's, Loshchilov & Hutter 2019) over the steps taken up to the best epoch."""
+        weight = bare(self.model).encoder.get_input_embeddings().weight
+        group = next(g for g in self.optimizer.param_groups if any(p is weight for p in g["params"]))
+        steps = [row for row in self.state.history if row["kind"] == "step" and row["epoch"] <= self.state.best_epoch + 1]
+        rates = np.array([row["lr"] for row in steps if np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"])])
+        return float(np.prod(1.0 - rates * group["lr_multiplier"] * group["weight_decay"]))
+
+
+def fingerprint(config: Config, tables: Tables, left_out: str) -> str:
+    """Hash of what decides a run's numbers: configuration (placement and step limit left out), training and validation rows, and
+    the hash of the weights that are left out of checkpoints."""
     settings: dict[str, Any] = config.model_dump(mode="json", exclude={"cluster": True, "train": {"max_steps", "log_every", "resamples"}})
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + left_out).encode())
     for corpus in (tables.train, tables.validation):
         for array in (corpus.offsets, corpus.tokens, *corpus.labels.values()):
             digest.update(np.ascontiguousarray(array).tobytes())

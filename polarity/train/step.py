@@ -15,9 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows, micro_batches, mixup_draw, torch_seed
 from polarity.loss.objective import Counts, Mixing, TaskObjective
+from polarity.model.frozen import given_states
 from polarity.model.multitask import Mix, MultitaskModel
 from polarity.train.precision import autocast
-from polarity.train.validate import to_tensors
+from polarity.train.validate import states_of, to_tensors
 from polarity.train.world import World
 
 
@@ -68,10 +69,13 @@ class Stepper:
     def _forward(self, plan: GlobalBatch, micro: int, step: int, alpha: float, parts: dict[str, Tensor], *, observe: bool = True) -> Tensor:
         rows, mixing, device = plan.micros[micro], plan.mixings[micro], self._world.device
         passes, samples = 2 if alpha > 0 else 1, max(1, self._config.model.multi_sample.samples)
-        inputs = {name: t.repeat(passes, 1) for name, t in to_tensors(self._corpus.collate(rows), device).items()}
+        batch = self._corpus.collate(rows)
+        inputs = {name: t.repeat(passes, 1) for name, t in to_tensors(batch, device).items()}
+        states = states_of(batch, device)
+        states = states if states is None else states.repeat(passes, 1, 1)
         mix = None if mixing is None else (mixing.lam, torch.from_numpy(mixing.permutation).to(device))
         torch.manual_seed(torch_seed(self._config.train.seed, step, micro))
-        with autocast(self._precision, device):
+        with autocast(self._precision, device), given_states(bare(self._model), states):
             logits = self._model(**inputs, mix=_for_passes(mix, len(rows), passes), samples=samples)
         total = torch.zeros((), device=device)
         for task, objective in self._objectives.items():

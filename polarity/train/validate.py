@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from polarity.data.batch import Corpus, TokenBatch, evaluation_batches
 from polarity.evaluate.metrics import confusion_matrix, macro_f1
+from polarity.model.frozen import given_states
 from polarity.model.inference import score
 from polarity.model.multitask import MultitaskModel
 from polarity.train.precision import autocast
@@ -28,14 +29,20 @@ def to_tensors(batch: TokenBatch, device: torch.device) -> dict[str, torch.Tenso
     return {name: torch.from_numpy(a).to(device, non_blocking=True) for name, a in arrays.items() if a is not None}
 
 
+def states_of(batch: TokenBatch, device: torch.device) -> torch.Tensor | None:
+    """The batch's features on `device`, for `given_states`; None where the corpus has none."""
+    return None if batch.features is None else torch.from_numpy(batch.features).to(device, non_blocking=True)
+
+
 def predict(model: MultitaskModel, corpus: Corpus, world: World, *, batch_size: int, precision: str) -> Predictions:
     """Score every row of the corpus over all workers; the result is whole, and the same, on every one of them."""
     training = model.training
     model.train(False)
     parts = []
     for rows in evaluation_batches(corpus.lengths, batch_size)[world.rank :: world.size]:
-        with autocast(precision, world.device):
-            scores = score(model, to_tensors(corpus.collate(rows), world.device))
+        batch = corpus.collate(rows)
+        with autocast(precision, world.device), given_states(model, states_of(batch, world.device)):
+            scores = score(model, to_tensors(batch, world.device))
         parts.append((rows, {t: (s.probabilities.cpu().numpy(), s.predicted.cpu().numpy()) for t, s in scores.items()}))
     model.train(training)
     gathered = [part for worker in world.gather(parts) for part in worker]

@@ -23,12 +23,16 @@ from polarity.train.world import World
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a worker needs. `parts` are tokenized tables by name, `run_dir` is reachable from every worker."""
+    """Everything that a worker needs. `parts` are tokenized tables by name, `run_dir` is reachable from every worker.
+
+    `keep_model`: whether the model itself is written; a study's trials are judged by their predictions and would fill the disk.
+    """
 
     config: Config
     parts: dict[str, pa.Table]
     statistics: dict[str, TaskStatistics]
     run_dir: str
+    keep_model: bool = True
 
 
 def work(job: Job, report: Report, *, world: World, say: Say, resume: Path | None) -> None:
@@ -52,10 +56,11 @@ def _write(job: Job, result: Result, tokenizer: PreTrainedTokenizerFast) -> None
         build_predictions(name, job.parts[name], scores.probabilities, job.config.labels, scores.predicted)
         for name, scores in result.predictions.items()
     ]
-    with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary:
-        result.model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        folder.write_folder(MODEL, Path(temporary))
+    if job.keep_model:
+        with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary:
+            result.model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            folder.write_folder(MODEL, Path(temporary))
     folder.write_parquet(HISTORY, pa.Table.from_pylist(_same_columns(result.state.history)))
     folder.write_parquet(PREDICTIONS, pa.concat_tables(judged))
 

@@ -19,7 +19,11 @@ from polarity.encoders import EncoderFiles, load_tokenizer, resolve_encoder
 from polarity.environment import describe_environment
 from polarity.errors import ConfigError, RunError
 from polarity.evaluate import Stability, build_metrics, render_metrics
+from polarity.evaluate.drift import describe_tokens
+from polarity.report.record import Comments
 from polarity.resolve import dump_config
+from polarity.workflows.calibrate import calibrate_run
+from polarity.workflows.report import report_run
 
 Say = Callable[[str], None]
 
@@ -32,6 +36,8 @@ class Prepared:
     encoder: EncoderFiles
     tokens: dict[str, pa.Table]
     ledger: Ledger
+    unknown_id: int | None
+    """The tokenizer's unknown token."""
 
 
 def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = print) -> dict[str, Any]:
@@ -47,6 +53,9 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
     _fit(config, folder, prepared, say, resume=resume)
     metrics = judge(config, folder, prepared.splits, say)
     say(render_metrics(metrics))
+    calibrate_run(folder, say, labels=config.labels)
+    held_out = {name: table for name, table in prepared.splits.parts.items() if name != "train"}
+    report_run(folder, say=say, comments=Comments(held_out))
     say(f"run folder: {folder.uri}")
     return metrics
 
@@ -67,7 +76,7 @@ def prepare(config: Config, say: Say) -> Prepared:
         )
         for name, table in splits.parts.items()
     }
-    return Prepared(splits, encoder, tokens, ledger)
+    return Prepared(splits, encoder, tokens, ledger, tokenizer.unk_token_id)
 
 
 def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> dict[str, Any]:
@@ -119,6 +128,7 @@ def _describe(folder: RunFolder, config: Config, prepared: Prepared) -> None:
     splits = prepared.splits
     environment["rows"] = {name: table.num_rows for name, table in splits.parts.items()}
     environment["dropped_from_train"] = {"rows": splits.dropped, "row_ids": splits.leaks["train_row_id"].to_pylist()}
+    environment["train_tokens"] = describe_tokens(prepared.tokens["train"]["input_ids"], prepared.unknown_id)
     folder.write_json(artifacts.ENVIRONMENT, environment)
     folder.write_json(artifacts.LEDGER, prepared.ledger.to_json())
     folder.write_text(artifacts.CONFIG, dump_config(config))

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from polarity.config import DataConfig, SplitConfig
 from polarity.data.read import read_comments
@@ -171,9 +172,12 @@ def test_split_column_must_exist_and_be_filled(tmp_path: Path) -> None:
 
 
 def test_task_may_not_take_the_name_of_a_text_column() -> None:
+    """The configuration refuses it, and so does the reader, for one that was built around the checks."""
     tasks = {"title": DataConfig().tasks["sentiment"]}
+    with pytest.raises(ValidationError, match="the name 'title' is taken"):
+        DataConfig(tasks=tasks, split=SplitConfig(kind="joint"))
     with pytest.raises(DataError, match=r"data\.tasks\.title"):
-        read_comments("sample:10", DataConfig(tasks=tasks, split=SplitConfig(kind="joint")))
+        read_comments("sample:10", DataConfig().model_copy(update={"tasks": tasks}))
 
 
 def test_all_rows_bad_is_an_error_even_when_dropping(tmp_path: Path) -> None:

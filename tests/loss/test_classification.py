@@ -49,6 +49,44 @@ def test_weighted_loss_is_torchs() -> None:
     torch.testing.assert_close(row_losses(logits, labels, terms([0.0] * 3, WEIGHTS)), expected)
 
 
+def test_weights_and_smoothing_are_torchs_of_soft_targets() -> None:
+    """torch's cross-entropy of the smoothed targets, times the true class's weight."""
+    logits, labels = random_batch()
+    epsilon = torch.tensor(SMOOTHING)[labels].unsqueeze(-1)
+    targets = (1 - epsilon) * torch.nn.functional.one_hot(labels, 3) + epsilon / 3
+    expected = torch.nn.functional.cross_entropy(logits, targets, reduction="none") * torch.tensor(WEIGHTS)[labels]
+    torch.testing.assert_close(row_losses(logits, labels, terms([0.0] * 3, WEIGHTS, SMOOTHING)), expected)
+
+
+def test_the_mean_is_torchs_weighted_mean() -> None:
+    """Sum of losses over sum of weights, which is torch's reduction "mean" with weights; a missing label is its ignore_index."""
+    logits, labels = random_batch()
+    labels[::5] = -1
+    expected = torch.nn.functional.cross_entropy(logits, labels, weight=torch.tensor(WEIGHTS), ignore_index=-1)
+    known = labels >= 0
+    total = row_losses(logits, labels, terms([0.0] * 3, WEIGHTS)).sum() / torch.tensor(WEIGHTS)[labels[known]].sum()
+    torch.testing.assert_close(total, expected)
+
+
+def sigmoid_focal_loss(inputs: Tensor, targets: Tensor, alpha: float, gamma: float) -> Tensor:
+    """The form of torchvision.ops.sigmoid_focal_loss (torchvision is not installed for one function)."""
+    p = torch.sigmoid(inputs)
+    ce = torch.nn.functional.binary_cross_entropy_with_logits(inputs, targets, reduction="none")
+    p_t = p * targets + (1 - p) * (1 - targets)
+    alpha_t = alpha * targets + (1 - alpha) * (1 - targets)
+    return alpha_t * ce * ((1 - p_t) ** gamma)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0, 2.5])
+def test_of_two_classes_it_is_torchvisions_focal_loss(gamma: float) -> None:
+    """A softmax over (0, x) is the sigmoid of x; alpha is the weight of class 1, 1 - alpha that of class 0."""
+    x = 3 * torch.randn(50, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(50) % 2
+    both = ClassTerms(torch.tensor([0.75, 0.25]), torch.tensor([gamma] * 2), torch.ones(2), torch.zeros(2), focal=True)
+    found = row_losses(torch.stack([torch.zeros(50), x], dim=-1), labels, both)
+    torch.testing.assert_close(found, sigmoid_focal_loss(x, labels.float(), 0.25, gamma), rtol=1e-4, atol=1e-7)
+
+
 def test_the_whole_formula_row_by_row() -> None:
     """Weight, gamma, factor and smoothing are those of the true class: torch's smoothing would weigh the other classes by theirs."""
     logits, labels = random_batch()
@@ -67,8 +105,8 @@ def test_a_case_on_paper() -> None:
     assert found.item() == pytest.approx(0.75 * math.log(2.0), rel=1e-6)
 
 
-@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 2.0, 5.0])
-@pytest.mark.parametrize("size", [1.0, 20.0, 100.0, 200.0])
+@pytest.mark.parametrize("gamma", [0.0, 1e-3, 0.1, 0.3, 0.5, 0.99, 1.0, 1.5, 2.0, 2.5, 5.0, 20.0])
+@pytest.mark.parametrize("size", [0.0, 1.0, 9.0, 20.0, 60.0, 100.0, 200.0, 1e4])
 def test_gradients_are_finite_at_both_ends(gamma: float, size: float) -> None:
     logits = torch.tensor([[size, -size, -size], [-size, size, -size], [size, size, size], [0.0, -size, 0.0]], requires_grad=True)
     for label in range(3):
@@ -127,7 +165,25 @@ def test_symmetric_kl_sends_gradients_through_both_sides() -> None:
     assert first.grad.abs().sum() > 0 and second.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("size", [20.0, 100.0, 1e4])
+def test_gradients_of_the_divergence_are_finite_where_passes_are_sure_of_opposite_classes(size: float) -> None:
+    first = torch.tensor([[size, -size, 0.0], [size, -size, 0.0]], requires_grad=True)
+    second = torch.tensor([[-size, size, 0.0], [size, -size, 0.0]], requires_grad=True)
+    divergence = symmetric_kl(first, second)
+    divergence.sum().backward()
+    assert divergence.isfinite().all() and divergence[1] == 0.0
+    for side in (first, second):
+        assert side.grad is not None and side.grad.isfinite().all()
+
+
 def test_adaptive_smoothing() -> None:
     assert smoothing_per_class(0.08, [5905, 2677, 1383], adaptive=True) == pytest.approx([0.08, 0.08 * 1294 / 4522, 0.0])
     assert smoothing_per_class(0.08, [7, 7, 7], adaptive=True) == [0.08] * 3
     assert smoothing_per_class(0.08, [5905, 2677, 1383], adaptive=False) == [0.08] * 3
+
+
+def test_adaptive_smoothing_in_a_loop() -> None:
+    counts = np.random.default_rng(0).integers(1, 5000, 7)
+    found = smoothing_per_class(0.1, counts.tolist(), adaptive=True)
+    expected = [0.1 * (n - min(counts)) / (max(counts) - min(counts)) for n in counts]
+    assert found == pytest.approx(expected) and min(found) == 0.0 and max(found) == pytest.approx(0.1)

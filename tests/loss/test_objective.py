@@ -146,3 +146,51 @@ def test_r_drops_ramp() -> None:
     assert found == pytest.approx([0.0] * 8 + [0.06 * (i + 1) for i in range(10)] + [0.6] * 4)
     assert r_drop_alpha(LossConfig(r_drop_alpha=0.6), 0, 0, steps) == 0.6
     assert r_drop_alpha(LossConfig(), 3, 0, steps) == 0.0
+
+
+def by_numpy(x: np.ndarray, labels: np.ndarray, lam: float, turn: np.ndarray, alpha: float) -> float:
+    """Everything at once in loops over numbers: R-Drop x mixup x samples x missing labels x weights x gamma x smoothing."""
+    above = below = rows = divergence = 0.0
+    samples, passes, _, classes = x.shape
+    p = np.exp(x - x.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    for i in range(len(labels)):
+        kl = 0.0
+        for s in range(samples):
+            one, two = p[s, 0, i], p[s, 1, i]
+            kl += 0.5 * sum((a - b) * (np.log(a) - np.log(b)) for a, b in zip(one, two, strict=True)) / samples
+        for share, y in ((lam, labels[i]), (1 - lam, labels[turn[i]])):
+            if y < 0:
+                continue
+            for s in range(samples):
+                for v in range(passes):
+                    q = [0.95 * (c == y) + 0.05 / classes for c in range(classes)]
+                    entropy = -sum(q_c * np.log(p_c) for q_c, p_c in zip(q, p[s, v, i], strict=True))
+                    focal = (1 - p[s, v, i, y]) ** 1.5
+                    above += share * STATISTICS.class_weights[y] * focal * entropy / (samples * passes)
+            below += share * STATISTICS.class_weights[y]
+            rows += share
+            divergence += share * kl
+    return float(1.2 * (above / below + alpha * divergence / rows))
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.3, 0.9])
+def test_all_of_it_together_in_numpy(lam: float) -> None:
+    turn = np.array([2, 0, 1, 5, 4, 3, 7, 6])
+    task, x = objective(), 2 * logits(passes=2, samples=3)
+    found = task(x, torch.tensor(LABELS), (lam, torch.tensor(turn)), whole(task, Mixing(lam, turn)), 0.6).total
+    assert found.item() == pytest.approx(by_numpy(x.double().numpy(), LABELS, lam, turn, 0.6), rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [30.0, 300.0, 1e4])
+@pytest.mark.parametrize("gamma", [0.3, 1.0, 2.5])
+def test_gradients_are_finite_where_the_model_is_sure(size: float, gamma: float) -> None:
+    """Right or wrong, in both passes or in one, with adapted gamma and logit adjustment."""
+    task = objective(focal_gamma={"t": gamma}, adaptive_gamma=True, logit_adjustment=1.0)
+    task.gamma.update(np.array([0, 1, 2]), np.array([1.0, 0.0, 1.0]), np.ones(3))
+    task.refresh()
+    x = (size * torch.eye(3)[torch.arange(8) % 3]).repeat(2, 2, 1, 1)
+    x[1, 1] = -x[1, 1]
+    x.requires_grad_()
+    task(x, torch.tensor(LABELS), None, whole(task), 0.6).total.backward()
+    assert x.grad is not None and x.grad.isfinite().all()

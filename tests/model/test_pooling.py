@@ -66,3 +66,14 @@ def test_padding_does_not_matter_and_the_result_is_float32(kind: str) -> None:
 def test_only_last4_mean_needs_all_layers() -> None:
     needs = {k: Pooling(k, 4, concat_cls=True, concat_mean=True).needs_all_layers for k in ("last4_mean", "attention", "cls", "mean")}
     assert needs == {"last4_mean": True, "attention": False, "cls": False, "mean": False}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_a_short_encoder_averages_the_layers_it_has_and_not_its_embeddings(count: int) -> None:
+    """`layers` of the encoder are the embeddings' output and one state a layer."""
+    layers, mask = states(count + 1), torch.tensor(MASK)
+    found = Pooling("last4_mean", 4, concat_cls=False, concat_mean=False, layers=count)(layers, mask)
+    own = layers[1:][-4:]
+    for row in range(3):
+        means = [mean_by_hand(layer[row].tolist(), MASK[row]) for layer in own]
+        assert found[row].tolist() == pytest.approx([sum(m[d] for m in means) / len(own) for d in range(4)], abs=1e-6)

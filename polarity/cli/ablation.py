@@ -1,0 +1,146 @@
+"""`polarity ablate` and `polarity tune`: studies of many trainings."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from polarity.cli.options import (
+    OPTION_KEYS,
+    ConfigFile,
+    Data,
+    Encoder,
+    Epochs,
+    MaxSteps,
+    Preset,
+    Sets,
+    Test,
+    Train,
+    Validation,
+    say,
+)
+from polarity.errors import ConfigError
+
+if TYPE_CHECKING:
+    from polarity.tune.designs import Base
+    from polarity.tune.runner import Limits
+
+StudyDir = Annotated[str | None, typer.Option(help="The study's folder or URI; default studies/NAME-TIME.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the study in --study-dir; finished trials are kept.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed trials get their attempts again.")]
+GroupWorkers = Annotated[int, typer.Option("--workers", help="Workers of one trial. 1: trials run side by side, which is faster.")]
+BudgetText = Annotated[str | None, typer.Option("--budget", help="Start no trial after 30m or 2h, or above 200e (trial-epochs).")]
+MaxConcurrent = Annotated[int | None, typer.Option(help="Trials at a time; default: as many as the cluster's CPUs and GPUs take.")]
+GpusPerTrial = Annotated[float | None, typer.Option(help="Part of a GPU a trial, such as 0.5; default: one, where there are any.")]
+Seed0 = Annotated[int, typer.Option("--seed0", help="The first run seed; the others count up from it. The split has its own.")]
+Reduction = Annotated[float, typer.Option(help="ASHA: one in so many trials goes on at each rung.")]
+
+
+def ablate(
+    config: ConfigFile = None, preset: Preset = None, data: Data = None, train: Train = None, validation: Validation = None,
+    test: Test = None, encoder: Encoder = None, epochs: Epochs = None, max_steps: MaxSteps = None, sets: Sets = None,
+    workers: GroupWorkers = 1,
+    design: Annotated[str, typer.Option(help="only: baseline plus one; without: all ten less one; ladder: step by step; custom.")] = "only",
+    level: Annotated[str, typer.Option(help="Arms of tiers or of points.")] = "tiers",
+    arms: Annotated[Path | None, typer.Option(help="design custom: a YAML list of {name, points, tiers, set, reference}.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds that each confirmed arm runs in full; only these are compared.")] = 3,
+    explore_seeds: Annotated[int, typer.Option(help="Seeds of the exploration, in which ASHA stops arms early.")] = 1,
+    no_asha: Annotated[bool, typer.Option("--no-asha", help="Explore nothing: every arm in full over all seeds.")] = False,
+    seed0: Seed0 = 0, reduction: Reduction = 2.0,
+    effects_on: Annotated[str, typer.Option(help="Rows that measure effects: validation or test.")] = "validation",
+    budget: BudgetText = None, max_concurrent: MaxConcurrent = None, gpus_per_trial: GpusPerTrial = None,
+    study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List trials, time and the effect that can be found.")] = False,
+) -> None:  # fmt: skip
+    """Find out which tiers or points earn their place, and write a study folder with effects and a report.
+
+    Examples: polarity ablate --preset quickstart --design ladder --seeds 3;
+    polarity ablate --preset small --data comments.csv --design only --level points --seeds 5 --budget 8h;
+    polarity ablate --resume --study-dir studies/first
+    """
+    from polarity.workflows import ablate as workflow
+
+    limits = _limits(budget, max_concurrent, gpus_per_trial)
+    if resume:
+        given = {"CONFIG": config, "--preset": preset, "--data": data, "--train": train, "--validation": validation, "--test": test,
+                 "--encoder": encoder, "--epochs": epochs, "--max-steps": max_steps, "--set": sets, "--arms": arms}  # fmt: skip
+        workflow.resume(_resumed_dir(study_dir, given), limits=limits, retry_failed=retry_failed, say=say)
+        return
+    from polarity.tune.designs import Design, Level
+    from polarity.tune.plan import StudyPlan
+
+    base = _base(config, preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
+    chosen: Design = design  # type: ignore[assignment]  # design_arms refuses what is none
+    at: Level = level  # type: ignore[assignment]
+    question = workflow.Question(base, "custom" if arms is not None and design == "only" else chosen, at, arms)
+    plan = StudyPlan(seeds, 0 if no_asha else explore_seeds, seed0, effects_on, reduction)
+    if dry_run:
+        typer.echo(workflow.dry_run(question, plan, concurrent=max_concurrent, say=say))
+        return
+    workflow.ablate(question, plan, study_dir or _default_dir(design), limits=limits, say=say)
+
+
+def tune(
+    space: Annotated[Path | None, typer.Argument(help="YAML: {setting: {loguniform|uniform|quniform|choice: [...]}}.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; it wins over the preset.")] = None,
+    preset: Preset = None, data: Data = None, train: Train = None, validation: Validation = None, test: Test = None,
+    encoder: Encoder = None, epochs: Epochs = None, max_steps: MaxSteps = None, sets: Sets = None, workers: GroupWorkers = 1,
+    samples: Annotated[int, typer.Option(help="Configurations to draw, beside the one that is given.")] = 16,
+    grid: Annotated[bool, typer.Option("--grid", help="Every combination of a space of choices instead.")] = False,
+    seed0: Seed0 = 0, reduction: Reduction = 2.0, budget: BudgetText = None, max_concurrent: MaxConcurrent = None,
+    gpus_per_trial: GpusPerTrial = None, study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
+) -> None:  # fmt: skip
+    """Search settings under ASHA, and write the best configuration as best.yaml, which `polarity train` takes.
+
+    Examples: polarity tune space.yaml --preset small --data comments.csv --samples 24 --budget 4h;
+    polarity tune --resume --study-dir studies/search
+    """
+    from polarity.workflows import tune as workflow
+
+    limits = _limits(budget, max_concurrent, gpus_per_trial)
+    if resume:
+        given = {"SPACE": space, "--config": config, "--preset": preset, "--data": data, "--train": train, "--validation": validation,
+                 "--test": test, "--encoder": encoder, "--epochs": epochs, "--max-steps": max_steps, "--set": sets}  # fmt: skip
+        workflow.resume(_resumed_dir(study_dir, given), limits=limits, retry_failed=retry_failed, say=say)
+        return
+    if space is None:
+        raise ConfigError("which space? Give a YAML file such as space.yaml with optim.lr: {loguniform: [1.0e-5, 1.0e-4]}")
+    base = _base(config, preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
+    search = workflow.Search(base, space, samples, grid)
+    workflow.tune(search, study_dir or _default_dir("search"), seed0=seed0, reduction=reduction, limits=limits, say=say)
+
+
+def _base(
+    config: Path | None, preset: str | None, data: str | None, train: str | None, validation: str | None, test: str | None,
+    encoder: str | None, epochs: int | None, max_steps: int | None, workers: int, sets: list[str] | None,
+) -> "Base":  # fmt: skip
+    from polarity.tune.designs import Base
+
+    given: dict[str, Any] = {
+        "--data": data, "--train": train, "--validation": validation, "--test": test, "--encoder": encoder, "--epochs": epochs,
+        "--max-steps": max_steps, "--workers": workers,
+    }  # fmt: skip
+    options = {OPTION_KEYS[name]: (value, name) for name, value in given.items() if value is not None}
+    return Base(preset, config, options, tuple(sets or ()))
+
+
+def _limits(budget: str | None, max_concurrent: int | None, gpus_per_trial: float | None) -> "Limits":
+    from polarity.tune.conductor import parse_budget
+    from polarity.tune.runner import Limits
+
+    return Limits(parse_budget(budget), max_concurrent, gpus_per_trial)
+
+
+def _resumed_dir(study_dir: str | None, given: dict[str, Any]) -> str:
+    refused = [name for name, value in given.items() if value is not None]
+    if study_dir is None:
+        raise ConfigError("--resume needs --study-dir: which study is to go on?")
+    if refused:
+        raise ConfigError(f"--resume takes the study's own settings; leave out {', '.join(refused)}")
+    return study_dir
+
+
+def _default_dir(name: str) -> str:
+    from polarity.artifacts import default_run_dir
+
+    return default_run_dir(name).replace("runs/", "studies/", 1)

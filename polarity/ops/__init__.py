@@ -1,0 +1,1 @@
+"""Running elsewhere: is the cluster ready, and handing it a job."""

@@ -1,0 +1,197 @@
+"""Scoring of chunks: by actors of Ray Data's `map_batches`, in order, or in this process.
+
+Shapes: N rows, K classes.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polarity.data.source import Part, Source, positions
+from polarity.errors import DataError, RunError
+from polarity.predict.batch_parts import Predicted
+from polarity.predict.input import CHUNK
+
+if TYPE_CHECKING:
+    from polarity.predict.classifier import Classifier
+
+Say = Callable[[str], None]
+MOST_THREADS = 4
+"""CPUs of an actor on a large machine: a few fast actors need less memory than many slow ones."""
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How a run is loaded to score; see `load_classifier`."""
+
+    run: str
+    raw: bool = False
+    votes: str | None = None
+    device: str = "auto"
+    batch_size: int = 64
+
+    def load(self) -> "Classifier":
+        """The classifier."""
+        from polarity.predict.classifier import load_classifier
+
+        return load_classifier(self.run, raw=self.raw, votes=self.votes, device=self.device, batch_size=self.batch_size)
+
+
+class ChunkScorer:
+    """Turns chunks into predictions, each one row: the class Ray Data makes an actor of, or an object of this process."""
+
+    def __init__(self, options: ScoreOptions, threads: int = 0) -> None:
+        if threads:
+            import torch
+
+            torch.set_num_threads(threads)
+        self.classifier = options.load()
+
+    def __call__(self, chunks: pa.Table) -> pa.Table:
+        """One row a chunk: file, row, fault, and per task the lists `T` of class indices and `T_p` of probabilities."""
+        return pa.concat_tables([self._one(chunks.slice(index, 1)) for index in range(chunks.num_rows)])
+
+    def _one(self, chunk: pa.Table) -> pa.Table:
+        if chunk["fault"][0].is_valid:
+            predicted = _unscored(0, self.classifier.labels)
+        else:
+            title, comment = (chunk[name][0].values for name in ("title", "comment"))
+            predicted = score_rows(self.classifier, title, comment)
+        cells = {name: chunk[name] for name in ("file", "row", "fault")}
+        return pa.table(cells | {name: _one_list(column.combine_chunks()) for name, column in zip(*_named(predicted), strict=True)})
+
+
+def _named(table: pa.Table) -> tuple[list[str], list[pa.ChunkedArray]]:
+    return table.column_names, table.columns
+
+
+def _one_list(values: pa.Array) -> pa.Array:
+    return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
+
+
+def score_rows(classifier: "Classifier", title: pa.Array, comment: pa.Array) -> pa.Table:
+    """Columns `T` (int16) and `T_p` (lists of K float32) of N rows; null where the comment is null."""
+    known = np.flatnonzero(pc.is_valid(comment).to_numpy(zero_copy_only=False))
+    if not len(known):
+        return _unscored(len(comment), classifier.labels)
+    rows = pa.array(known)
+    scores = classifier.score(pa.table({"title": title.take(rows), "comment": comment.take(rows)}))
+    places = np.full(len(comment), -1)
+    places[known] = np.arange(len(known))
+    back = pa.array(places, mask=places < 0)
+    columns: dict[str, pa.Array] = {}
+    for task, classes in classifier.labels.items():
+        flat = pa.array(scores[task].probabilities.astype(np.float32).reshape(-1))
+        columns[task] = pa.array(scores[task].predicted.astype(np.int16)).take(back)
+        columns[f"{task}_p"] = pa.FixedSizeListArray.from_arrays(flat, len(classes)).take(back)
+    return pa.table(columns)
+
+
+def _unscored(rows: int, labels: Mapping[str, Sequence[str]]) -> pa.Table:
+    columns: dict[str, pa.Array] = {}
+    for task, classes in labels.items():
+        columns[task], columns[f"{task}_p"] = pa.nulls(rows, pa.int16()), pa.nulls(rows, pa.list_(pa.float32(), len(classes)))
+    return pa.table(columns)
+
+
+def in_process(parts: Sequence[Part], scorer: ChunkScorer) -> Iterator[Predicted]:
+    """The predictions of all parts' chunks, scored here."""
+    for part in parts:
+        for chunk in part.blocks(()):
+            yield from unpacked(scorer(chunk))
+
+
+def through_ray(parts: Sequence[Part], options: ScoreOptions, name: str, workers: int | None, say: Say) -> Iterator[Predicted]:
+    """The same, scored by actors on the cluster that runs, streamed in order."""
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    from polarity.data.datasource import CommentsSource
+    from polarity.data.read import original_error
+
+    actors = actor_resources(ray.cluster_resources(), workers, options.device)
+    say(f"scoring with {actors.describe()}")
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    _quiet_console()
+    block_size, context.target_max_block_size = context.target_max_block_size, 1  # bytes: a chunk a block, so that all actors get some
+    source = Source(name=name, columns=(), unit="row", parts=tuple(parts), locate=positions)
+    chunks = ray.data.read_datasource(
+        CommentsSource(source, _chunks_of, CHUNK),
+        override_num_blocks=len(parts),
+        # Reading needs little, and where the actors hold every CPU it would wait for one for ever.
+        num_cpus=0,
+        concurrency=min(2, len(parts)),
+    )
+    scored = chunks.map_batches(
+        ChunkScorer,
+        fn_constructor_args=(options, actors.threads),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=actors.count),
+        num_cpus=actors.cpus,
+        num_gpus=actors.gpus or None,
+    )
+    context.target_max_block_size = block_size  # a dataset has a copy of its own
+    with original_error():
+        for block in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from unpacked(block)
+
+
+def _quiet_console() -> None:
+    """Ray Data's running commentary goes to its own log files alone; what fails is raised."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.ERROR)
+
+
+def _chunks_of(part: Part) -> Iterator[pa.Table]:
+    return part.blocks(())
+
+
+def unpacked(table: Any) -> Iterator[Predicted]:
+    """The chunks of a scorer's table. Raises DataError for what could not be read."""
+    for row in range(table.num_rows):
+        if table["fault"][row].is_valid:
+            raise DataError(table["fault"][row].as_py())
+        names = [name for name in table.column_names if name not in ("file", "row", "fault")]
+        predictions = pa.table({name: table[name][row].values for name in names})
+        yield Predicted(table["file"][row].as_py(), table["row"][row].as_py(), predictions)
+
+
+@dataclass(frozen=True)
+class Actors:
+    """How many actors score, and what each takes."""
+
+    count: int
+    cpus: float
+    gpus: float
+    threads: int
+
+    def describe(self) -> str:
+        """In words."""
+        gpu = f" and {self.gpus:g} GPU" if self.gpus else ""
+        return f"{self.count} actor{'s' if self.count > 1 else ''}, {self.cpus:g} CPU{'s' if self.cpus > 1 else ''}{gpu} each"
+
+
+def actor_resources(have: Mapping[str, float], workers: int | None, device: str) -> Actors:
+    """Actors for a cluster's resources: one a GPU where there are any, else as many as its CPUs keep busy.
+
+    Raises RunError where `workers` are more than its CPUs, for they would wait for ever.
+    """
+    cpus, gpus = int(have.get("CPU", 0)), 0 if device == "cpu" else int(have.get("GPU", 0))
+    if workers is not None and workers > max(cpus, 1):
+        raise RunError(f"--workers {workers}: the cluster has {cpus} CPUs; lower it, or leave it out")
+    if gpus:
+        count = workers or gpus
+        each = cpus / count
+        return Actors(count, 1.0 if each >= 1 else each, 1.0 if gpus >= count else gpus / count, max(1, min(MOST_THREADS, int(each))))
+    count = workers or max(1, min(cpus, max(2, cpus // MOST_THREADS)))
+    threads = max(1, min(MOST_THREADS, cpus // count))
+    return Actors(count, float(threads) if cpus else 0.0, 0.0, threads)

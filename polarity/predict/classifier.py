@@ -1,0 +1,145 @@
+"""A trained run as something that scores comments: what every command uses that takes a RUN.
+
+Shapes: N rows, K classes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polarity.artifacts import CALIBRATION, ENSEMBLE, ENVIRONMENT, METRICS, RunFolder
+from polarity.data.canonical import VISIBLE
+from polarity.errors import DataError, RunError, nearest
+from polarity.evaluate.calibration import TaskCalibration, apply, read_calibration
+from polarity.evaluate.predictions import probability_column
+from polarity.predict.classifier_ensemble import load_ensemble
+from polarity.predict.classifier_model import ModelScorer
+from polarity.predict.scores import Scorer, Scores
+
+Votes = Literal["off", "mean", "vote"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Classifier:
+    """Scores comments with a trained run: `labels` is {task: classes in order}, `name` the run's, `calibrated` whether scores are."""
+
+    def __init__(self, name: str, scorer: Scorer, calibration: Mapping[str, TaskCalibration] | None = None) -> None:
+        self.name = name
+        self.labels: dict[str, list[str]] = scorer.labels
+        self.calibrated = calibration is not None
+        self._scorer, self._calibration = scorer, dict(calibration or {})
+
+    def score(self, table: pa.Table) -> dict[str, Scores]:
+        """{task: scores} of a comments table's rows, in their order; it needs the columns `title` and `comment`, without nulls.
+
+        Calibrated, `probabilities` are those after the temperature, and `predicted` also heeds the class biases, so that it may
+        differ from their argmax (as a vote over dropout samples may).
+        """
+        for name in ("title", "comment"):
+            if name not in table.column_names:
+                raise DataError(f"the table has no column {name!r} ({nearest(name, table.column_names)}); title may be '' in every row")
+        if not table.num_rows:
+            return {task: Scores(np.zeros((0, len(names)), np.float32), np.zeros(0, np.int64)) for task, names in self.labels.items()}
+        return {task: self._calibrated(task, scores) for task, scores in self._scorer(table).items()}
+
+    def _calibrated(self, task: str, scores: Scores) -> Scores:
+        fitted = self._calibration.get(task)
+        if fitted is None:
+            return scores
+        probabilities, predicted = apply(scores.probabilities, fitted.temperature, fitted.biases)
+        # A temperature moves no argmax, and must not undo a vote.
+        return Scores(probabilities.astype(np.float32), scores.predicted if fitted.biases is None else predicted)
+
+    def token_statistics(self, table: pa.Table) -> dict[str, Any] | None:
+        """Lengths and unknown tokens of a comments table's rows, as `polarity.evaluate.drift` compares them."""
+        return self._scorer.token_statistics(table)
+
+    def predict(self, texts: Sequence[str], titles: Sequence[str] | None = None) -> pa.Table:
+        """A table of `comment` and, for each task T, its class `T`, `T_p_CLASS` of every class, and `T_confidence`.
+
+        `titles` are the posts that are answered, one a text. Raises DataError for a text that is not one or is blank, and for
+        another number of titles.
+        """
+        comments = _texts(texts, "texts")
+        blank = pc.invert(pc.match_substring_regex(comments, VISIBLE))
+        if pc.any(blank).as_py():
+            raise DataError(f"text {pc.index(blank, True).as_py()} (counted from 0) holds nothing to classify: leave blank texts out")
+        if titles is not None and len(titles) != len(comments):
+            raise DataError(f"{len(comments)} texts but {len(titles)} titles: give one title a text, '' where there is none")
+        posts = pa.array([""] * len(comments), pa.large_string()) if titles is None else _texts(titles, "titles")
+        scores = self.score(pa.table({"title": posts, "comment": comments}))
+        return pa.table({"comment": comments, **prediction_columns(scores, self.labels)})
+
+
+def prediction_columns(scores: Mapping[str, Scores], labels: Mapping[str, Sequence[str]]) -> dict[str, pa.Array]:
+    """Scores as columns: per task T the class `T`, `T_p_CLASS` (float32) for each class, and `T_confidence`, the predicted class's."""
+    columns: dict[str, pa.Array] = {}
+    for task, classes in labels.items():
+        probabilities, predicted = scores[task].probabilities, scores[task].predicted
+        columns[task] = pa.array(list(classes), pa.string()).take(pa.array(predicted, pa.int64()))
+        for index, label in enumerate(classes):
+            columns[probability_column(task, label)] = pa.array(probabilities[:, index])
+        columns[f"{task}_confidence"] = pa.array(probabilities[np.arange(len(predicted)), predicted])
+    return columns
+
+
+def load_classifier(
+    run: str,
+    *,
+    raw: bool = False,
+    votes: str | None = None,
+    device: str = "auto",
+    batch_size: int = 64,
+    precision: Precision = "fp32",
+) -> Classifier:
+    """The classifier of a run folder or of an ensemble's (a local path or a URI).
+
+    `raw` leaves its calibration out; `votes` (off, mean, vote) replaces the run's own mode of multi-sample dropout; `device` is
+    auto, cpu, cuda or cuda:N; `precision` auto takes bf16 where the hardware computes it fast.
+    Raises RunError: no run there, files missing or damaged, written under another schema version, no such device.
+    """
+    if votes is not None and votes not in get_args(Votes):
+        raise RunError(f"votes {votes!r}: {nearest(votes, get_args(Votes))}")
+    if precision not in get_args(Precision):
+        raise RunError(f"precision {precision!r}: {nearest(precision, get_args(Precision))}")
+    if batch_size < 1:
+        raise RunError(f"batch_size must be at least 1, got {batch_size}")
+
+    def member(folder: RunFolder) -> Scorer:
+        return ModelScorer.load(folder, votes=votes, device=device, batch_size=batch_size, precision=precision)
+
+    folder = RunFolder.open(run)
+    check_version(folder)
+    scorer = load_ensemble(folder, member) if folder.exists(ENSEMBLE) else member(folder)
+    calibration = None if raw or not folder.exists(CALIBRATION) else read_calibration(folder, scorer.labels)
+    return Classifier(run_name(folder), scorer, calibration)
+
+
+def check_version(folder: RunFolder) -> None:
+    """Raise RunError where a run was written under another schema version; its files would be misread."""
+    for name in (ENVIRONMENT, METRICS):
+        if folder.exists(name):
+            folder.read_json(name)
+
+
+def run_name(folder: RunFolder) -> str:
+    """The last part of a run folder's path."""
+    return PurePosixPath(folder.root.rstrip("/\\").replace("\\", "/")).name or folder.uri
+
+
+def _texts(values: Sequence[str], what: str) -> pa.Array:
+    if isinstance(values, str):
+        raise DataError(f"{what} is one string: give a list, [{values[:20]!r}]")
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            kind = "missing" if value is None or (isinstance(value, float) and math.isnan(value)) else f"a {type(value).__name__}"
+            raise DataError(f"{what}[{index}] is {kind}, not text")
+    try:
+        return pa.array(list(values), pa.large_string())
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} hold half of a character that Unicode writes in two (a lone surrogate): {error.reason}") from error

@@ -1,0 +1,149 @@
+"""A run's own model as a scorer: tokenized as in training, in batches of similar length.
+
+Shapes: N rows, K classes.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import logging as transformers_logging
+
+from polarity.artifacts import CONFIG, MODEL, RunFolder
+from polarity.config import DataConfig
+from polarity.data.batch import Corpus, evaluation_batches
+from polarity.data.tokenize import _plain_backend, _tokenize
+from polarity.encoders import load_tokenizer
+from polarity.errors import ConfigError, EncoderError, RunError
+from polarity.evaluate.drift import describe_tokens
+from polarity.model.inference import score
+from polarity.model.multitask import MultitaskModel, load_model
+from polarity.predict.scores import Scores
+from polarity.resolve import parse_config
+from polarity.train.precision import autocast, resolve_precision
+from polarity.train.validate import to_tensors
+from polarity.train.world import World
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class ModelScorer:
+    """A model on its device with its tokenizer; `votes` is the mode of multi-sample dropout, `backend` the tokenizer without cuts."""
+
+    model: MultitaskModel
+    labels: dict[str, list[str]]
+    backend: Any
+    pad_id: int
+    unknown_id: int | None
+    types: bool
+    data: DataConfig
+    votes: str
+    device: torch.device
+    batch_size: int
+    precision: str
+
+    @classmethod
+    def load(cls, folder: RunFolder, *, votes: str | None, device: str, batch_size: int, precision: str) -> "ModelScorer":
+        """From a run folder's config.yaml and model/. Raises RunError: files missing, damaged or at odds, no such device."""
+        chosen = choose_device(device)
+        model, tokenizer = load_parts(folder)
+        config = run_config(folder)
+        if config.labels != dict(model.config.task_labels or {}):
+            raise RunError(f"{folder.uri}: {CONFIG} and {MODEL}/config.json name different tasks or classes; they are not of one run")
+        return cls(
+            model=model.to(chosen),  # type: ignore[arg-type]
+            labels=config.labels,  # config.json is sorted by name, the run's own order is this
+            backend=_plain_backend(tokenizer),  # made once: for 250,000 pieces it takes a second
+            pad_id=tokenizer.pad_token_id,
+            unknown_id=tokenizer.unk_token_id,
+            types="token_type_ids" in tokenizer.model_input_names,
+            data=config.data,
+            votes=votes or model.config.inference_mode,
+            device=chosen,
+            batch_size=batch_size,
+            precision=resolve_precision(precision, World(device=chosen)),
+        )
+
+    def __call__(self, table: pa.Table) -> dict[str, Scores]:
+        corpus = self.corpus(table)
+        found = {
+            task: Scores(np.empty((len(corpus), len(names)), np.float32), np.empty(len(corpus), np.int64))
+            for task, names in self.labels.items()
+        }
+        for rows in evaluation_batches(corpus.lengths, self.batch_size):
+            with autocast(self.precision, self.device):
+                scores = score(self.model, to_tensors(corpus.collate(rows), self.device), self.votes)
+            for task, of_task in scores.items():
+                found[task].probabilities[rows] = of_task.probabilities.float().cpu().numpy()
+                found[task].predicted[rows] = of_task.predicted.cpu().numpy()
+        return found
+
+    def corpus(self, table: pa.Table) -> Corpus:
+        """The rows as tokens, cut as in training."""
+        tokens = self._tokens(table)
+        return Corpus.from_table(tokens.append_column("row_id", pa.nulls(table.num_rows, pa.string())), [], self.pad_id)
+
+    def token_statistics(self, table: pa.Table) -> dict[str, Any]:
+        """Lengths and unknown tokens of the rows, to be compared with those of training."""
+        return describe_tokens(self._tokens(table)["input_ids"], self.unknown_id)
+
+    def _tokens(self, table: pa.Table) -> pa.Table:
+        texts = table.select(["title", "comment"]).cast(pa.schema([("title", pa.large_string()), ("comment", pa.large_string())]))
+        return _tokenize(texts, self.backend, self.data, self.types)
+
+
+def run_config(folder: RunFolder) -> Any:
+    """The run's configuration from its config.yaml. Raises RunError where it is missing or not one."""
+    try:
+        return parse_config(folder.read_text(CONFIG), f"{folder.uri}/{CONFIG}")
+    except ConfigError as error:
+        raise RunError(f"{error} (is the file of another version of polarity, or edited?)") from error
+
+
+def load_parts(folder: RunFolder) -> tuple[MultitaskModel, "PreTrainedTokenizerFast"]:
+    """Model (on the CPU, in evaluation mode) and tokenizer of a run folder, wherever it lies."""
+    with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary, _quiet():
+        local = folder.fetch_folder(MODEL, Path(temporary))
+        model = load_model(local)
+        try:
+            return model, load_tokenizer(local)
+        except EncoderError as error:
+            raise RunError(f"{folder.uri}/{MODEL}: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and its reports of what it loads, which `load_model` checks itself."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of `auto` (a GPU where there is one), cpu, cuda, cuda:N or mps. Raises RunError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RunError(f"device {name!r}: no such kind of device; take auto, cpu, cuda, cuda:1 or mps") from error
+    lacking = device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()
+    if lacking or (device.type == "mps" and not torch.backends.mps.is_available()):
+        raise RunError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA GPUs that torch can use; take cpu or auto")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise RunError(f"device {name!r}: take auto, cpu, cuda, cuda:1 or mps")
+    return device

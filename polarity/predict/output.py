@@ -1,0 +1,188 @@
+"""What predict writes: CSV, TSV, Parquet and JSON Lines, the input's columns first, the predictions behind them.
+
+A cell of a CSV that begins with = + - @ or a control character is run as a formula by spreadsheets, whoever wrote the comment
+(https://owasp.org/www-community/attacks/CSV_Injection). Such cells get an apostrophe in front, unless they are plain numbers.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from polarity.errors import DataError
+from polarity.evaluate.predictions import probability_column
+from polarity.predict.input_rows import Rows, as_table, column_text, json_text
+
+DIGITS = 6
+"""Digits of a probability in text formats."""
+FORMULA = r"^[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]"
+"""How a formula begins; the last four are the wide forms of = + - @, which some spreadsheets take too."""
+NUMBER = r"^[+\-]?[0-9]+([.,][0-9]+)*([eE][+\-]?[0-9]+)?%?$"
+
+
+def confidence_column(task: str) -> str:
+    """Name of the column with the probability of the predicted class."""
+    return f"{task}_confidence"
+
+
+def prediction_names(labels: Mapping[str, Sequence[str]], prefix: str = "") -> list[str]:
+    """Names of the columns that are added, in order."""
+    names = []
+    for task, classes in labels.items():
+        names += [task, *(probability_column(task, label) for label in classes), confidence_column(task)]
+    return [prefix + name for name in names]
+
+
+def prediction_table(part: pa.Table, labels: Mapping[str, Sequence[str]], prefix: str = "") -> pa.Table:
+    """Per task its class, the probability of each class, and the predicted class's; null for an empty comment."""
+    columns: list[pa.Array] = []
+    for task, classes in labels.items():
+        predicted, chances = part[task].combine_chunks(), part[f"{task}_p"].combine_chunks()
+        empty = pc.is_null(predicted)
+        flat = chances.fill_null([0.0] * len(classes)).flatten().to_numpy().reshape(-1, len(classes))
+        best = predicted.fill_null(0).to_numpy()
+        mask = empty.to_numpy(zero_copy_only=False)
+        columns.append(pa.array(list(classes), pa.string()).take(predicted))
+        columns += [pa.array(np.ascontiguousarray(flat[:, k]), mask=mask) for k in range(len(classes))]
+        columns.append(pa.array(flat[np.arange(len(flat)), best], mask=mask))
+    return pa.Table.from_arrays(columns, names=prediction_names(labels, prefix))
+
+
+def refuse_taken(columns: Iterable[str], added: Iterable[str], name: str) -> None:
+    """Raise DataError where an input has a column that is to be added."""
+    taken = set(columns) & set(added)
+    if taken:
+        raise DataError(f"{name}: has a column {min(taken)!r}, which predict adds: rename it, or put a --prefix before the added ones")
+
+
+class Writer(Protocol):
+    """Writes blocks of rows beside their predictions; `escaped` counts cells that would have been formulas."""
+
+    escaped: int
+
+    def write(self, rows: Rows, predictions: pa.Table) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+class CsvWriter:
+    """CSV or TSV in UTF-8, with quotes only where needed."""
+
+    def __init__(self, path: Path, name: str, schema: pa.Schema, delimiter: str, *, escape: bool) -> None:
+        self.escaped = 0
+        self._name, self._schema, self._escape, self._started = name, schema, escape, False
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self._writer = csv.writer(self._file, delimiter=delimiter, lineterminator="\n")
+        # The csv module does not see that a lone carriage return needs quotes; where there is one, everything gets them.
+        self._quoting = csv.writer(self._file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def write(self, rows: Rows, predictions: pa.Table) -> None:
+        table = as_table(rows, self._schema, self._name)
+        if not self._started:
+            names = pa.array([*self._schema.names, *predictions.column_names], pa.large_string())
+            self._write([[name] for name in self._safe(pa.chunked_array([names])).to_pylist()])
+            self._started = True
+        cells = [self._cells(column, name) for name, column in zip(table.column_names, table.columns, strict=True)]
+        self._write([*cells, *(_rounded(column) for column in predictions.columns)])
+
+    def _write(self, columns: list[list[Any]]) -> None:
+        returns = any(isinstance(cell, str) and "\r" in cell for column in columns for cell in column)
+        (self._quoting if returns else self._writer).writerows(zip(*columns, strict=True))
+
+    def _cells(self, column: pa.ChunkedArray, name: str) -> list[Any]:
+        if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+            return list(column.to_pylist())
+        return list(self._safe(column_text(column, name, self._name)).to_pylist())
+
+    def _safe(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+        if not self._escape:
+            return texts
+        formula = pc.match_substring_regex(texts, FORMULA)
+        if not pc.any(formula).as_py():
+            return texts
+        formula = pc.and_not(formula, pc.match_substring_regex(texts, NUMBER)).fill_null(False)
+        self.escaped += pc.sum(formula).as_py()
+        marked = pc.binary_join_element_wise(pa.scalar("'", texts.type), texts, pa.scalar("", texts.type))
+        return pc.if_else(formula, marked, texts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def _rounded(column: pa.ChunkedArray) -> list[Any]:
+    if not pa.types.is_floating(column.type):
+        return list(column.to_pylist())
+    return [None if value is None else f"{value:.{DIGITS}f}" for value in column.to_pylist()]
+
+
+class JsonlWriter:
+    """JSON Lines in UTF-8; the objects of JSON Lines keep all that they hold."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.escaped, self._name = 0, name
+        self._file = path.open("w", encoding="utf-8", newline="")
+
+    def write(self, rows: Rows, predictions: pa.Table) -> None:
+        objects = rows if isinstance(rows, list) else _without_nan(rows).to_pylist()
+        names = set(predictions.column_names)
+        for row, added in zip(objects, predictions.to_pylist(), strict=True):
+            refuse_taken(row, names, self._name)
+            rounded = {key: round(value, DIGITS) if isinstance(value, float) else value for key, value in added.items()}
+            self._file.write(json_text({**row, **rounded}) + "\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+
+def _without_nan(table: pa.Table) -> pa.Table:
+    """NaN as null: JSON has no other word for it."""
+    for index, column in enumerate(table.columns):
+        if pa.types.is_floating(column.type):
+            missing = pc.is_nan(column.cast(pa.float64()))
+            table = table.set_column(index, table.column_names[index], pc.if_else(missing, pa.scalar(None, column.type), column))
+    return table
+
+
+class ParquetWriter:
+    """Parquet (zstd) with the input's types."""
+
+    def __init__(self, path: Path, name: str, schema: pa.Schema) -> None:
+        self.escaped = 0
+        self._path, self._name, self._schema = path, name, schema
+        self._writer: pq.ParquetWriter | None = None
+
+    def write(self, rows: Rows, predictions: pa.Table) -> None:
+        table = as_table(rows, self._schema, self._name)
+        for name, column in zip(predictions.column_names, predictions.columns, strict=True):
+            table = table.append_column(name, column)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+        self._writer.write_table(table)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def open_writer(path: Path, kind: str, name: str, schema: pa.Schema, *, escape: bool) -> Writer:
+    """A writer of `kind` (csv, tsv, parquet, jsonl) to `path`; `name` is the input's in messages."""
+    if kind == "jsonl":
+        return JsonlWriter(path, name)
+    if kind == "parquet":
+        return ParquetWriter(path, name, schema)
+    return CsvWriter(path, name, schema, "\t" if kind == "tsv" else ",", escape=escape)

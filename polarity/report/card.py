@@ -1,0 +1,135 @@
+"""The model card: README.md of a run's model folder, written from the run's artifacts, with the header that Hugging Face's hub reads.
+
+Nothing in it is text of the data, and no folder of the machine is named: it may travel with the model.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from polarity.artifacts import RunFolder
+from polarity.report.page import environment
+from polarity.report.record import Record, read_record
+from polarity.report.run import short_path
+from polarity.report.run_scores import ordered_floors, projection, scoped
+from polarity.report.scale import fraction, signed
+
+FEW_ROWS = 100
+"""Judged rows of a class below which its score is called rough."""
+
+
+def model_card(folder: RunFolder) -> str:
+    """The card of a run. Raises RunError for missing or damaged files, ReportError where the scores cannot be recomputed."""
+    return render_card(read_record(folder))
+
+
+def render_card(record: Record) -> str:
+    """As `model_card`, of artifacts that were read already."""
+    split = record.split
+    config = record.config
+    body = environment().get_template("card.md").render(
+        name=record.name,
+        synthetic=record.synthetic,
+        planned=record.planned,
+        encoder=plain(short_path(config.model.encoder)) if config else None,
+        inference=config.model.multi_sample.inference if config else "off",
+        order=config.data.order if config else None,
+        max_length=config.data.max_length if config else None,
+        points=", ".join(map(str, record.points)),
+        projection=projection(record.points)[1],
+        labels={plain(task): [plain(label) for label in classes] for task, classes in record.labels.items()},
+        split=record.main,
+        rows=split["rows"],
+        intervals=split["intervals"],
+        scores=_score_rows(split),
+        classes=_class_rows(split),
+        targets=[(plain(e["metric"]), e["target"], e["verdict"]) for e in split.get("verdict", {}).get("minimum", [])],
+        sizes=record.environment.get("rows", {}),
+        dropped=record.environment.get("dropped_from_train", {}).get("rows"),
+        grouped=bool(config and config.data.split.kind == "group" and config.data.source is not None),
+        balance=_balance(record),
+        warnings=record.ledger["warnings"] if record.ledger else [],
+        rough=_rough(split),
+        weakest=[(plain(t), plain(s["weakest_class"]["label"]), fraction(s["weakest_class"]["f1"])) for t, s in split["tasks"].items()],
+        calibrated=sorted(map(plain, record.calibration)),
+        packages=record.environment.get("packages", {}),
+        commit=(record.environment.get("git") or {}).get("commit"),
+    )  # fmt: skip
+    return f"---\n{card_data(record).to_yaml()}\n---\n\n{body}"
+
+
+def card_data(record: Record) -> ModelCardData:
+    """The header: tags, base model where it is a hub's name, and the judged scores as evaluation results."""
+    encoder = record.config.model.encoder if record.config else ""
+    on_hub = bool(encoder) and ":" not in encoder and not encoder.startswith(("/", "~", "."))
+    results = []
+    for scope in ("overall", *record.split["tasks"]):
+        results.append(
+            EvalResult(
+                task_type="text-classification",
+                dataset_type="synthetic-sample" if record.synthetic else "own-rows",
+                dataset_name=f"{'SYNTHETIC sample corpus' if record.synthetic else 'own labelled comments'}, {record.main} rows",
+                dataset_split=record.main,
+                metric_type="f1",
+                metric_name=f"macro-F1, {scope}",
+                metric_value=round(scoped(record.split, scope)["macro_f1"], 4),
+            )
+        )
+    return ModelCardData(
+        library_name="polarity",
+        pipeline_tag="text-classification",
+        tags=["text-classification", "multi-task", *record.labels],
+        base_model=encoder if on_hub else None,
+        model_name=record.name,
+        eval_results=results,
+    )
+
+
+def plain(text: str) -> str:
+    """A name as Markdown text: no cell ends in it, no tag begins."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
+
+
+def _with_interval(scores: Mapping[str, Any], key: str) -> str:
+    low, high = scores["ci95"]
+    return f"{fraction(scores[key])} [{fraction(low)}, {fraction(high)}]"
+
+
+def _score_rows(split: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, score with interval, paired difference) of the model and each floor, for overall and each task."""
+    rows = []
+    for scope in ("overall", *split["tasks"]):
+        rows.append((f"**{plain(scope)}**", f"**{_with_interval(scoped(split, scope), 'macro_f1')}**", ""))
+        for name, floor in ordered_floors(split).items():
+            difference = scoped(floor["difference"], scope)
+            low, high = difference["ci95"]
+            words = f"{signed(difference['difference'])} [{signed(low)}, {signed(high)}], {difference['verdict']}"
+            rows.append((f"{name} floor", _with_interval(scoped(floor, scope), "macro_f1"), words))
+    return rows
+
+
+def _class_rows(split: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
+    return [
+        (plain(task), plain(label), _with_interval(s, "f1"), fraction(s["precision"]), fraction(s["recall"]), f"{s['support']:,}")
+        for task, scores in split["tasks"].items()
+        for label, s in scores["per_class"].items()
+    ]
+
+
+def _balance(record: Record) -> list[tuple[str, str, str]]:
+    """(task, class, rows and share) of the training rows."""
+    if record.ledger is None:
+        return []
+    tasks: Mapping[str, Sequence[Mapping[str, Any]]] = record.ledger["tasks"]
+    listed = [(task, entry) for task, entries in tasks.items() for entry in entries]
+    return [(plain(task), plain(entry["name"]), f"{entry['rows']:,} ({entry['share']:.1%})") for task, entry in listed]
+
+
+def _rough(split: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{plain(task)} {plain(label)} ({scores['support']:,} rows)"
+        for task, judged in split["tasks"].items()
+        for label, scores in judged["per_class"].items()
+        if scores["support"] < FEW_ROWS
+    ]

@@ -1,0 +1,215 @@
+"""Charts as inline SVG in plain HTML: no script, no network, colours from the page's CSS variables, and a tooltip on every mark.
+
+Positions inside an SVG are percentages, so a chart fills whatever width the page gives it while its text keeps its size: the same
+markup is readable at 1280 and at 390 pixels. Everything that is passed in as text is escaped. Tones are the names of CSS classes
+(style.css): accent, good, bad, flat, and s1 to s6 for series.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from polarity.report.plots import Axis, Point, Series, lines
+from polarity.report.scale import Format, Scale, fraction, legend, nice_ticks, short, signed, signed_short, x_texts
+
+__all__ = [
+    "Axis", "Band", "Bar", "Effect", "Mark", "Point", "Series",
+    "bars", "confusion", "forest", "fraction", "heat_map", "legend", "lines", "nice_ticks", "short", "signed",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A reference line on a bar: `style` is floor, baseline, target or stretch."""
+
+    value: float
+    label: str
+    style: str
+
+
+@dataclass(frozen=True)
+class Band:
+    """A shaded range behind a bar or an effect, such as a claim."""
+
+    low: float
+    high: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A horizontal bar; `low` and `high` are its interval, None where it has none."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    tone: str = "accent"
+    marks: tuple[Mark, ...] = ()
+    bands: tuple[Band, ...] = ()
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A difference with its interval (None: not known); `tone` is good, bad or flat; `group` starts a new heading where it changes."""
+
+    label: str
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    tone: str = "flat"
+    note: str = ""
+    group: str = ""
+    bands: tuple[Band, ...] = ()
+
+
+def bars(
+    rows: Sequence[Bar | str], *, low: float = 0.0, high: float = 1.0, label: str, number: Format = fraction, axis: Format = short
+) -> Markup:
+    """Horizontal bars from `low` with interval whiskers, reference marks and bands; a string among the rows is a heading."""
+    scale = Scale(low, high)
+    ticks = nice_ticks(low, high)
+    drawn = [_heading(row) if isinstance(row, str) else _bar(row, scale, ticks, number) for row in rows]
+    own = [row for row in rows if isinstance(row, Bar)]
+    keys = [(f"mark {mark.style}", mark.label) for row in own for mark in row.marks]
+    keys += [("band", band.label) for row in own for band in row.bands]
+    if any(row.low is not None for row in own):
+        keys.append(("whisker", "95 % interval"))
+    return _rows_figure("bars", label, drawn, scale, ticks, axis, keys)
+
+
+def forest(effects: Sequence[Effect], *, label: str, number: Format = signed, axis: Format = signed_short, keys: bool = True) -> Markup:
+    """Differences as dots with intervals around a zero line, coloured by verdict; the axis is symmetric about what is shown."""
+    values = [0.0]
+    for effect in effects:
+        values += [effect.difference, *(v for v in (effect.low, effect.high) if v is not None)]
+        values += [edge for band in effect.bands for edge in (band.low, band.high)]
+    pad = 0.06 * ((max(values) - min(values)) or 0.01)
+    scale = Scale(min(values) - pad, max(values) + pad)
+    ticks = nice_ticks(scale.low, scale.high, 5)
+    drawn, group = [], ""
+    for effect in effects:
+        if effect.group and effect.group != group:
+            group = effect.group
+            drawn.append(_heading(group))
+        drawn.append(_effect(effect, scale, ticks, number))
+    found = [(f"dot {tone}", words) for tone, words in _VERDICTS.items() if keys and any(e.tone == tone for e in effects)]
+    found += [("band", band.label) for effect in effects for band in effect.bands]
+    return _rows_figure("forest", label, drawn, scale, ticks, axis, found)
+
+
+_VERDICTS = {"good": "interval above zero", "bad": "interval below zero", "flat": "interval holds zero, or none"}
+
+
+def _rows_figure(
+    kind: str, label: str, drawn: Iterable[Markup], scale: Scale, ticks: Sequence[float], axis: Format, keys: Iterable[tuple[str, str]]
+) -> Markup:
+    foot = Markup('<div class="row axis" aria-hidden="true"><div></div><svg height="18">{}</svg><div></div></div>').format(
+        x_texts(scale, ticks, axis)
+    )
+    figure = '<figure class="chart rows {}" aria-label="{}">{}{}{}</figure>'
+    return Markup(figure).format(kind, label, Markup("").join(drawn), foot, legend(keys))
+
+
+def _heading(text: str) -> Markup:
+    return Markup('<div class="row heading">{}</div>').format(text)
+
+
+def _row(name: str, note: str, inside: Markup, number: Markup, scale: Scale, ticks: Sequence[float]) -> Markup:
+    grid = Markup("").join(Markup('<line class="grid" x1="{0}" x2="{0}" y1="0" y2="100%"/>').format(scale.x(tick)) for tick in ticks)
+    small = Markup(" <small>{}</small>").format(note) if note else ""
+    row = '<div class="row"><div class="name">{}{}</div><svg height="30" role="presentation">{}{}</svg><div class="num">{}</div></div>'
+    return Markup(row).format(name, small, grid, inside, number)
+
+
+def _number(value: float, low: float | None, high: float | None, number: Format) -> Markup:
+    if low is None or high is None:
+        return Markup("<b>{}</b>").format(number(value))
+    return Markup("<b>{}</b> <span>[{}, {}]</span>").format(number(value), number(low), number(high))
+
+
+def _bar(row: Bar, scale: Scale, ticks: Sequence[float], number: Format) -> Markup:
+    words = _words(row.label, row.value, row.low, row.high, number)
+    shape = '<rect class="bar {}" x="0" y="7" width="{}" height="16" rx="2"><title>{}</title></rect>'
+    inside = _bands(row.bands, scale, number) + Markup(shape).format(row.tone, scale.x(row.value), words)
+    inside += _whisker(row.low, row.high, scale, words, "")
+    for mark in row.marks:
+        line = '<line class="mark {0}" x1="{1}" x2="{1}" y1="2" y2="28"><title>{2}: {3}</title></line>'
+        inside += Markup(line).format(mark.style, scale.x(mark.value), mark.label, number(mark.value))
+    return _row(row.label, row.note, inside, _number(row.value, row.low, row.high, number), scale, ticks)
+
+
+def _effect(effect: Effect, scale: Scale, ticks: Sequence[float], number: Format) -> Markup:
+    words = _words(effect.label, effect.difference, effect.low, effect.high, number)
+    inside = _bands(effect.bands, scale, number)
+    inside += Markup('<line class="zero" x1="{0}" x2="{0}" y1="0" y2="100%"/>').format(scale.x(0))
+    inside += _whisker(effect.low, effect.high, scale, words, effect.tone)
+    dot = '<circle class="dot {}" cx="{}" cy="15" r="5"><title>{}</title></circle>'
+    inside += Markup(dot).format(effect.tone, scale.x(effect.difference), words)
+    return _row(effect.label, effect.note, inside, _number(effect.difference, effect.low, effect.high, number), scale, ticks)
+
+
+def _words(label: str, value: float, low: float | None, high: float | None, number: Format) -> str:
+    interval = "" if low is None or high is None else f", 95 % interval {number(low)} to {number(high)}"
+    return f"{label}: {number(value)}{interval}"
+
+
+def _bands(bands: Iterable[Band], scale: Scale, number: Format) -> Markup:
+    shape = '<rect class="band" x="{}" y="3" width="{:.2f}%" height="24"><title>{}: {} to {}</title></rect>'
+    return Markup("").join(
+        Markup(shape).format(
+            scale.x(band.low), 100 * max(0.004, scale(band.high) - scale(band.low)), band.label, number(band.low), number(band.high)
+        )
+        for band in bands
+    )
+
+
+def _whisker(low: float | None, high: float | None, scale: Scale, words: str, tone: str) -> Markup:
+    if low is None or high is None:
+        return Markup("")
+    shape = (
+        '<g class="whisker {tone}"><title>{words}</title><line x1="{low}" x2="{high}" y1="15" y2="15"/>'
+        '<line x1="{low}" x2="{low}" y1="11" y2="19"/><line x1="{high}" x2="{high}" y1="11" y2="19"/></g>'
+    )
+    return Markup(shape).format(tone=tone, words=words, low=scale.x(low), high=scale.x(high))
+
+
+def heat_map(
+    rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]], *, shades: Sequence[Sequence[float]], label: str,
+    corner: str = "", number: Format = short, notes: Sequence[Sequence[str]] | None = None, diagonal: bool = False,
+) -> Markup:  # fmt: skip
+    """A table whose cells are shaded by `shades` (0 to 1), with `notes` below the numbers; `diagonal` tells hits from misses."""
+    head = Markup("").join(Markup('<th scope="col">{}</th>').format(_breakable(name)) for name in columns)
+    body = Markup("")
+    for i, name in enumerate(rows):
+        cells = Markup("")
+        for j, value in enumerate(values[i]):
+            share = min(1.0, max(0.0, shades[i][j]))
+            tone = "hit" if not diagonal or i == j else "miss"
+            note = Markup("<small>{}</small>").format(notes[i][j]) if notes else ""
+            cell = '<td class="{}" style="--shade:{:.0f}%" title="{} / {}: {}">{}{}</td>'
+            cells += Markup(cell).format(tone, 4 + 56 * share, name, columns[j], number(value), number(value), note)
+        body += Markup('<tr><th scope="row">{}</th>{}</tr>').format(_breakable(name), cells)
+    table = (
+        '<figure class="chart"><table class="heat" aria-label="{}"><thead><tr><th class="corner">{}</th>{}</tr></thead>'
+        "<tbody>{}</tbody></table></figure>"
+    )
+    return Markup(table).format(label, corner, head, body)
+
+
+def _breakable(name: str) -> Markup:
+    """A class's name that may go on in the next line after an underscore."""
+    return escape(name).replace("_", Markup("_<wbr/>"))
+
+
+def confusion(labels: Sequence[str], counts: Sequence[Sequence[int]], *, label: str) -> Markup:
+    """A confusion matrix (rows: label, columns: prediction): counts, and below them and in the shade the share of the row."""
+    totals = [sum(row) for row in counts]
+    shares = [[count / total if total else 0.0 for count in row] for row, total in zip(counts, totals, strict=True)]
+    notes = [[f"{share:.0%}" for share in row] for row in shares]
+    corner = "label \N{DOWNWARDS ARROW} predicted \N{RIGHTWARDS ARROW}"
+    return heat_map(
+        labels, labels, counts, shades=shares, label=label, corner=corner, number=lambda n: f"{n:,.0f}", notes=notes, diagonal=True
+    )  # fmt: skip

@@ -1,0 +1,190 @@
+"""A run's artifacts as the report and the card read them, and the proof that they belong together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polarity import artifacts
+from polarity.artifacts import RunFolder
+from polarity.config import Config
+from polarity.evaluate.calibration import TaskCalibration, read_calibration
+from polarity.evaluate.judge import evaluate_split
+from polarity.evaluate.predictions import check_predictions
+from polarity.evaluate.targets import PLAN_CLASSES, verdict
+from polarity.report.page import ReportError
+from polarity.resolve import parse_config
+from polarity.strategy import points_on
+
+TOLERANCE = 1e-9
+ORDER = ("test", "validation")
+"""The split that heads the report: test where there is one."""
+
+
+@dataclass(frozen=True)
+class Comments:
+    """The comments of the judged rows: {split: table with row_id and comment}; `missing` says why there are none."""
+
+    tables: Mapping[str, pa.Table] = field(default_factory=dict)
+    missing: str = ""
+
+    def of(self, split: str, row_ids: Sequence[str]) -> dict[str, str]:
+        """{row id: comment} of those rows that are known."""
+        if split not in self.tables:
+            return {}
+        table = self.tables[split]
+        found = table.filter(pc.is_in(table["row_id"], value_set=pa.array(row_ids, table["row_id"].type)))
+        return dict(zip(found["row_id"].to_pylist(), found["comment"].to_pylist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run folder holds; what only a training writes may be missing (an ensemble has no history of its own)."""
+
+    uri: str
+    metrics: dict[str, Any]
+    predictions: pa.Table
+    config: Config | None
+    config_text: str
+    environment: dict[str, Any]
+    ledger: dict[str, Any] | None
+    history: list[dict[str, Any]]
+    calibration: dict[str, TaskCalibration]
+    calibration_record: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.uri.rstrip("/").rpartition("/")[2]
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """{task: classes}, in the order of the metrics."""
+        return {task: list(scores["per_class"]) for task, scores in self.split["tasks"].items()}
+
+    @property
+    def splits(self) -> list[str]:
+        """The judged splits, the one that heads the report first."""
+        found = [name for name, value in self.metrics.items() if isinstance(value, dict) and "overall" in value]
+        return sorted(found, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    @property
+    def main(self) -> str:
+        """The split that heads the report."""
+        return self.splits[0]
+
+    @property
+    def split(self) -> dict[str, Any]:
+        """The metrics of the heading split."""
+        found: dict[str, Any] = self.metrics[self.main]
+        return found
+
+    @property
+    def synthetic(self) -> bool:
+        """Made-up comments: no score of theirs may stand beside the plan's."""
+        return "data" in self.metrics
+
+    @property
+    def planned(self) -> bool:
+        """The plan's tasks and classes on real comments: the plan's figures may stand beside the scores."""
+        return not self.synthetic and {task: set(names) for task, names in self.labels.items()} == _PLAN
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """The points of the plan that are on, whole."""
+        return () if self.config is None else points_on(self.config)
+
+    def rows(self, split: str) -> pa.Table:
+        """The predictions of one split."""
+        return self.predictions.filter(pc.equal(self.predictions["split"], split))
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The history's rows of whole epochs."""
+        return [row for row in self.history if row["kind"] == "epoch"]
+
+    def best_epoch(self) -> int | None:
+        """The epoch whose weights were kept, from 1."""
+        scores = [row["validation_overall"] for row in self.epochs()]
+        return 1 + scores.index(max(scores)) if scores else None
+
+
+_PLAN = {task: set(classes) for task, classes in PLAN_CLASSES.items()}
+
+
+def read_record(folder: RunFolder) -> Record:
+    """Everything in the folder that a report shows. Raises RunError for what is missing or damaged, ReportError for what disagrees."""
+    metrics = folder.read_json(artifacts.METRICS)
+    judged = [value for value in metrics.values() if isinstance(value, dict) and "overall" in value]
+    if not judged:
+        raise ReportError(f"{folder.uri}/{artifacts.METRICS}: has no scores; judge the run again")
+    labels = {task: list(scores["per_class"]) for task, scores in judged[0]["tasks"].items()}
+    text = folder.read_text(artifacts.CONFIG) if folder.exists(artifacts.CONFIG) else ""
+    calibrated = folder.exists(artifacts.CALIBRATION)
+    record = Record(
+        uri=folder.uri,
+        metrics=metrics,
+        predictions=folder.read_parquet(artifacts.PREDICTIONS),
+        config=parse_config(text, f"{folder.uri}/{artifacts.CONFIG}") if text else None,
+        config_text=text,
+        environment=folder.read_json(artifacts.ENVIRONMENT) if folder.exists(artifacts.ENVIRONMENT) else {},
+        ledger=folder.read_json(artifacts.LEDGER) if folder.exists(artifacts.LEDGER) else None,
+        history=folder.read_parquet(artifacts.HISTORY).to_pylist() if folder.exists(artifacts.HISTORY) else [],
+        calibration=read_calibration(folder, labels) if calibrated else {},
+        calibration_record=folder.read_json(artifacts.CALIBRATION)["tasks"] if calibrated else {},
+    )
+    check_agreement(record)
+    return record
+
+
+def check_agreement(record: Record) -> None:
+    """Judges predictions.parquet again and raises ReportError where metrics.json says anything else, so that no headline is unproven.
+
+    Scores, counts and verdicts must be the same. Intervals must be the same under the numpy that drew them; another numpy may draw other
+    resamples, so that their ends may then differ by a fifth of the interval.
+    """
+    check_predictions(record.predictions, record.labels)
+    same_numpy = record.environment.get("packages", {}).get("numpy") == np.__version__
+    for name in record.splits:
+        stated, rows = record.metrics[name], record.rows(name)
+        if not rows.num_rows:
+            raise ReportError(f"{record.uri}: {artifacts.METRICS} has scores of {name!r}, {artifacts.PREDICTIONS} has no such rows")
+        about = stated["intervals"]
+        again = evaluate_split(
+            rows, record.labels, resamples=about["resamples"], seed=about["seed"], by_title=about["unit"] == "title", with_slices=False
+        )
+        for key in ("rows", "overall", "tasks"):
+            _compare(record.uri, f"{name}.{key}", stated[key], again[key], same_numpy)
+        if same_numpy and "verdict" in stated:
+            judged = verdict({**again, "floors": stated.get("floors", {})}, None)
+            for key in ("minimum", "stretch", "floors", "baseline"):
+                _compare(record.uri, f"{name}.verdict.{key}", stated["verdict"].get(key, judged[key]), judged[key], same_numpy)
+
+
+def _compare(uri: str, place: str, stated: Any, again: Any, same_numpy: bool) -> None:
+    if isinstance(again, dict):
+        for key, value in again.items():
+            _compare(uri, f"{place}.{key}", stated.get(key) if isinstance(stated, dict) else None, value, same_numpy)
+    elif place.endswith("ci95") and isinstance(again, list) and not same_numpy:
+        room = 0.2 * (again[1] - again[0]) + TOLERANCE
+        if not isinstance(stated, list) or any(abs(a - b) > room for a, b in zip(stated, again, strict=True)):
+            _refuse(uri, place, stated, again)
+    elif isinstance(again, list):
+        if not isinstance(stated, list) or len(stated) != len(again):
+            _refuse(uri, place, stated, again)
+        for index, (old, new) in enumerate(zip(stated, again, strict=True)):
+            _compare(uri, f"{place}[{index}]", old, new, same_numpy)
+    elif isinstance(again, float) and isinstance(stated, int | float):
+        if abs(again - stated) > TOLERANCE:
+            _refuse(uri, place, stated, again)
+    elif stated != again:
+        _refuse(uri, place, stated, again)
+
+
+def _refuse(uri: str, place: str, stated: object, again: object) -> None:
+    raise ReportError(
+        f"{uri}: {artifacts.METRICS} says {place} = {stated}, {artifacts.PREDICTIONS} gives {again}; no report is made of figures that "
+        "cannot be recomputed. Put back the files that the run wrote, or train it again"
+    )

@@ -1,0 +1,98 @@
+"""A run's report.html, from its artifacts only: the verdict first, then what supports it."""
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from polarity.artifacts import RunFolder
+from polarity.report.page import Section, render_page
+from polarity.report.record import Comments, Record, read_record
+from polarity.report.run_rows import calibration_section, rows_sections
+from polarity.report.run_scores import classes_section, confusion_section, headline, scores_section, slices_section, verdict_section
+from polarity.report.run_training import configuration_section, curves_section, duration, ledger_section, reproduce_section
+
+SYNTHETIC = "SYNTHETIC SAMPLE CORPUS: made-up comments. These scores say nothing of real ones."
+NO_COMMENTS = Comments(missing="The comments were not read, so that only titles are shown.")
+
+
+def render_run(folder: RunFolder, *, texts: bool, comments: Comments = NO_COMMENTS) -> str:
+    """The page of a run. With `texts` off neither comments, titles nor folders of this machine are in it.
+
+    `comments` are those of the judged rows, which a run folder does not keep. Raises RunError where a file is missing or damaged,
+    ReportError where metrics.json is not what predictions.parquet gives.
+    """
+    return render_record(read_record(folder), texts=texts, comments=comments)
+
+
+def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMENTS) -> str:
+    """As `render_run`, of artifacts that were read already."""
+    shown = (lambda text: text) if texts else short_path
+    sections = [
+        verdict_section(record),
+        scores_section(record),
+        classes_section(record),
+        confusion_section(record),
+        curves_section(record),
+        calibration_section(record),
+        ledger_section(record),
+        slices_section(record, texts=texts),
+        *rows_sections(record, comments, texts=texts),
+        configuration_section(record, shown),
+        reproduce_section(record, shown),
+    ]
+    return render_page(
+        title=record.name,
+        kind="evaluation" if "evaluation" in record.metrics else "run report",
+        headline=headline(record),
+        sections=[section for section in sections if isinstance(section, Section)],
+        facts=_facts(record, shown),
+        banner=SYNTHETIC if record.synthetic else None,
+        notices=_notices(record),
+        footer=_footer(record),
+    )
+
+
+def short_path(text: str) -> str:
+    """The last part of a path on this machine; anything else (a hub's name, sample:3000) as it is."""
+    return PurePosixPath(text).name if text.startswith(("/", "~", "./", "../")) else text
+
+
+def _facts(record: Record, shown: Callable[[str], str]) -> list[tuple[str, str]]:
+    evaluation = record.metrics.get("evaluation")
+    if evaluation:
+        return [
+            ("run", shown(evaluation["run"])),
+            ("judged on", shown(evaluation["data"])),
+            ("calibrated", "yes" if evaluation["calibrated"] else "no"),
+        ]
+    facts = [(f"{name} rows", f"{count:,}") for name, count in record.environment.get("rows", {}).items()]
+    if record.config is not None:
+        facts.append(("encoder", short_path(record.config.model.encoder)))
+        facts.append(("points of the plan", ", ".join(map(str, record.points)) or "none"))
+        facts.append(("seed", str(record.config.train.seed)))
+    epochs = record.epochs()
+    if epochs:
+        facts.append(("epochs", f"{len(epochs)}, kept {record.best_epoch()}"))
+        facts.append(("training", duration(sum(row["seconds"] or 0.0 for row in epochs))))
+    return facts
+
+
+def _notices(record: Record) -> list[str]:
+    notices = []
+    if record.main == "validation" and record.history:
+        notices.append(
+            "There is no test split: the validation rows that are judged here also chose the epoch, which flatters the score a little."
+        )
+    if "note" in record.split["intervals"]:
+        notices.append(f"Intervals: {record.split['intervals']['note']}.")
+    notices += record.metrics.get("evaluation", {}).get("notes", [])
+    warnings = len(record.ledger["warnings"]) if record.ledger else 0
+    if warnings:
+        notices.append(f"The class balance has {warnings} warning{'s' if warnings > 1 else ''}: see Class balance.")
+    return notices
+
+
+def _footer(record: Record) -> str:
+    return (
+        "Made by polarity from the run's own files. Its scores and their intervals were computed again from predictions.parquet and "
+        "agree with metrics.json. The floors' scores are as the run recorded them."
+    )

@@ -1,0 +1,166 @@
+"""The parts of a run's report that look at single predictions: calibration, the most confident errors, likely label errors."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from polarity.evaluate.calibration import apply
+from polarity.evaluate.predictions import Codes, Floats, probability_column, task_codes
+from polarity.evaluate.reliability import expected_calibration_error, reliability, risk_coverage
+from polarity.report.charts import Axis, Point, Series, lines
+from polarity.report.confident import label_errors
+from polarity.report.page import Section, columns, fragment, table
+from polarity.report.record import Comments, Record
+from polarity.report.scale import signed_short
+
+BINS = 10
+"""Bins of the diagrams; the calibration error is over as many as calibration.json's."""
+SHOWN = 10
+"""Rows listed of each kind and task."""
+
+
+class Judged(NamedTuple):
+    """One task of the heading split: labels (N,), predictions (N,), probabilities (N, K)."""
+
+    labels: Codes
+    predicted: Codes
+    probabilities: Floats
+
+    @property
+    def confidence(self) -> Floats:
+        """The probability of the predicted class (N,)."""
+        found: Floats = self.probabilities[np.arange(len(self.predicted)), self.predicted]
+        return found
+
+
+class ShownRow(NamedTuple):
+    """A row of the lists: what was predicted with which probability, the label and its probability, and the texts."""
+
+    row_id: str
+    predicted: str
+    confidence: float
+    label: str
+    label_probability: float
+    title: str
+    comment: str
+    suspect: bool
+
+
+def judged_tasks(record: Record) -> dict[str, Judged]:
+    """The heading split's predictions as arrays."""
+    rows = record.rows(record.main)
+    found = {}
+    for task, classes in record.labels.items():
+        columns_K = [rows[probability_column(task, name)].to_numpy().astype(np.float64) for name in classes]
+        found[task] = Judged(*task_codes(rows, task, classes), np.stack(columns_K, axis=1))
+    return found
+
+
+def calibration_section(record: Record) -> Section:
+    """Reliability diagrams with the calibration error, before and after calibration, and coverage against risk."""
+    diagrams, risks, cells = [], [], []
+    for number, (task, judged) in enumerate(judged_tasks(record).items(), 1):
+        known = judged.labels >= 0
+        labels, predicted, probabilities = judged.labels[known], judged.predicted[known], judged.probabilities[known]
+        bins = max(1, min(BINS, len(labels) // 10))
+        series = [
+            Series("confidence = accuracy", [Point(0, 0), Point(1, 1)], "flat", dashed=True),
+            _dots("as trained", reliability(probabilities, labels, bins), "s1"),
+        ]
+        row: list[Markup | str] = [task, f"{expected_calibration_error(probabilities, labels):.3f}"]
+        fitted = record.calibration.get(task)
+        if fitted is not None:
+            probabilities, predicted = apply(probabilities, fitted.temperature, fitted.biases)
+            series.append(_dots("calibrated", reliability(probabilities, labels, bins), "s3"))
+            stated = record.calibration_record[task].get("ece_after")
+            row += [f"{expected_calibration_error(probabilities, labels):.3f}", "" if stated is None else f"{stated:.3f}"]
+            row += [f"{fitted.temperature:.3f}", _biases(record.labels[task], fitted.biases)]
+        cells.append(row)
+        unit = Axis("confidence (largest probability)", 0, 1)
+        drawn = lines(series, x=unit, y=Axis("accuracy", 0, 1), label=f"reliability of {task}", square=True)
+        diagrams.append(Markup("<h3>{}</h3>{}").format(task, drawn))
+        curve = [Point(at["coverage"], at["risk"], _risk_words(task, at)) for at in risk_coverage(probabilities, predicted, labels)]
+        risks.append(Series(task, curve, f"s{number}"))
+    risk = lines(
+        risks, x=Axis("coverage: share of rows that are answered, the most confident first", 0, 1), y=Axis("error rate among them", 0),
+        label="error rate against coverage",
+    )  # fmt: skip
+    body = columns(*diagrams) + _calibration_table(record, cells)
+    body += Markup("<h3>If the model may abstain</h3>") + risk
+    return Section("calibration", "Calibration", body, f"How far its confidence can be trusted, on {record.main} rows.")
+
+
+def _dots(name: str, bins: Iterable[Mapping[str, Any]], tone: str) -> Series:
+    points = []
+    for found in bins:
+        low, high = found["ci95"]
+        words = f"{found['rows']:,} rows: confidence {found['confidence']:.3f}, accuracy {found['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+        points.append(Point(found["confidence"], found["accuracy"], words, 4, low, high))
+    return Series(name, points, tone)
+
+
+def _risk_words(task: str, at: Mapping[str, float]) -> str:
+    return f"{task}: {at['coverage']:.0%} answered (confidence from {at['threshold']:.3f} on), {at['risk']:.1%} of them wrong"
+
+
+def _biases(classes: Sequence[str], biases: Sequence[float] | None) -> str:
+    return "none" if biases is None else ", ".join(f"{name} {signed_short(bias)}" for name, bias in zip(classes, biases, strict=True))
+
+
+def _calibration_table(record: Record, cells: list[list[Markup | str]]) -> Markup:
+    head = ["task", "calibration error as trained"]
+    note = "Expected calibration error: the mean gap between confidence and accuracy, over bins of equally many rows."
+    if not record.calibration:
+        return table(head, cells, numeric=(1,), caption=note + " The run has no calibration.", narrow=True)
+    if record.main == "validation":
+        note += " The calibration was fitted on these very rows, so judge it by the cross-fitted figure."
+    head += ["calibrated, these rows", "cross-fitted", "temperature", "class biases"]
+    return table(head, cells, numeric=(1, 2, 3, 4), caption=note)
+
+
+def rows_sections(record: Record, comments: Comments, *, texts: bool) -> list[Section]:
+    """The most confident errors and the likely label errors; rows of the first list are not shown again in the second."""
+    errors, doubts = Markup(""), Markup("")
+    for task, judged in judged_tasks(record).items():
+        found = label_errors(judged.labels, judged.probabilities)
+        suggested = dict(zip(found.rows.tolist(), found.suggested.tolist(), strict=True))
+        wrong = np.flatnonzero((judged.labels >= 0) & (judged.predicted != judged.labels))
+        first = wrong[np.argsort(-judged.confidence[wrong], kind="stable")][:SHOWN]
+        errors += _listed(record, comments, task, judged, first, {}, suspects=set(suggested), texts=texts, count=f"{len(wrong):,} errors")
+        rest = np.array([row for row in found.rows if row not in set(first.tolist())][:SHOWN], np.int64)
+        known = int((judged.labels >= 0).sum())
+        share = f"{len(found.rows):,} of {known:,} rows ({len(found.rows) / known:.1%})"
+        also = len(set(first.tolist()) & set(suggested))
+        words = share + (f", {also} of them among the errors above" if also else "")
+        doubts += _listed(record, comments, task, judged, rest, suggested, suspects=set(), texts=texts, count=words)
+    note = "" if texts else " Texts were left out of this page."
+    note += f" {comments.missing}" if texts and comments.missing else ""
+    lead = (
+        f"Errors on {record.main} rows of which the model was surest; “likely label error” marks those that the next part suspects.{note}"
+    )
+    doubt = (
+        "Rows whose label confident learning doubts (Northcutt et al. 2021): another class is the model's choice, and more probable than "
+        f"it usually is for that class's own rows. Read them again before blaming the labels: some are the model's own errors.{note}"
+    )
+    return [Section("errors", "Most confident errors", errors, lead), Section("labels", "Likely label errors", doubts, doubt)]
+
+
+def _listed(
+    record: Record, comments: Comments, task: str, judged: Judged, rows: NDArray[np.int64], suggested: dict[int, int], *,
+    suspects: set[int], texts: bool, count: str,
+) -> Markup:  # fmt: skip
+    part = record.rows(record.main).take(rows)
+    ids = part["row_id"].to_pylist()
+    known = comments.of(record.main, ids) if texts else {}
+    names = record.labels[task]
+    shown = []
+    for row, row_id, title in zip(rows.tolist(), ids, part["title"].to_pylist(), strict=True):
+        label, predicted = int(judged.labels[row]), suggested.get(row, int(judged.predicted[row]))
+        odds = judged.probabilities[row]
+        title = (title or "") if texts else ""
+        chosen = (row_id, names[predicted], float(odds[predicted]), names[label], float(odds[label]))
+        shown.append(ShownRow(*chosen, title, known.get(row_id, ""), row in suspects))
+    return fragment("rows.html", task=task, rows=shown, texts=texts, count=count)

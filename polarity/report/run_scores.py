@@ -1,0 +1,278 @@
+"""The parts of a run's report that hold its scores: the verdict, the floors, the classes, the confusions, the slices."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from polarity.evaluate.render import FLOOR_ORDER
+from polarity.evaluate.targets import BASELINE, PLAN_CLASSES, TARGETS, WEAKEST
+from polarity.report.charts import Band, Bar, Effect, Mark, bars, confusion, forest, fraction, signed
+from polarity.report.page import Section, columns, details, table, verdict_pill
+from polarity.report.record import Record
+from polarity.strategy import PHASES, POINTS
+
+TITLES_SHOWN = 12
+
+
+def headline(record: Record) -> Markup:
+    """The verdict in two or three sentences: the score, whether it beats the strongest floor, and the plan's targets."""
+    split = record.split
+    overall = split["overall"]
+    lines = [
+        Markup('<p>Overall macro-F1 <strong class="score">{}</strong> {} on {:,} {} rows.</p>').format(
+            fraction(overall["macro_f1"]), interval(overall["ci95"]), split["rows"], record.main
+        )
+    ]
+    floors = ordered_floors(split)
+    if floors:
+        name = max(floors, key=lambda floor: floors[floor]["overall"]["macro_f1"])
+        difference = floors[name]["difference"]["overall"]
+        shown = score(difference["difference"], difference["ci95"], signed)
+        lines.append(Markup("<p>Against the {} floor: {} {}</p>").format(name, shown, verdict_pill(difference["verdict"])))
+    if record.planned:
+        lines.append(_plan_sentence(split["verdict"]))
+    return Markup("").join(lines)
+
+
+def _plan_sentence(verdict: Mapping[str, Any]) -> Markup:
+    words = [entry["verdict"].split(" ")[0] for entry in verdict["minimum"]]
+    met, missed, total = words.count("met"), words.count("missed"), len(words)
+    noise = f", {total - met - missed} within noise" if total > met + missed else ""
+    tone = verdict_pill("met" if met == total else "missed" if missed else "within noise")
+    return Markup("<p>The plan's minimum targets: {} of {} met, {} missed{} {}</p>").format(met, total, missed, noise, tone)
+
+
+def verdict_section(record: Record) -> Section:
+    """Every judged metric, and what the plan projects."""
+    verdict = record.split.get("verdict", {})
+    body = Markup("")
+    if record.planned:
+        body += _targets(verdict) + Markup('<p class="muted">{}</p>').format(projection(record.points)[1])
+        body += details("Beside the plan's mBERT baseline", _beside_baseline(record))
+    checks = _checks(verdict)
+    if checks:
+        body += Markup("<h3>Floors and stability</h3>") + table(["check", "value", "target", "verdict"], checks)
+    lead = "A target is met only where the whole 95 % interval lies above it, and missed only where it lies below."
+    return Section("verdict", "Verdict", body, lead)
+
+
+def _targets(verdict: Mapping[str, Any]) -> Markup:
+    """The plan's targets, minimum and stretch side by side."""
+    stretch = {entry["metric"]: entry for entry in verdict["stretch"]}
+    rows: list[list[Markup | str]] = []
+    for entry in verdict["minimum"]:
+        further = stretch[entry["metric"]]
+        levels = [_level(each) for each in (entry, further)]
+        rows.append([entry["metric"], score(entry["value"], entry["ci95"]), *levels])
+    return table(["the plan's targets, F1", "this run", "minimum", "stretch"], rows)
+
+
+def _level(entry: Mapping[str, Any]) -> Markup:
+    return Markup('<span class="score-ci">≥ {} {}</span>').format(fraction(entry["target"]), verdict_pill(entry["verdict"]))
+
+
+def _checks(verdict: Mapping[str, Any]) -> list[list[Markup | str]]:
+    rows: list[list[Markup | str]] = []
+    by_floor = {entry["floor"]: entry for entry in verdict.get("floors", [])}
+    for name in ordered(by_floor):
+        entry = by_floor[name]
+        shown = score(entry["difference"], entry["difference_ci95"], signed)
+        rows.append([f"overall, this run less the {name} floor", shown, "above 0", verdict_pill(entry["verdict"])])
+    for entry in verdict.get("stability", []):
+        whole = isinstance(entry["value"], int)
+        value = "not known" if entry["value"] is None else f"{entry['value']:,}" if whole else signed(entry["value"])
+        rows.append([entry["metric"], value, "0" if whole else "below 0", verdict_pill(entry["verdict"])])
+    return rows
+
+
+def _beside_baseline(record: Record) -> Markup:
+    entries = {entry["metric"]: entry for entry in record.split["verdict"].get("baseline", [])}
+    rows: list[list[Markup | str]] = []
+    for name in BASELINE:
+        if name in entries:
+            entry = entries[name]
+            rows.append([name, fraction(entry["baseline"]), score(entry["value"], entry["ci95"]), verdict_pill(entry["verdict"])])
+    note = "Other rows than the plan's 1,495 test rows, so not paired: above and below describe, they claim no gain."
+    return table(["metric", "baseline", "this run", ""], rows, caption=note)
+
+
+def projection(points: tuple[int, ...]) -> tuple[tuple[float, float] | None, str]:
+    """The range of overall macro-F1 that the plan projects for these points (fractions), and a sentence on it."""
+    if not points:
+        return None, "No point of the plan is on, so the plan projects no gain over its baseline of 0.607 for this run."
+    named = ", ".join(map(str, points))
+    for phase in PHASES:
+        if phase.points == points and phase.claim is not None:
+            low, high = (claim / 100 for claim in phase.claim)
+            return (low, high), f"The plan projects {low:.2f} to {high:.2f} overall for points {named} (its phase “{phase.title}”)."
+    low, high = (BASELINE["overall"] + sum(POINTS[point].claim[end] for point in points) / 100 for end in (0, 1))
+    words = f"The plan's claims for points {named}, added to its baseline of 0.607, come to {low:.3f} to {high:.3f} overall"
+    return (low, high), f"{words}; they are claims for single points, and the plan's own totals are lower than their sum."
+
+
+def scores_section(record: Record) -> Section:
+    """The model beside its floors on each judged split, and the paired differences."""
+    parts = []
+    for name in record.splits:
+        heading = Markup("<h3>{}</h3>").format(f"{name}, {record.metrics[name]['rows']:,} rows") if len(record.splits) > 1 else Markup("")
+        parts.append(heading + _split_scores(record, name))
+    about = record.split["intervals"]
+    unit = f"{about['units']:,} titles" if about["unit"] == "title" else "rows"
+    lead = (
+        f"Macro-F1 with 95 % intervals ({about['resamples']:,} bootstrap resamples of {unit}); overall is the mean of the tasks. "
+        "A difference is a gain only where its paired interval excludes zero."
+    )
+    return Section("scores", "Scores beside the floors", Markup("").join(parts), lead)
+
+
+def _split_scores(record: Record, name: str) -> Markup:
+    split = record.metrics[name]
+    floors = ordered_floors(split)
+    rows: list[Bar | str] = []
+    effects = []
+    for scope in ("overall", *split["tasks"]):
+        own = scoped(split, scope)
+        rows.append(scope)
+        low, high = own["ci95"]
+        rows.append(Bar("this run", own["macro_f1"], low, high, marks=_task_marks(record, scope), bands=_claim_band(record, scope)))
+        for floor, judged in floors.items():
+            value, difference = scoped(judged, scope), scoped(judged["difference"], scope)
+            low, high = value["ci95"]
+            rows.append(Bar(f"{floor} floor", value["macro_f1"], low, high, tone="flat"))
+            tone = {"gain": "good", "loss": "bad"}.get(difference["verdict"], "flat")
+            low, high = difference["ci95"]
+            effects.append(Effect(f"less the {floor} floor", difference["difference"], low, high, tone=tone, group=scope))
+    shown = bars(rows, label=f"macro-F1 on {name}, the run and its floors")
+    if effects:
+        chart = forest(effects, label=f"paired differences on {name}")
+        shown += details("The paired differences, run less floor", chart, opened=name == record.main)
+    return shown
+
+
+def _task_marks(record: Record, scope: str) -> tuple[Mark, ...]:
+    if not record.planned or scope not in BASELINE:
+        return ()
+    return (
+        Mark(BASELINE[scope], "the plan's baseline", "baseline"),
+        Mark(TARGETS["minimum"][scope], "minimum target", "target"),
+        Mark(TARGETS["stretch"][scope], "stretch target", "stretch"),
+    )
+
+
+def _claim_band(record: Record, scope: str) -> tuple[Band, ...]:
+    claim = projection(record.points)[0] if record.planned and scope == "overall" else None
+    return () if claim is None else (Band(*claim, "the plan's projection"),)
+
+
+def classes_section(record: Record) -> Section:
+    """F1 of each class as bars with its references, and precision and recall in a table."""
+    rows: list[Bar | str] = []
+    cells: list[list[Markup | str]] = []
+    linear = record.split.get("floors", {}).get("linear")
+    for task, scores in record.split["tasks"].items():
+        rows.append(task)
+        for label, of_class in scores["per_class"].items():
+            floor = linear["tasks"][task]["per_class"][label]["f1"] if linear else None
+            marks = _class_marks(record, task, label, floor)
+            low, high = of_class["ci95"]
+            rows.append(Bar(label, of_class["f1"], low, high, note=f"{of_class['support']:,} rows", marks=marks))
+            cells.append(
+                [f"{task}, {label}", score(of_class["f1"], of_class["ci95"]), fraction(of_class["precision"]), fraction(of_class["recall"]),
+                 f"{of_class['support']:,}", "" if floor is None else fraction(floor)]
+            )  # fmt: skip
+    body = bars(rows, label="F1 of each class")
+    listed = table(["class", "F1", "precision", "recall", "rows", "linear's F1"], cells, numeric=(2, 3, 4, 5))
+    accuracies = ", ".join(f"{task} {fraction(scores['accuracy'])}" for task, scores in record.split["tasks"].items())
+    lead = f"F1 on {record.main} rows. Accuracy: {accuracies}."
+    return Section("classes", "Classes", body + details("Precision and recall", listed, opened=True), lead)
+
+
+def _class_marks(record: Record, task: str, label: str, floor: float | None) -> tuple[Mark, ...]:
+    marks = [] if floor is None else [Mark(floor, "linear floor", "floor")]
+    if record.planned and label in PLAN_CLASSES.get(task, ()):
+        weakest = f"{task}, {WEAKEST}"
+        marks.append(Mark(BASELINE[f"{task}, {label}"], "the plan's baseline", "baseline"))
+        marks.append(Mark(TARGETS["minimum"][weakest], "minimum for the weakest class", "target"))
+        marks.append(Mark(TARGETS["stretch"][weakest], "stretch for every class", "stretch"))
+    return tuple(marks)
+
+
+def confusion_section(record: Record) -> Section:
+    """A confusion matrix a task."""
+    tasks = record.split["tasks"]
+    shown = [
+        Markup("<h3>{}</h3>{}").format(task, confusion(list(scores["per_class"]), scores["confusion"], label=f"confusions of {task}"))
+        for task, scores in tasks.items()
+    ]
+    lead = f"A row is a label, a column what was predicted; counts of {record.main} rows, and the share of the row."
+    return Section("confusion", "Confusions", columns(*shown), lead)
+
+
+def slices_section(record: Record, *, texts: bool) -> Section | None:
+    """Scores of parts of the split; titles are texts too and have numbers where texts are left out."""
+    slices = record.split.get("slices", {})
+    body = Markup("")
+    if slices.get("within"):
+        body += Markup("<h3>Within the other task's classes</h3>") + _within(slices["within"])
+    for key, entries in slices.items():
+        if key == "within" or not entries:
+            continue
+        names = [str(entry[key]) if texts or key != "title" else f"title {number}" for number, entry in enumerate(entries, 1)]
+        body += Markup("<h3>By {}</h3>").format(key) + _slice_table(record, key, names, entries)
+    lead = "Macro-F1 over the classes that occur in a slice: compare slices with each other, not with the headline."
+    return Section("slices", "Slices", body, lead) if body else None
+
+
+def _within(entries: Iterable[Mapping[str, Any]]) -> Markup:
+    rows: list[Bar | str] = []
+    heading = ""
+    for entry in entries:
+        ((other, label),) = entry["within"].items()
+        if heading != f"{entry['task']} where {other} is":
+            heading = f"{entry['task']} where {other} is"
+            rows.append(heading)
+        low, high = entry["ci95"]
+        rows.append(Bar(label, entry["macro_f1"], low, high, note=f"{entry['labelled']:,} rows", tone="s1"))
+    return bars(rows, label="macro-F1 within the classes of the other task")
+
+
+def _slice_table(record: Record, key: str, names: list[str], entries: list[Mapping[str, Any]]) -> Markup:
+    head = [key, "rows", *(f"{task} macro-F1" for task in record.labels), *(f"{task} accuracy" for task in record.labels)]
+    rows: list[list[Markup | str]] = []
+    for name, entry in zip(names, entries, strict=True):
+        tasks = [entry["tasks"].get(task) for task in record.labels]
+        shown: list[Markup | str] = [score(task["macro_f1"], task["ci95"]) if task else "" for task in tasks]
+        rows.append([name, f"{entry['rows']:,}", *shown, *(fraction(task["accuracy"]) if task else "" for task in tasks)])
+    numeric = (1, *range(2 + len(record.labels), 2 + 2 * len(record.labels)))
+    first = table(head, rows[:TITLES_SHOWN], numeric=numeric)
+    more = rows[TITLES_SHOWN:]
+    return first + (details(f"{len(more)} more", table(head, more, numeric=numeric)) if more else Markup(""))
+
+
+def ordered(names: Iterable[str]) -> list[str]:
+    """Floors, the strongest first."""
+    return sorted(names, key=lambda name: FLOOR_ORDER.index(name) if name in FLOOR_ORDER else len(FLOOR_ORDER))
+
+
+def ordered_floors(split: Mapping[str, Any]) -> dict[str, Any]:
+    """The split's floors, the strongest first."""
+    floors = split.get("floors", {})
+    return {name: floors[name] for name in ordered(floors)}
+
+
+def scoped(side: Mapping[str, Any], scope: str) -> Mapping[str, Any]:
+    """`overall`, or a task's scores."""
+    found: Mapping[str, Any] = side["overall"] if scope == "overall" else side["tasks"][scope]
+    return found
+
+
+def interval(ci95: Iterable[float], number: Any = fraction) -> Markup:
+    """`[0.649, 0.693]`, in the colour of lesser things."""
+    low, high = ci95
+    return Markup('<span class="ci">[{}, {}]</span>').format(number(low), number(high))
+
+
+def score(value: float, ci95: Iterable[float], number: Any = fraction) -> Markup:
+    """A score and its interval."""
+    return Markup('<span class="score-ci"><b>{}</b> {}</span>').format(number(value), interval(ci95, number))

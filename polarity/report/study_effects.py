@@ -1,0 +1,225 @@
+"""What a study found: verdicts, the forest plot, the plan's claims, effects by class, and how small an effect it could see."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from markupsafe import Markup
+
+from polarity.report.charts import Band, Bar, Effect, bars, forest, legend
+from polarity.report.page import Section, columns, details, fragment, table, verdict_pill
+from polarity.report.run_training import duration
+from polarity.report.study_record import StudyRecord
+from polarity.strategy import CLAIMS_NOTE, claims_table
+
+HELPS, HURTS = "helps", "hurts"
+_TONES = {HELPS: "good", HURTS: "bad"}
+Cells = list[list[Markup | str]]
+
+
+def headline(record: StudyRecord) -> Markup:
+    """The finding in a sentence or two."""
+    rows = record.decided
+    if not rows:
+        return Markup("<p>No effects yet: no arm has been confirmed in full together with its reference.</p>")
+    if not record.tested:
+        return Markup("<p>One seed shows no spread over seeds, so that nothing is decided. Run at least two seeds, better five.</p>")
+    found = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in (HELPS, HURTS)}
+    sentences = Markup("")
+    for verdict, of_it in found.items():
+        if of_it:
+            listed = ", ".join(f"{row['arm']} {points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]" for row in of_it)
+            sentences += Markup("<p>{} {}</p>").format(verdict_pill(verdict), listed)
+    left = [row["arm"] for row in rows if row["verdict"] not in found]
+    if left:
+        sentences += Markup("<p>{} {}</p>").format(verdict_pill("no evidence"), ", ".join(left))
+    return sentences + Markup(
+        '<p class="muted">Points of overall macro-F1 (hundredths) against each arm\N{RIGHT SINGLE QUOTATION MARK}s reference.</p>'
+    )
+
+
+def effects_section(record: StudyRecord) -> Section:
+    """The forest plot with the plan's claims as bands, and the table."""
+    rows = record.decided
+    if not rows:
+        return Section("effects", "Effects", Markup("<p>None yet.</p>"))
+    marks = [
+        Effect(
+            row["arm"],
+            row["difference"],
+            row["low"],
+            row["high"],
+            _TONES.get(row["verdict"], "flat"),
+            note=f"against {row['reference']}",
+            bands=() if row["claim_low"] is None else (Band(row["claim_low"], row["claim_high"], "the plan's claim"),),
+        )
+        for row in rows
+    ]
+    words = [("dot good", "helps"), ("dot bad", "hurts"), ("dot flat", "no evidence"), ("whisker", "95 % interval")]
+    chart = forest(marks, label="difference in overall macro-F1 of each arm to its reference", number=points, axis=points, keys=False)
+    lead = (
+        "Difference in overall macro-F1, in points (hundredths), on the same seeds and the same rows, which chose nothing. The interval "
+        "speaks of other seeds and other rows like these. A verdict needs Holm's p over all arms below 0.05; an interval alone decides "
+        "nothing."
+    )
+    return Section("effects", "Effects", chart + legend(words) + _effects_table(rows), lead)
+
+
+def _effects_table(rows: Iterable[dict[str, Any]]) -> Markup:
+    head = [
+        "arm", "against", "score", "its score", "difference", "95 % interval", "p", "p (Holm)", "verdict", "plan claims", "seeds",
+        "training", "cost",
+    ]  # fmt: skip
+    cells: Cells = [
+        [
+            Markup("<b>{}</b>").format(row["arm"]),
+            row["reference"],
+            points(row["score"], sign=False),
+            points(row["reference_score"], sign=False),
+            points(row["difference"]),
+            between(row["low"], row["high"]),
+            probability(row["p"]),
+            probability(row["p_holm"]),
+            verdict_pill(row["verdict"]),
+            between(row["claim_low"], row["claim_high"]),
+            str(row["seeds"]),
+            "" if row["seconds"] is None else duration(row["seconds"]),
+            f"{row['seconds'] / row['reference_seconds']:.1f}\N{MULTIPLICATION SIGN}"
+            if row["seconds"] and row["reference_seconds"]
+            else "",
+        ]
+        for row in rows
+    ]
+    return table(head, cells, numeric=(2, 3, 4, 5, 6, 7, 9, 10, 11, 12))
+
+
+def compute_section(record: StudyRecord) -> Section | None:
+    """What each arm had reached with the cheapest arm's compute."""
+    equal = record.study.get("equal_compute")
+    if not equal or not equal["arms"]:
+        return None
+    rows: list[Bar | str] = []
+    for entry in equal["arms"]:
+        score = entry["score"]
+        note = f"in full {points(entry['full_score'], sign=False)}"
+        rows.append(Bar(entry["arm"], 0.0 if score is None else score, note=note if score is not None else f"nothing by then; {note}"))
+    budget = duration(equal["budget"]) if equal["unit"] == "seconds" else f"{equal['budget']:g} epochs"
+    lead = (
+        f"Best score on the inner validation rows within what the cheapest arm, {equal['cheapest']}, used ({budget} of training), mean "
+        "over seeds. An arm that is better only because it trains for longer falls behind here; its schedule was made for more, though."
+    )
+    chart = bars(rows, label="score at equal compute", number=lambda v: points(v, sign=False), axis=lambda v: points(v, sign=False))
+    return Section("compute", "Score at equal compute", chart, lead)
+
+
+def classes_section(record: StudyRecord) -> Section | None:
+    """The differences by task and class, a column per arm."""
+    arms = [row["arm"] for row in record.decided]
+    by_metric: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in record.effects:
+        by_metric.setdefault(row["metric"], {})[row["arm"]] = row
+    if not arms:
+        return None
+    most = max(abs(row["difference"]) for row in record.effects) or 1.0
+    rows = [
+        {
+            "metric": metric,
+            "strong": "/" not in metric,
+            "cells": [_heat_cell(of_arms.get(arm), most) for arm in arms],
+        }
+        for metric, of_arms in by_metric.items()
+    ]
+    lead = (
+        "Difference in F1 of each class and in macro-F1 of each task, in points. A star: the 95 % interval of that one number excludes "
+        "zero. These are not corrected for their number and decide nothing: of twenty without an effect about one gets a star."
+    )
+    return Section("classes", "Effects by task and class", fragment("study_heat.html", arms=arms, rows=rows), lead)
+
+
+def _heat_cell(row: dict[str, Any] | None, most: float) -> dict[str, Any]:
+    if row is None:
+        return {"text": "", "tone": "", "shade": 0, "title": "not confirmed"}
+    clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
+    words = f"{row['arm']}, {row['metric']}: {points(row['difference'])}"
+    return {
+        "text": points(row["difference"]) + ("*" if clear else ""),
+        "tone": "up" if row["difference"] > 0 else "down",
+        "shade": round(60 * abs(row["difference"]) / most),
+        "title": words if row["low"] is None else f"{words}, 95 % interval {between(row['low'], row['high'])}",
+    }
+
+
+def precision_section(record: StudyRecord) -> Section:
+    """How small an effect the study could see, as reckoned before it and as measured, and the scores of each seed."""
+    sizes = record.study.get("detectable") or {}
+    known: Cells = [
+        [words, points(sizes[when], sign=False)]
+        for when, words in (("before", "reckoned before, from a stated spread"), ("after", "measured, from the spread found"))
+        if sizes.get(when) is not None
+    ]
+    facts = table(["smallest effect seen with a power of 80 %", "points"], known, numeric=(1,), narrow=True) if known else Markup("")
+    spread = record.study.get("spread") or {}
+    words = {"seed_sd": "over seeds, of one seed's paired difference", "row_sd": "of the rows' part, shared by all seeds"}
+    found: Cells = [[name, f"{100 * spread[key]:.2f}"] for key, name in words.items() if spread.get(key) is not None]
+    facts += table(["measured standard deviation", "points"], found, numeric=(1,), narrow=True) if found else Markup("")
+    lead = "Dots are single trials: how far they lie apart within an arm is what a single run's score can be trusted for."
+    return Section("spread", "Seed spread and precision", columns(seed_chart(record), facts) if facts else seed_chart(record), lead)
+
+
+def seed_chart(record: StudyRecord) -> Markup:
+    """A row of dots per arm: its confirmed trials on the effect rows, or the inner validation scores where those are not there."""
+    finished = record.trials("finished", stage="confirm") or record.trials("finished")
+    if not finished:
+        return Markup("<p>No trial has finished.</p>")
+    whole = all(trial["id"] in record.scores for trial in finished)
+    value = {trial["id"]: record.scores[trial["id"]] if whole else float(trial["overall"]) for trial in finished}
+    low, high = min(value.values()), max(value.values())
+    pad = 0.05 * ((high - low) or 0.02)
+    rows = []
+    for arm in record.arms:
+        dots = [
+            {
+                "x": 100 * (value[t["id"]] - low + pad) / (high - low + 2 * pad),
+                "title": f"seed {t['seed']}: {points(value[t['id']], sign=False)}",
+            }
+            for t in finished
+            if t["arm"] == arm
+        ]
+        own = [value[t["id"]] for t in finished if t["arm"] == arm]
+        if own:
+            spread = f"{points(min(own), sign=False)} to {points(max(own), sign=False)}"
+            rows.append({"arm": arm, "dots": dots, "spread": spread if len(own) > 1 else points(own[0], sign=False)})
+    on = "the effect rows" if whole else "the inner validation rows"
+    return fragment("study_dots.html", rows=rows, label=f"overall macro-F1 of each trial on {on}, in points")
+
+
+def claims_section() -> Section:
+    """The plan's own claims, all of them."""
+    tiers: Cells = []
+    of_points: Cells = []
+    for row in claims_table():
+        claim = f"{row['claim_low']:g} to {row['claim_high']:g}" if row["claim_low"] != row["claim_high"] else f"{row['claim_low']:g}"
+        if row["kind"] == "tier":
+            tiers.append([f"tier {row['number']}", str(row["title"]), claim])
+        else:
+            of_points.append([f"point {row['number']}", str(row["title"]), claim, str(row["source"])])
+    body = columns(
+        table(["", "tier", "claim"], tiers, numeric=(2,)),
+        details("The ten points", table(["", "point", "claim", "technique"], of_points, numeric=(2,))),
+    )
+    return Section("claims", "What the plan claims", body, CLAIMS_NOTE)
+
+
+def points(value: float | None, sign: bool = True) -> str:
+    """A fraction as points with one decimal, with a true minus sign; nothing where it is unknown."""
+    if value is None:
+        return ""
+    text = f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+    return ("0.0" if text in ("+0.0", "-0.0") else text).replace("-", "\N{MINUS SIGN}")
+
+
+def between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
+def probability(value: float | None) -> str:
+    return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,68 @@
+"""Features: the states of every token above the frozen layers, computed once and kept beside the corpus.
+
+Shapes: T tokens of all rows, B rows, L tokens, D hidden size.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from transformers import PreTrainedModel
+
+from polarity.data.batch import Corpus, evaluation_batches
+from polarity.train.precision import autocast
+from polarity.train.progress import clock
+from polarity.train.validate import to_tensors
+from polarity.train.world import World
+
+LARGE_GB = 4.0
+"""Above so much a worker is told that features take the memory they take."""
+_CHUNK = 1 << 24  # numbers a message
+
+
+def with_features(
+    lower: PreTrainedModel, corpora: list[Corpus], world: World, *, batch_size: int, precision: str, say: Callable[[str], None]
+) -> list[Corpus]:
+    """The corpora with their features, the same on every worker; `lower` is the frozen part of an encoder."""
+    started = time.monotonic()
+    width = int(lower.config.hidden_size)
+    size = sum(len(corpus.tokens) for corpus in corpora) * width * 4 / 1e9
+    if world.is_first and size > LARGE_GB:
+        say(f"the frozen layers' output takes {size:.1f} GB of memory on each worker; a lower data.max_length takes less")
+    found = [replace(c, features=features(lower, c, width, world, batch_size=batch_size, precision=precision)) for c in corpora]
+    if world.is_first:
+        rows = sum(len(corpus) for corpus in corpora)
+        say(f"frozen layers: their output for {rows} rows computed once, in {clock(time.monotonic() - started)}; {size:.2f} GB a worker")
+    return found
+
+
+@torch.no_grad()
+def features(lower: PreTrainedModel, corpus: Corpus, width: int, world: World, *, batch_size: int, precision: str) -> NDArray[np.float32]:
+    """The frozen part's output (T, D) float32 in evaluation mode; each worker computes its share of the batches and all get the sum."""
+    lower.train(False)
+    found = np.zeros((len(corpus.tokens), width), dtype=np.float32)
+    for rows in evaluation_batches(corpus.lengths, batch_size)[world.rank :: world.size]:
+        batch = corpus.collate(rows)
+        with autocast(precision, world.device):
+            states_BLD = lower(**to_tensors(batch, world.device)).last_hidden_state
+        places = corpus.offsets[rows][:, None] + np.arange(batch.input_ids.shape[1])
+        real = batch.attention_mask.astype(bool)
+        found[places[real]] = states_BLD.float().cpu().numpy()[real]
+    if world.size > 1:  # every number is from one worker and zero on the others, so the sum is exact
+        for part in torch.from_numpy(found).flatten().split(_CHUNK):
+            part.copy_(world.sum(part.to(world.device)))
+    return found
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Hash of a module's weights: a resumed run must find the frozen ones that it began with, which its checkpoints leave out."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()

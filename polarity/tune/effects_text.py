@@ -1,0 +1,127 @@
+"""The terminal's view of an effects table: what each arm does to the score, beside the plan's claim and the cost."""
+
+from collections.abc import Mapping
+from io import StringIO
+from typing import Any
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from polarity.strategy import CLAIMS_NOTE
+from polarity.tune.influence import OVERALL
+from polarity.tune.statistics import HELPS, HURTS
+
+MIN_WIDTH = 106
+_WHOLE = ("difference [95 %]", "verdict", "plan claims", "seconds")
+_COLOURS = {HELPS: "green", HURTS: "red"}
+
+
+def render_effects(table: pa.Table, *, width: int = 110, colour: bool = False, detectable: Mapping[str, float | None] | None = None) -> str:
+    """An effects table (EFFECTS_SCHEMA) as text of at least MIN_WIDTH columns, in points of macro-F1 (hundredths).
+
+    `detectable`: study.json's {before, after}. `colour` adds terminal codes.
+    """
+    out = StringIO()
+    console = Console(
+        file=out, width=max(width, MIN_WIDTH), force_terminal=colour, no_color=not colour, highlight=False, legacy_windows=False
+    )
+    rows = table.to_pylist()
+    decided = [row for row in rows if row["metric"] == OVERALL]
+    if not decided:
+        console.print("No arm has finished together with its reference: there are no effects to show.")
+        return out.getvalue()
+    console.print(_overall(decided))
+    console.print()
+    console.print(_by_task(rows))
+    console.print()
+    for line in _notes(decided, detectable or {}):
+        console.print(Text(line, "dim"))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def points(value: float | None, sign: bool = True) -> str:
+    """A fraction as points with one decimal; `-` where it is unknown."""
+    if value is None:
+        return "-"
+    shown = f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
+    return "0.0" if shown in ("+0.0", "-0.0") and sign else shown
+
+
+def _overall(rows: list[dict[str, Any]]) -> Table:
+    shown = _table("arm", "against", "score", "difference [95 %]", "p Holm", "verdict", "plan claims", "seeds", "seconds")
+    for row in rows:
+        shown.add_row(
+            Text(row["arm"], "bold"),
+            row["reference"],
+            points(row["score"], sign=False),
+            _difference(row),
+            "-" if row["p_holm"] is None else "<0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}",
+            Text(row["verdict"], _COLOURS.get(row["verdict"], "")),
+            _claim(row["claim_low"], row["claim_high"]),
+            str(row["seeds"]),
+            _cost(row["seconds"], row["reference_seconds"]),
+        )
+    return shown
+
+
+def _by_task(rows: list[dict[str, Any]]) -> Table:
+    """Differences in each task's macro-F1, followed by those in its classes' F1: a row per arm."""
+    metrics = list(dict.fromkeys(row["metric"] for row in rows if row["metric"] != OVERALL))
+    tasks = [metric for metric in metrics if "/" not in metric]
+    ordered = [metric for task in tasks for metric in metrics if metric == task or metric.startswith(f"{task}/")]
+    of = {(row["arm"], row["metric"]): row for row in rows}
+    names = [Text(metric.rpartition("/")[2], "bold" if metric in tasks else "") for metric in ordered]
+    shown = _table("difference in", *names)
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        cells = [points(of[arm, metric]["difference"]) + _mark(of[arm, metric]) for metric in ordered]
+        shown.add_row(Text(arm, "bold"), *cells)
+    return shown
+
+
+def _notes(rows: list[dict[str, Any]], detectable: Mapping[str, float | None]) -> list[str]:
+    lines = [
+        "Points of macro-F1 (hundredths), arm less reference, same seeds and rows. A verdict needs Holm's p below 0.05.",
+        "By task (macro-F1) and then its classes (F1): * a 95 % interval of its own that excludes zero. Nothing is",
+        "corrected there for the number of comparisons, so these are hints.",
+    ]
+    if all(row["low"] is None for row in rows):
+        lines.append("One seed shows no spread over seeds, so there are no intervals and no verdicts: run at least two, better five.")
+    sizes = [(when, detectable.get(when)) for when in ("before", "after")]
+    known = [f"{points(size, sign=False)} {when} the study" for when, size in sizes if size is not None]
+    if known:
+        lines.append(f"Smallest effect seen with a power of 80 %, in points: {', '.join(known)}.")
+    if any(row["claim_low"] is not None for row in rows):
+        lines.append(CLAIMS_NOTE)
+    return lines
+
+
+def _mark(row: Mapping[str, Any]) -> str:
+    return "*" if row["low"] is not None and (row["low"] > 0 or row["high"] < 0) else " "
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    limits = "" if row["low"] is None else f" [{points(row['low'])}, {points(row['high'])}]"
+    return points(row["difference"]) + limits
+
+
+def _claim(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
+def _cost(seconds: float | None, reference: float | None) -> str:
+    if seconds is None:
+        return "-"
+    factor = f" {seconds / reference:.1f}x" if reference else ""
+    return f"{seconds:,.0f}{factor}"
+
+
+def _table(first: str, *columns: str | Text) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column(first, overflow="fold")
+    for column in columns:  # where it is too wide, names fold and numbers stay whole
+        left = column in ("against", "verdict")
+        table.add_column(column, justify="left" if left else "right", no_wrap=column in _WHOLE, overflow="fold")
+    return table

@@ -1,0 +1,180 @@
+"""The plan of a study: its seeds, its rungs, its trials, what it can detect and about how long it takes."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from polarity.artifacts import RunFolder
+from polarity.config import Config
+from polarity.data.batch import Corpus
+from polarity.encoders import load_tokenizer, resolve_encoder
+from polarity.errors import ConfigError
+from polarity.model.multitask import MultitaskModel
+from polarity.resolve import dump_config
+from polarity.strategy import with_settings
+from polarity.train.loop import Tables, Training
+from polarity.train.progress import clock
+from polarity.train.worker import use_threads
+from polarity.train.world import World
+from polarity.tune.asha import GRACE, REDUCTION, Asha, plan_asha
+from polarity.tune.conductor import confirmation, exploration
+from polarity.tune.designs import Arm
+from polarity.tune.findings import detectable_before
+from polarity.tune.record import Study, TrialRecord
+from polarity.tune.rows import StudyRows, token_key
+from polarity.tune.runner import Prepared
+
+_TIMED_BATCHES = 2
+_START_S = 3.0
+"""Seconds of a trial that are not training, as measured on two cores."""
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What the user asked for. `explore_seeds` 0: no ASHA, the full grid at once. Seeds count up from `seed0`, exploring ones first."""
+
+    seeds: int = 3
+    explore_seeds: int = 1
+    seed0: int = 0
+    effects_on: str = "validation"
+    reduction: float = REDUCTION
+    grace: float = GRACE
+    keep_ahead: bool = True
+    """An arm that is not behind its reference explores on; off in a search, which wants only the best."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1 or self.explore_seeds < 0:
+            raise ConfigError(f"--seeds must be at least 1 and --explore-seeds at least 0 (got {self.seeds} and {self.explore_seeds})")
+        if self.effects_on not in ("validation", "test"):
+            raise ConfigError(f"--effects-on {self.effects_on}: effects are measured on validation or on test rows")
+
+    @property
+    def explore(self) -> list[int]:
+        return list(range(self.seed0, self.seed0 + self.explore_seeds))
+
+    @property
+    def confirm(self) -> list[int]:
+        first = self.seed0 + self.explore_seeds
+        return list(range(first, first + self.seeds))
+
+    def asha(self, configs: Mapping[str, Config]) -> Asha | None:
+        """The rungs; None without exploration. Raises ConfigError where no epoch ends between warm-up and the end."""
+        if not self.explore_seeds:
+            return None
+        epochs, warmups = [c.train.epochs for c in configs.values()], [c.optim.warmup_ratio for c in configs.values()]
+        asha = plan_asha(epochs, warmups, reduction=self.reduction, grace=self.grace, keep_ahead=self.keep_ahead)
+        if not asha.rungs or max(epochs) < 2:
+            raise ConfigError(
+                f"ASHA has no rung here: no epoch ends between the longest warm-up ({max(warmups):.0%}) and the end (epochs: "
+                f"{', '.join(map(str, sorted(set(epochs))))}). Train longer, or run the full grid with --no-asha"
+            )
+        return asha
+
+    def trials(self, arms: Sequence[Arm], epochs: Mapping[str, int]) -> list[TrialRecord]:
+        """The trials that are known now: those that explore, or the full grid where nothing does."""
+        names = [arm.name for arm in arms]
+        return exploration(names, self.explore, epochs) if self.explore_seeds else confirmation(names, self.confirm, epochs)
+
+
+def new_study(
+    folder: RunFolder, plan: StudyPlan, arms: Sequence[Arm], configs: Mapping[str, Config], rows: StudyRows, about: Mapping[str, Any]
+) -> Study:
+    """The record of a study that has not begun; `about`: further entries of study.json, such as its name, design and command."""
+    tested = sum(arm.reference is not None for arm in arms)
+    asha = plan.asha(configs)
+    reference = arms[0].name
+    head = {
+        **about,
+        "config": dump_config(configs[reference]),
+        "configs": {name: dump_config(config) for name, config in configs.items()},
+        "data": {"rows": rows.counts, "effects_on": plan.effects_on, "fingerprint": rows.fingerprint},
+        "reference": reference,
+        "arms": [arm.to_json() for arm in arms],
+        "seeds": {"explore": plan.explore, "confirm": plan.confirm},
+        "asha": None if asha is None else asha.to_json(),
+        "detectable": {"before": detectable_before(plan.seeds, tested, rows.counts["test"]), "after": None},
+    }
+    return Study.create(folder, head, plan.trials(arms, {name: c.train.epochs for name, c in configs.items()}))
+
+
+def trial_seconds(prepared: Prepared, arm: str) -> float:
+    """Seconds of one trial of an arm on a machine like this one, from a few timed micro-batches; start included."""
+    config = prepared.configs[arm]
+    encoder = resolve_encoder(config.model.encoder, config.model.revision)
+    pad = load_tokenizer(encoder.folder).pad_token_id
+    whole = {p: Corpus.from_table(t, list(config.labels), pad) for p, t in prepared.tokens[token_key(config)].items()}
+    small = _timed_config(config)
+    part = Corpus.from_table(_sample(prepared.tokens[token_key(config)]["train"], small), list(config.labels), pad)
+    use_threads(config.cluster.cpus_per_worker)
+    model = MultitaskModel.from_encoder(encoder.folder, config.model, config.labels, seed=0)
+    begun = time.perf_counter()
+    training = Training(small, Tables(part, part, None, prepared.statistics(arm)), model, World(), lambda _: None, None)
+    features = (time.perf_counter() - begun) / (2 * part.lengths.sum()) if config.model.frozen_layers else 0.0
+    training.run_epoch()  # the first one warms up
+    training.state.epoch += 1
+    begun = time.perf_counter()
+    training.run_epoch()
+    train = (time.perf_counter() - begun) / part.lengths.sum()
+    begun = time.perf_counter()
+    training.predict(part)
+    predict = (time.perf_counter() - begun) / part.lengths.sum()
+    tokens = {name: int(corpus.lengths.sum()) for name, corpus in whole.items()}
+    grown = prepared.ledgers[arm].epoch_rows / max(1, prepared.ledgers[arm].rows)
+    epoch = tokens["train"] * grown * train + tokens["validation"] * predict
+    ends = (tokens["validation"] + tokens["test"]) * predict + (tokens["train"] + tokens["validation"]) * features
+    return float(config.train.epochs * epoch + ends + _START_S)
+
+
+def _timed_config(config: Config) -> Config:
+    """Micro-batches alone, R-Drop from the first one, no oversampling: what a step's forward and backward pass cost."""
+    size = config.train.micro_batch_size
+    settings: dict[str, Any] = {"train.global_batch_size": size, "train.epochs": 2, "loss.r_drop_warmup_epochs": 0, "cluster.workers": 0}
+    return with_settings(config, {**settings, "data.oversample.alpha": 0.0, "data.oversample.max_multiplier": 1.0})
+
+
+def _sample(table: pa.Table, config: Config) -> pa.Table:
+    wanted = min(table.num_rows, _TIMED_BATCHES * config.train.global_batch_size)
+    rows = np.linspace(0, table.num_rows - 1, wanted).astype(np.int64)
+    return table.take(pa.array(rows))
+
+
+def describe(plan: StudyPlan, arms: Sequence[Arm], prepared: Prepared, concurrent: int) -> str:
+    """The dry run in words: trials, epochs, estimated time, and what the study can detect."""
+    explore = len(plan.explore)
+    lines, total = [], 0.0
+    for arm in arms:
+        seconds = trial_seconds(prepared, arm.name)
+        total += seconds * (explore + plan.seeds)
+        against = f"against {arm.reference}" if arm.reference else "the reference"
+        points = f", points {','.join(map(str, arm.points))}" if arm.points else ""
+        lines.append(f"{arm.name}: {prepared.epochs[arm.name]} epochs, about {clock(seconds)} a trial, {against}{points}")
+    epochs = sum(prepared.epochs.values())
+    asha = plan.asha(prepared.configs)
+    if asha is not None:
+        rungs = ", ".join(f"{rung:.0%}" for rung in asha.rungs)
+        lines.append(
+            f"exploration: {explore * len(arms)} trials, at most {explore * epochs} epochs, seeds {_seeds(plan.explore)}, rungs at {rungs}"
+        )
+    lines.append(f"confirmation: at most {plan.seeds * len(arms)} trials of {plan.seeds * epochs} epochs, seeds {_seeds(plan.confirm)}")
+    lines.append(f"time: at most about {clock(total / concurrent)} with {concurrent} trial(s) at a time like here")
+    smallest = detectable_before(plan.seeds, sum(arm.reference is not None for arm in arms), prepared.rows.counts["test"])
+    lines.append(detectable_line(smallest, plan.seeds))
+    return "\n".join(lines)
+
+
+def detectable_line(smallest: float | None, seeds: int) -> str:
+    """What the study can see before it has begun."""
+    if smallest is None:
+        return f"with {seeds} seed(s) no effect can be told from the seeds' own spread"
+    return (
+        f"with {seeds} seeds a true difference of {100 * smallest:.1f} points of overall macro-F1 is found with a probability of 80 % "
+        "(assuming the usual spread over seeds; smaller ones are mostly missed)"
+    )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"

@@ -1,0 +1,198 @@
+"""A trial on one worker, inside a process that Ray Tune keeps from trial to trial.
+
+The loop runs in a thread and hands each epoch's metrics over in `report`; it goes on when Tune asks for the next epoch, and unwinds, with
+model, optimizer and features, when the trial is stopped: then nothing of it computes or holds memory, and the process takes the next
+trial without importing torch and transformers again.
+"""
+
+import ctypes
+import gc
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.tune import Trainable
+
+from polarity.artifacts import CHECKPOINTS, HISTORY, METRICS, PREDICTIONS, RunFolder
+from polarity.config import Config
+from polarity.evaluate import Stability, build_metrics
+from polarity.loss.objective import TaskStatistics
+from polarity.train.worker import Job, checkpoint_names, newest_checkpoint, use_threads, work
+from polarity.train.world import World
+
+KEEP_AFTER_S = 600.0
+"""A trial that has trained so long since its last kept checkpoint keeps one: what a killed study has to repeat is bounded by it."""
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """All that a trial's process needs: `tokens` names the shared tables, `run_dir` is reachable from every node.
+
+    `total_steps` is the length of the trial's own schedule; progress is measured by it. `by_title`: titles are the unit of intervals.
+    """
+
+    config: Config
+    statistics: dict[str, TaskStatistics]
+    tokens: str
+    run_dir: str
+    total_steps: int
+    by_title: bool
+    keep_model: bool = False
+    keep_after_s: float = KEEP_AFTER_S
+
+
+class Stopped(Exception):
+    """Raised inside the loop's report to end a trial that Tune has stopped."""
+
+
+class OneWorkerTrial(Trainable):
+    """One step is one epoch; the last step writes the trial's run folder and is `done`."""
+
+    def setup(self, config: dict[str, Any], specs: Mapping[str, TrialSpec] | None = None, tables: Mapping[str, Any] | None = None) -> None:
+        """`specs`: {trial id: spec}; `tables`: {token key: {part: object reference}}."""
+        assert specs is not None and tables is not None
+        self._specs, self._tables = specs, tables
+        self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trial")
+        self._begin(config["trial"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial in this process."""
+        self._end()
+        self._begin(new_config["trial"])
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Let the loop run to its next report, or to its end; raises what the loop raised."""
+        self._running.allow()
+        metrics = self._running.wait()
+        if metrics is not None:
+            return metrics
+        self._future.result()
+        return {"done": True}
+
+    def cleanup(self) -> None:
+        """End the loop before the process ends."""
+        self._end()
+        self._threads.shutdown(wait=True)
+
+    def _begin(self, trial: str) -> None:
+        home = os.environ.get("TUNE_ORIG_WORKING_DIR")  # Tune moves its processes, and paths of encoders may be relative
+        if home and Path(home).is_dir():
+            os.chdir(home)
+        spec, running = self._specs[trial], Handover()
+        device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        self._running = running
+        self._future: Future[None] = self._threads.submit(run_trial, spec, self._tables[spec.tokens], device, running)
+        self._future.add_done_callback(lambda _: running.finish())
+
+    def _end(self) -> None:
+        self._running.stop()
+        self._future.exception()  # waits; whatever it was, the trial it belonged to is over
+        del self._future
+        free_memory()
+
+
+class Handover:
+    """Between the loop's thread and Tune's: one runs while the other waits."""
+
+    def __init__(self) -> None:
+        self._go, self._stopped = threading.Semaphore(0), False
+        self._metrics: queue.SimpleQueue[dict[str, float] | None] = queue.SimpleQueue()
+
+    def allow(self) -> None:
+        """Tune: one more epoch."""
+        self._go.release()
+
+    def wait(self) -> dict[str, float] | None:
+        """Tune: the next report; None when the loop has ended."""
+        return self._metrics.get()
+
+    def stop(self) -> None:
+        """Tune: the loop is to unwind at its report."""
+        self._stopped = True
+        self._go.release()
+
+    def proceed(self) -> None:
+        """The loop: wait until the next epoch is wanted. Raises Stopped where it is not."""
+        self._go.acquire()
+        if self._stopped:
+            raise Stopped
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """The loop: an epoch is done; returns when the next one is wanted."""
+        self._metrics.put(metrics)
+        self.proceed()
+
+    def finish(self) -> None:
+        """The loop has returned or raised."""
+        self._metrics.put(None)
+
+
+def run_trial(spec: TrialSpec, tables: Mapping[str, Any], device: torch.device, handover: Handover) -> None:
+    """The loop's thread: train, write the run folder, judge. Raises Stopped and what the loop raises."""
+    handover.proceed()
+    use_threads(spec.config.cluster.cpus_per_worker)
+    folder = RunFolder.open(spec.run_dir)
+    parts = {name: ray.get(ref) for name, ref in tables.items()}
+    job = Job(spec.config, parts, spec.statistics, spec.run_dir, keep_model=spec.keep_model)
+    resume = newest_checkpoint(folder, Path(spec.run_dir)) if folder.local is not None else None
+    report = TrialReport(folder, handover, spec.keep_after_s)
+    work(job, report, world=World(device=device), say=lambda _: None, resume=resume)
+    judge_trial(spec, folder)
+
+
+class TrialReport:
+    """The loop's report: metrics go to Tune, and a checkpoint is kept where much would have to be repeated."""
+
+    def __init__(self, folder: RunFolder, handover: Handover, keep_after_s: float) -> None:
+        self._folder, self._handover, self._keep_after_s = folder, handover, keep_after_s
+        self._kept = time.monotonic()
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
+        if checkpoint is not None and self._folder.local is not None and time.monotonic() - self._kept >= self._keep_after_s:
+            old = checkpoint_names(self._folder)
+            self._folder.write_folder(f"{CHECKPOINTS}/{name}", checkpoint)
+            for other in old:
+                if other != name:
+                    self._folder.delete_folder(f"{CHECKPOINTS}/{other}")
+            self._kept = time.monotonic()
+        self._handover.report(metrics)
+
+
+def judge_trial(spec: TrialSpec, folder: RunFolder) -> None:
+    """Write the trial's metrics.json, without floors, which are the study's and not the trial's, and drop its checkpoints."""
+    epochs = [row for row in folder.read_parquet(HISTORY).to_pylist() if row["kind"] == "epoch"]
+    scores = [row["validation_overall"] for row in epochs]
+    losses = [row["classification_loss"] for row in epochs if row["classification_loss"] is not None]
+    stability = Stability(non_finite_steps=int(epochs[-1]["bad_steps"]), epoch_losses=losses, best_epoch=1 + scores.index(max(scores)))
+    metrics = build_metrics(
+        folder.read_parquet(PREDICTIONS),
+        {},
+        spec.config.labels,
+        resamples=spec.config.train.resamples,
+        by_title=spec.by_title,
+        stability=stability,
+    )
+    folder.write_json(METRICS, metrics)
+    if folder.exists(CHECKPOINTS):
+        folder.delete_folder(CHECKPOINTS)
+
+
+def free_memory() -> None:
+    """Give back what a trial held: Python's cycles, torch's cache, and glibc's free pages, which it would keep for itself."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # absent in other C libraries
+        if trim is not None:
+            trim(0)

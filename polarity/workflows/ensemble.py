@@ -1,0 +1,145 @@
+"""`polarity ensemble`: several runs, and the linear floor if asked, as one run that averages their log-probabilities."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from polarity import artifacts
+from polarity.artifacts import RunFolder
+from polarity.data.split import Splits, load_splits
+from polarity.errors import RunError, nearest
+from polarity.evaluate import build_predictions, evaluate_split, paired_difference
+from polarity.predict.ensemble import Weighting, choose_weights, member_probabilities, pool
+from polarity.predict.linear_member import LINEAR
+from polarity.workflows.members import Made, Member, aligned_predictions, by_title, copy_folder, new_run, open_members, write_run
+from polarity.workflows.read_again import held_out_tables
+
+Say = Callable[[str], None]
+WEIGHTS = ("auto", "equal")
+MEMBERS = "members"
+_COPIED = (artifacts.CONFIG, artifacts.ENVIRONMENT, artifacts.METRICS, artifacts.PREDICTIONS)
+
+Predicted = dict[str, pa.Table]
+"""{split: predictions in the splits' row order} of one member."""
+
+
+def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: str = "auto", say: Say = print) -> dict[str, Any]:
+    """Write an ensemble's folder with copies of its members, and return the content of its metrics.json.
+
+    `weights` auto fits them on validation rows where that helps in cross-fitting, and is equal otherwise. Test rows decide nothing.
+    Raises RunError: too few or unfit members, members of other splits, a folder that holds a run; DataError: the data cannot be read.
+    """
+    if weights not in WEIGHTS:
+        raise RunError(f"--weights {weights}: {nearest(weights, WEIGHTS)}")
+    folder = new_run(out)
+    members = open_members(runs, least=1 if linear else 2)
+    config = members[0].config
+    splits = load_splits(config.data, say)
+    predicted = {name: aligned_predictions(member, splits) for name, member in _named(members).items()}
+    floor = _fit_linear(members[0], splits, say) if linear else None
+    if floor is not None:
+        predicted[LINEAR] = floor[1]
+    weighting = _weigh(predicted, splits, config.labels, weights, by_title(config), config.train.resamples)
+    combined = _combine(predicted, weighting, splits, config.labels)
+    record = _record(predicted, weighting, combined, config.labels, by_title(config), config.train.resamples, say)
+    _write_members(folder, _named(members), floor[0] if floor else None)
+    folder.write_json(artifacts.ENSEMBLE, {"members": [f"{MEMBERS}/{name}" for name in _named(members)], LINEAR: linear, **record})
+    made = Made(config, members[0], splits, _made_from(members, linear), pa.concat_tables(combined.values()))
+    return write_run(folder, made, say)
+
+
+def _named(members: Sequence[Member]) -> dict[str, Member]:
+    """Each member under its run's name, with a number behind where two runs have the same, and where it would be `linear`."""
+    found: dict[str, Member] = {}
+    for member in members:
+        name, number = member.name, 2
+        while name in found or name == LINEAR:
+            name, number = f"{member.name}-{number}", number + 1
+        found[name] = member
+    return found
+
+
+def _fit_linear(first: Member, splits: Splits, say: Say) -> tuple[Any, Predicted]:
+    from polarity.baselines.linear import fit_linear
+
+    labels = first.config.labels
+    floor = fit_linear(splits.train, labels, say=say)
+    tables = held_out_tables(splits)
+    return floor, {name: build_predictions(name, table, floor.probabilities(table), labels) for name, table in tables.items()}
+
+
+def _weigh(
+    predicted: dict[str, Predicted], splits: Splits, labels: dict[str, list[str]], weights: str, titles: bool, resamples: int
+) -> Weighting:
+    if weights == "equal":
+        return Weighting([1.0 / len(predicted)] * len(predicted), {"chosen": "equal, as asked"})
+    members = [member_probabilities(of_member["validation"], labels) for of_member in predicted.values()]
+    return choose_weights(members, splits.validation, labels, by_title=titles, resamples=resamples)
+
+
+def _combine(predicted: dict[str, Predicted], weighting: Weighting, splits: Splits, labels: dict[str, list[str]]) -> Predicted:
+    combined = {}
+    for name, table in held_out_tables(splits).items():
+        members = [member_probabilities(of_member[name], labels) for of_member in predicted.values()]
+        combined[name] = build_predictions(name, table, pool(members, weighting.weights, labels), labels)
+    return combined
+
+
+def _record(
+    predicted: dict[str, Predicted], weighting: Weighting, combined: Predicted, labels: dict[str, list[str]], titles: bool,
+    resamples: int, say: Say,
+) -> dict[str, Any]:  # fmt: skip
+    """What ensemble.json says beside its members: weights, how they were chosen, and the validation scores; all of it said, too."""
+    scores = {name: _overall(of_member["validation"], labels) for name, of_member in predicted.items()}
+    best = max(scores, key=lambda name: scores[name])
+    gain = paired_difference(combined["validation"], predicted[best]["validation"], labels, resamples=resamples, by_title=titles)["overall"]
+    for (name, score), weight in zip(scores.items(), weighting.weights, strict=True):
+        say(f"{name}: {100 * score:.1f} % overall macro-F1 on validation, weight {weight:.3f}")
+    crossed = weighting.choice.get("fitted_minus_equal_cross_fitted")
+    if crossed is not None:
+        say(f"weights: {weighting.choice['chosen']} (fitted against equal, cross-fitted: {_points(crossed)})")
+    say(f"ensemble: {100 * _overall(combined['validation'], labels):.1f} % on validation, against {best}: {_points(gain)}")
+    return {
+        "weights": weighting.weights,
+        "choice": weighting.choice,
+        "validation": scores,
+        "against_best_member": {"member": best, **gain},
+    }
+
+
+def _overall(predictions: pa.Table, labels: dict[str, list[str]]) -> float:
+    judged = evaluate_split(predictions, labels, resamples=1, by_title=False, with_slices=False)
+    return float(np.float64(judged["overall"]["macro_f1"]))
+
+
+def _points(difference: dict[str, Any]) -> str:
+    low, high = (100 * bound for bound in difference["ci95"])
+    return f"{100 * difference['difference']:+.1f} points [{low:+.1f}, {high:+.1f}], {difference['verdict']}"
+
+
+def _write_members(folder: RunFolder, members: dict[str, Member], floor: Any) -> None:
+    for name, member in members.items():
+        for file in _COPIED:
+            if member.folder.exists(file):
+                folder.write_bytes(f"{MEMBERS}/{name}/{file}", member.folder.read_bytes(file))
+        copy_folder(member.folder, artifacts.MODEL, folder, f"{MEMBERS}/{name}")
+    if floor is not None:
+        _write_linear(folder, floor, next(iter(members.values())).config.labels)
+
+
+def _write_linear(folder: RunFolder, floor: Any, labels: dict[str, list[str]]) -> None:
+    import tempfile
+
+    from polarity.baselines.saved import save_linear
+
+    with tempfile.TemporaryDirectory(prefix="polarity-linear-") as temporary:
+        save_linear(Path(temporary), floor, labels)
+        folder.write_folder(LINEAR, Path(temporary))
+
+
+def _made_from(members: Sequence[Member], linear: bool) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [{"run": name, "seeds": m.environment.get("seeds", {})} for name, m in _named(members).items()]
+    return [*rows, {"run": LINEAR}] if linear else rows

@@ -1,0 +1,145 @@
+"""The runs that a soup or an ensemble is made of, and the folder that it becomes: a run folder without training of its own."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from polarity import artifacts
+from polarity.artifacts import RunFolder
+from polarity.baselines import floors
+from polarity.config import Config
+from polarity.data.split import Splits
+from polarity.environment import describe_environment
+from polarity.errors import RunError
+from polarity.evaluate import build_metrics, render_metrics
+from polarity.evaluate.predictions import check_predictions
+from polarity.predict.classifier import check_version, run_name
+from polarity.predict.classifier_model import run_config
+from polarity.workflows.calibrate import calibrate_run
+from polarity.workflows.read_again import aligned, held_out_tables
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished run: its folder, its configuration, what it ran on, and what it predicted."""
+
+    name: str
+    folder: RunFolder
+    config: Config
+    environment: dict[str, Any]
+    predictions: pa.Table
+
+    @classmethod
+    def open(cls, run: str) -> "Member":
+        """The member of a run folder. Raises RunError: no run, unfinished, damaged, or an ensemble."""
+        folder = RunFolder.open(run)
+        check_version(folder)
+        if folder.exists(artifacts.ENSEMBLE):
+            raise RunError(f"{folder.uri}: is an ensemble itself; name its members' runs instead")
+        config = run_config(folder)
+        predictions = folder.read_parquet(artifacts.PREDICTIONS)
+        check_predictions(predictions, config.labels)
+        return cls(run_name(folder), folder, config, folder.read_json(artifacts.ENVIRONMENT), predictions)
+
+
+def open_members(runs: Sequence[str], least: int) -> list[Member]:
+    """The members in the given order, checked to be of one kind. Raises RunError: too few, one named twice, other labels or rows."""
+    if len(runs) < least:
+        raise RunError(f"{len(runs)} run{'s' * (len(runs) != 1)} given, at least {least} are needed")
+    members = [Member.open(run) for run in runs]
+    places = [(m.folder.filesystem.type_name, m.folder.filesystem.normalize_path(m.folder.root)) for m in members]
+    twice = next((m.folder.uri for m, place in zip(members, places, strict=True) if places.count(place) > 1), None)
+    if twice is not None:
+        raise RunError(f"{twice}: is named twice")
+    first = members[0]
+    for member in members[1:]:
+        if member.config.labels != first.config.labels:
+            raise RunError(f"{member.folder.uri}: has other tasks or classes than {first.folder.uri}; use runs of the same labels")
+        _check_same_training_rows(first, member)
+    return members
+
+
+def _check_same_training_rows(first: Member, other: Member) -> None:
+    """Predictions hold no training rows, so those are compared by the data's hash and their number."""
+    hashes = [sorted(str(sha or name) for name, sha in m.environment.get("data", {}).items()) for m in (first, other)]
+    rows = [m.environment.get("rows", {}).get("train") for m in (first, other)]
+    if hashes[0] != hashes[1] or rows[0] != rows[1]:
+        what = "other data" if hashes[0] != hashes[1] else f"{rows[1]} training rows instead of {rows[0]}"
+        raise RunError(
+            f"{other.folder.uri}: was trained on {what} than {first.folder.uri}, so that its training rows may be among the rows that "
+            "judge: use runs of one split of the same data"
+        )
+
+
+def aligned_predictions(member: Member, splits: Splits) -> dict[str, pa.Table]:
+    """The member's predictions of each held-out split, in the splits' row order. Raises RunError where its rows or labels are others."""
+    labels = member.config.labels
+    return {name: aligned(member.predictions, name, table, labels, member.folder.uri) for name, table in held_out_tables(splits).items()}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was made: its configuration, its members' record, and its predictions of all held-out splits."""
+
+    config: Config
+    first: Member
+    splits: Splits
+    made_from: list[dict[str, Any]]
+    predictions: pa.Table
+
+
+def new_run(out: str) -> RunFolder:
+    """The folder that the soup or ensemble goes into. Raises RunError where it holds a run."""
+    folder = RunFolder.create(out)
+    if folder.local is not None and folder.local.is_dir() and not any(folder.local.iterdir()):
+        folder.local.rmdir()  # made by the check; what follows may still refuse
+    return folder
+
+
+def write_run(folder: RunFolder, made: Made, say: Say) -> dict[str, Any]:
+    """Write configuration, environment, predictions, calibration and metrics; returns the content of metrics.json."""
+    from polarity.resolve import dump_config
+
+    config, splits = made.config, made.splits
+    sources = [s for s in (config.data.source, config.data.train, config.data.validation, config.data.test) if s]
+    now = describe_environment(seeds={"split": config.data.split.seed}, sources=sources)
+    before = made.first.environment
+    kept: dict[str, Any] = {key: before[key] for key in ("encoder", "rows", "dropped_from_train") if key in before}
+    folder.write_text(artifacts.CONFIG, dump_config(config))
+    folder.write_json(artifacts.ENVIRONMENT, {**now, **kept, "made_from": made.made_from})
+    if made.first.folder.exists(artifacts.LEDGER):
+        folder.write_bytes(artifacts.LEDGER, made.first.folder.read_bytes(artifacts.LEDGER))
+    folder.write_parquet(artifacts.PREDICTIONS, made.predictions)
+    calibrate_run(folder, say, labels=config.labels)
+    metrics = build_metrics(
+        made.predictions,
+        floors(splits.train, held_out_tables(splits), config.labels, say=say),
+        config.labels,
+        resamples=config.train.resamples,
+        by_title=by_title(config),
+    )
+    if made.first.folder.exists(artifacts.METRICS):
+        about_data = made.first.folder.read_json(artifacts.METRICS).get("data")
+        metrics |= {} if about_data is None else {"data": about_data}  # that the rows are synthetic
+    folder.write_json(artifacts.METRICS, metrics)
+    say(render_metrics(metrics))
+    say(f"run folder: {folder.uri}")
+    return metrics
+
+
+def by_title(config: Config) -> bool:
+    """Whether titles, not rows, are resampled: where the split keeps a title on one side."""
+    return config.data.split.kind == "group" and config.data.source is not None
+
+
+def copy_folder(source: RunFolder, name: str, target: RunFolder, under: str) -> None:
+    """Copy the folder `name` of one run into `under`/`name` of another, wherever the two lie."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="polarity-member-") as temporary:
+        target.write_folder(f"{under}/{name}", source.fetch_folder(name, Path(temporary)))

@@ -1,0 +1,240 @@
+"""`polarity predict`: files of comments with their predictions beside them, or one comment, and the shares of the classes."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from polarity.artifacts import CALIBRATION, CONFIG, ENSEMBLE, MODEL, PREDICTIONS, RunFolder
+from polarity.errors import DataError
+from polarity.predict.batch import ChunkScorer, ScoreOptions, in_process, through_ray
+from polarity.predict.batch_join import JOINED, PartCursor, Written, check_out, join, plan_targets, put_in_place
+from polarity.predict.batch_parts import Parts, Predicted, fingerprint, part_schema, working_folder
+from polarity.predict.input import Columns, Input, chunk_parts, has_text, open_inputs
+from polarity.predict.output import prediction_names, refuse_taken
+
+Say = Callable[[str], None]
+PROGRESS_SECONDS = 10.0
+FEWEST = 100
+"""Comments from which class shares are given: a bootstrap of fewer says more than it knows."""
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What `polarity predict` is asked for, beside the run, the rows and the output."""
+
+    comment_column: str | None = None
+    title_column: str | None = None
+    prefix: str = ""
+    overwrite: bool = False
+    escape: bool = True
+    workers: int | None = None
+    """Actors; None: what the cluster keeps busy; 0: this process, without Ray."""
+    shares: str | None = None
+    """A JSON file for the class shares."""
+
+
+def predict(options: ScoreOptions, data: str, out: str, given: PredictOptions | None = None, *, say: Say = print) -> dict[str, Any]:
+    """Predict all rows of a file, folder or glob into a file or folder, and return {rows, empty, seconds, scored, shares}.
+
+    A prediction that was killed goes on where it stopped when the same command is given again. Raises PolarityError for everything that a
+    user can mend.
+    """
+    given = given or PredictOptions()
+    if "://" in out:
+        raise DataError(f"{out}: predict writes to local paths; copy the result afterwards")
+    options = replace(options, run=absolute(options.run))
+    target = Path(out).expanduser().absolute()
+    is_folder = check_out(target, overwrite=given.overwrite)
+    columns = Columns.chosen(run_data(options.run), given.comment_column, given.title_column)
+    inputs, skipped = open_inputs(data, columns, leave_out=target)
+    if skipped:
+        say(f"left out {len(skipped)} file(s) of other kinds: {', '.join(skipped[:3])}{', ...' if len(skipped) > 3 else ''}")
+    targets = plan_targets(target, inputs, is_folder=is_folder)
+    loaded = ChunkScorer(options)  # where actors score, too: what is wrong with the run is said here, plainly
+    labels = loaded.classifier.labels
+    scorer = loaded if given.workers == 0 else None
+    del loaded  # where actors score, its memory is for them
+    for each in inputs:
+        refuse_taken(each.source.columns, prediction_names(labels, given.prefix), each.source.name)
+    started = time.monotonic()
+    with working_folder(target, _identity(options, columns, inputs), overwrite=given.overwrite) as (folder, resumed):
+        parts = Parts(folder, part_schema(labels))
+        if resumed:
+            say(f"going on with the prediction that stopped after {parts.rows():,} rows")
+        scored = _score(parts, inputs, options, scorer, given.workers, say)
+        seconds = time.monotonic() - started
+        written = join(PartCursor(parts.tables()), targets, folder / JOINED, labels, prefix=given.prefix, escape=given.escape)
+        put_in_place(targets, folder / JOINED, target if is_folder else None)
+    say(summary(written, scored, seconds, out))
+    shares = _say_shares(options, labels, written, given.shares, say)
+    return {"rows": written.rows, "empty": written.empty, "scored": scored, "seconds": seconds, "shares": shares}
+
+
+def predict_text(options: ScoreOptions, text: str, title: str = "") -> dict[str, Any]:
+    """One comment's prediction: {comment, title, tasks: {T: {label, confidence, probabilities: {class: p}}}}, without Ray."""
+    if not has_text(text):
+        raise DataError("--text is empty: there is nothing to classify")
+    classifier = options.load()
+    row = classifier.predict([text], [title]).to_pylist()[0]
+    tasks = {
+        task: {
+            "label": row[task],
+            "confidence": row[f"{task}_confidence"],
+            "probabilities": {label: row[f"{task}_p_{label}"] for label in classes},
+        }
+        for task, classes in classifier.labels.items()
+    }
+    return {"comment": text, "title": title, "tasks": tasks}
+
+
+def render_text(found: dict[str, Any]) -> str:
+    """One comment's prediction to read: a line a task, the classes by falling probability."""
+    width = max(len(task) for task in found["tasks"])
+    lines = []
+    for task, entry in found["tasks"].items():
+        ordered = sorted(entry["probabilities"].items(), key=lambda pair: -pair[1])
+        chances = ", ".join(f"{label} {chance:.3f}" for label, chance in ordered)
+        lines.append(f"{task:<{width}}  {entry['label']}  ({chances})")
+    return "\n".join(lines)
+
+
+def absolute(run: str) -> str:
+    """A run folder that actors, which stand elsewhere, find too."""
+    return run if "://" in run else str(Path(run).expanduser().absolute())
+
+
+def run_data(run: str) -> Any:
+    """The data section of a run's configuration; of an ensemble, that of its first member."""
+    from polarity.resolve import parse_config
+
+    folder = RunFolder.open(run)
+    if not folder.exists(CONFIG) and folder.exists(ENSEMBLE):
+        members = folder.read_json(ENSEMBLE).get("members") or [""]
+        first = str(members[0])
+        return run_data(first if "://" in first or Path(first).is_absolute() else f"{run}/{first}")
+    return parse_config(folder.read_text(CONFIG), f"{folder.uri}/{CONFIG}").data
+
+
+def _score(
+    parts: Parts, inputs: list[Input], options: ScoreOptions, scorer: ChunkScorer | None, workers: int | None, say: Say
+) -> int:  # fmt: skip
+    """Score what no part holds yet; the number of rows that were scored now."""
+    todo = chunk_parts(inputs, parts.next_place())
+    if not todo:
+        return 0
+    if scorer is not None:
+        predicted = in_process(todo, scorer)
+    else:
+        from polarity.config import ClusterConfig
+        from polarity.train.driver import start_ray
+
+        start_ray(ClusterConfig(), say)
+        predicted = through_ray(todo, options, "comments", workers, say)
+    return _keep(parts, predicted, say)
+
+
+def _keep(parts: Parts, predicted: Iterator[Predicted], say: Say) -> int:
+    started = said = time.monotonic()
+    rows = 0
+    try:
+        for chunk in predicted:
+            parts.add(chunk)
+            rows += chunk.table.num_rows
+            if time.monotonic() - said > PROGRESS_SECONDS:
+                said = time.monotonic()
+                say(f"{rows:,} rows, {rows / (said - started):,.0f} rows/s")
+    finally:
+        parts.flush()  # what was scored before an error or Ctrl-C is kept
+    return rows
+
+
+def _identity(options: ScoreOptions, columns: Columns, inputs: list[Input]) -> dict[str, Any]:
+    """What a prediction must have in common with the one that it goes on with."""
+    settings = {"raw": options.raw, "votes": options.votes, "comment_column": columns.comment, "title_column": columns.title}
+    return {"input": fingerprint(inputs), "run": run_fingerprint(options.run), "settings": settings}
+
+
+def run_fingerprint(run: str) -> str:
+    """SHA-256 over a run's model files, or over an ensemble's list, its linear member and its other members' files."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    folder = RunFolder.open(run)
+    if folder.exists(ENSEMBLE):
+        digest.update(folder.read_bytes(ENSEMBLE))
+        for member in folder.read_json(ENSEMBLE).get("members") or []:
+            where = member if "://" in member or Path(member).is_absolute() else f"{run}/{member}"
+            digest.update(run_fingerprint(where).encode())
+    for name in [f"{part}/{name}" for part in (MODEL, "linear") for name in folder.list(part)]:
+        with folder.filesystem.open_input_stream(folder.path(name), compression=None) as stream:
+            digest.update(name.encode())
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def summary(written: Written, scored: int, seconds: float, out: str) -> str:
+    """What was done, in a few lines."""
+    lines = [f"{written.rows:,} rows written to {out}"]
+    if scored:
+        lines[0] += f"; {scored:,} scored in {seconds:,.1f} s ({scored / max(seconds, 1e-9):,.0f} rows/s)"
+    if written.empty:
+        lines.append(f"{written.empty:,} rows have an empty comment: their predictions are null")
+    if written.escaped:
+        lines.append(
+            f"{written.escaped:,} cells begin like a spreadsheet formula and got an apostrophe in front (--no-escape: as they are)"
+        )
+    return "\n".join(lines)
+
+
+def _say_shares(options: ScoreOptions, labels: Any, written: Written, path: str | None, say: Say) -> dict[str, Any]:
+    """Class shares of what was written, printed and, where a path is given, saved."""
+    import json
+
+    from polarity.artifacts import replacing
+    from polarity.evaluate.shares import class_shares
+    from polarity.evaluate.shares_text import render_shares
+
+    scored = written.rows - written.empty
+    if scored < FEWEST:
+        say(f"no shares of the classes: {scored} comments are too few for them (they begin at {FEWEST})")
+        return {}
+    validation = validation_tallies(options, labels)
+    found = {task: class_shares(classes, written.tallies[task], validation.get(task)) for task, classes in labels.items()}
+    say(render_shares(found))
+    if options.votes is not None:
+        say(f"(corrected for the errors of the run's own mode of prediction, not for those of --votes {options.votes})")
+    content = {task: shares.to_json() for task, shares in found.items()}
+    if path is not None:
+        with replacing(Path(path)) as temporary:
+            temporary.write_text(json.dumps({"schema_version": 1, "tasks": content}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return content
+
+
+def validation_tallies(options: ScoreOptions, labels: Any) -> dict[str, Any]:
+    """Per task the run's validation predictions, calibrated as predictions are; empty where the run has none."""
+    from polarity.evaluate.calibration import apply, read_calibration
+    from polarity.evaluate.predictions import check_predictions, probability_column, task_codes
+    from polarity.evaluate.tally import Tally
+
+    folder = RunFolder.open(options.run)
+    if not folder.exists(PREDICTIONS):
+        return {}
+    table = folder.read_parquet(PREDICTIONS)
+    check_predictions(table, labels)
+    table = table.filter(pc.equal(table["split"], "validation"))
+    fitted = read_calibration(folder, labels) if folder.exists(CALIBRATION) and not options.raw else {}
+    tallies = {}
+    for task, classes in labels.items():
+        label, predicted = task_codes(table, task, classes)
+        chances = np.column_stack([table[probability_column(task, name)].to_numpy() for name in classes])
+        if task in fitted:
+            calibrated, chosen = apply(chances, fitted[task].temperature, fitted[task].biases)
+            chances, predicted = calibrated, predicted if fitted[task].biases is None else chosen
+        tallies[task] = Tally.of(chances, predicted, label)
+    return tallies

@@ -1,0 +1,221 @@
+"""`polarity soup`: several runs of one architecture, or checkpoints of one, as one model with the mean of their weights."""
+
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from polarity import artifacts
+from polarity.artifacts import RunFolder, user_cache_dir
+from polarity.config import Config
+from polarity.data.batch import Corpus
+from polarity.data.split import Splits, load_splits
+from polarity.data.tokenize import tokenize
+from polarity.errors import RunError
+from polarity.evaluate import build_predictions
+from polarity.model.multitask import MultitaskModel
+from polarity.predict.classifier_model import load_parts
+from polarity.predict.exported import no_progress_bars
+from polarity.predict.soup import Weights, average, completed, greedy
+from polarity.train.validate import Predictions, macro_f1_scores, predict
+from polarity.train.worker import use_threads
+from polarity.train.world import World
+from polarity.workflows.members import Made, Member, aligned_predictions, new_run, open_members, write_run
+from polarity.workflows.read_again import held_out_tables
+
+Say = Callable[[str], None]
+SOUP = "soup.json"
+_CHECKPOINT = re.compile(rf"(?P<run>.+)/(?P<name>{artifacts.CHECKPOINTS}/epoch_\d+)/?")
+_WEIGHTS = "model.safetensors"
+# What decides a row's tokens; all else of `data` may differ.
+_LENGTHS = ("order", "max_length", "max_comment", "max_title")
+_NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+
+
+def soup(runs: Sequence[str], out: str, *, greedily: bool = False, say: Say = print) -> dict[str, Any]:
+    """Write the soup's run folder and return the content of its metrics.json.
+
+    `runs` are run folders, or RUN/checkpoints/epoch_N for the weights of an epoch. `greedily` adds a member, from the best down, only
+    where the overall macro-F1 on validation does not fall. Raises RunError: too few runs, other architectures, labels, lengths,
+    tokenizers or splits, a damaged file, a folder that holds a run; DataError: the data cannot be read.
+    """
+    folder = new_run(out)
+    if len(runs) < 2:
+        raise RunError(f"{len(runs)} run given: a soup needs at least two")
+    places = [_place(run) for run in runs]
+    if len(set(places)) < len(places):
+        raise RunError("a run or checkpoint is named twice: name each once")
+    members = {run: member for member, run in zip(open_members(_distinct(places), least=1), _distinct(places), strict=True)}
+    first = members[places[0][0]]
+    splits = load_splits(first.config.data, say)
+    for member in members.values():
+        aligned_predictions(member, splits)
+    use_threads(first.config.cluster.cpus_per_worker)
+    with tempfile.TemporaryDirectory(prefix="polarity-soup-") as temporary:
+        kitchen = _kitchen(members, first, splits, say)
+        readers = [kitchen.reader(members[run].folder, name, Path(temporary) / str(number)) for number, (run, name) in enumerate(places)]
+        record, predictions = kitchen.cook(readers, list(runs), greedily, say)
+    _write_model(folder, kitchen)
+    folder.write_json(SOUP, record)
+    made_from = [{"run": run, "seeds": members[place[0]].environment.get("seeds", {})} for run, place in zip(runs, places, strict=True)]
+    return write_run(folder, Made(first.config, first, splits, made_from, predictions), say)
+
+
+def _place(run: str) -> tuple[str, str | None]:
+    """(run folder, checkpoint in it or None)."""
+    found = _CHECKPOINT.fullmatch(run)
+    return (found["run"], found["name"]) if found else (run.rstrip("/") or run, None)
+
+
+def _distinct(places: Sequence[tuple[str, str | None]]) -> list[str]:
+    return list(dict.fromkeys(run for run, _ in places))
+
+
+def _kitchen(members: dict[str, Member], first: Member, splits: Splits, say: Say) -> "_Kitchen":
+    """The first run's model, to be filled with weights, once it is clear that all runs' weights would fit; and its tokens."""
+    model, tokenizer = load_parts(first.folder)
+    for member in members.values():
+        if member is first:
+            continue
+        other_model, other_tokenizer = load_parts(member.folder)
+        _check_same_model(first, model, member, other_model)
+        if other_tokenizer.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
+            raise RunError(f"{member.folder.uri}: has another tokenizer than {first.folder.uri}: their weights cannot be averaged")
+    config = first.config
+    corpora = {
+        name: Corpus.from_table(
+            tokenize(table, tokenizer, config.data, cache_dir=user_cache_dir(), say=say), list(config.labels), tokenizer.pad_token_id
+        )
+        for name, table in splits.parts.items()
+    }
+    world = World.current()
+    moved: Any = model  # transformers types `to` in a way that mypy cannot follow
+    return _Kitchen(moved.to(world.device), tokenizer, config, splits, corpora, world)
+
+
+def _check_same_model(first: Member, model: MultitaskModel, other: Member, other_model: MultitaskModel) -> None:
+    mine, theirs = (_flat(m.config.to_dict()) for m in (model, other_model))
+    mine |= {f"data.{name}": getattr(first.config.data, name) for name in _LENGTHS}
+    theirs |= {f"data.{name}": getattr(other.config.data, name) for name in _LENGTHS}
+    for key in sorted({*mine, *theirs}):
+        if mine.get(key) != theirs.get(key):
+            raise RunError(
+                f"{other.folder.uri}: {key} is {theirs.get(key)!r}, and {mine.get(key)!r} in {first.folder.uri}: the weights of "
+                "different models cannot be averaged; average what they predict with `polarity ensemble`"
+            )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key not in _NO_MATTER:
+            found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+@dataclass
+class _Kitchen:
+    """One model whose weights are replaced, and the rows that it is scored on."""
+
+    model: MultitaskModel
+    tokenizer: Any
+    config: Config
+    splits: Splits
+    corpora: dict[str, Corpus]
+    world: World
+
+    def cook(
+        self, readers: Sequence[Callable[[], Weights]], names: Sequence[str], greedily: bool, say: Say
+    ) -> tuple[dict[str, Any], pa.Table]:
+        """Fill the model with the soup; returns soup.json's content and the predictions of all held-out rows."""
+        singles = []
+        for name, read in zip(names, readers, strict=True):
+            singles.append(self._score(read()))
+            say(f"{name}: {100 * singles[-1]:.1f} % overall macro-F1 on validation")
+
+        def score_of(positions: list[int]) -> float:
+            return self._score(average([readers[position] for position in positions]))
+
+        kept, tried = greedy(singles, score_of) if greedily else (list(range(len(readers))), [])
+        score = score_of(kept)
+        for step in tried[1:]:
+            word = "kept" if step["kept"] else "left out"
+            say(f"with {names[int(step['member'])]}: {100 * float(step['score']):.1f} %, {word}")
+        best = max(singles)
+        against = f"{100 * (score - best):+.1f} against the best single one"
+        say(f"soup of {len(kept)} of {len(names)}: {100 * score:.1f} % on validation, {against}")
+        if score < best:
+            say("averaging made it worse than the best single run: seeds that started apart average badly; use --greedy, or an ensemble")
+        record = {
+            "kind": "greedy" if greedily else "uniform",
+            "members": [{"run": n, "validation": s, "kept": i in kept} for i, (n, s) in enumerate(zip(names, singles, strict=True))],
+            "tried": [{**step, "member": names[int(step["member"])]} for step in tried],
+            "validation": score,
+        }
+        return record, self._predictions()
+
+    def reader(self, folder: RunFolder, checkpoint: str | None, target: Path) -> Callable[[], Weights]:
+        """A function that reads the weights of a run's model, or of one of its checkpoints."""
+        whole = _load(folder, artifacts.MODEL, target)
+        if checkpoint is None:
+            return whole
+        part, (table, used) = _load(folder, checkpoint, target), self._words()
+        return lambda: completed(part(), whole(), table, used)
+
+    def _words(self) -> tuple[str, torch.Tensor]:
+        """Name of the encoder's word table, and the rows of it that training can have kept alone."""
+        weight = self.model.encoder.get_input_embeddings().weight
+        name = next(name for name, parameter in self.model.named_parameters() if parameter is weight)
+        tokens = np.concatenate([self.corpora["train"].tokens, self.corpora["validation"].tokens])
+        return name, torch.from_numpy(np.unique(np.append(tokens, self.tokenizer.pad_token_id)).astype(np.int64))
+
+    def _score(self, weights: Weights) -> float:
+        self._fill(weights)
+        return macro_f1_scores(self._predict("validation"), self.corpora["validation"], self.config.labels)["overall"]
+
+    def _fill(self, weights: Weights) -> None:
+        own = self.model.state_dict()
+        unfit = sorted({*own} ^ {*weights}) or sorted(name for name in own if own[name].shape != weights[name].shape)
+        if unfit:
+            raise RunError(f"the weights of a run or checkpoint do not fit the model: {', '.join(unfit[:5])}")
+        self.model.load_state_dict(weights)
+
+    def _predict(self, split: str) -> Predictions:
+        return predict(self.model, self.corpora[split], self.world, batch_size=self.config.train.eval_batch_size, precision="fp32")
+
+    def _predictions(self) -> pa.Table:
+        parts = []
+        for name, table in held_out_tables(self.splits).items():
+            scores = self._predict(name)
+            parts.append(build_predictions(name, table, scores.probabilities, self.config.labels, scores.predicted))
+        return pa.concat_tables(parts)
+
+
+def _load(folder: RunFolder, name: str, target: Path) -> Callable[[], Weights]:
+    """Reads the weights in a run's folder `name`; of a remote run they are fetched once, now."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder.fetch_folder(name, target) / _WEIGHTS
+
+    def read() -> Weights:
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"{folder.uri}/{name}/{_WEIGHTS}: cannot be read ({error})") from error
+
+    return read
+
+
+def _write_model(folder: RunFolder, kitchen: _Kitchen) -> None:
+    with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary, no_progress_bars():
+        model: Any = kitchen.model
+        model.to("cpu").save_pretrained(temporary)
+        kitchen.tokenizer.save_pretrained(temporary)
+        folder.write_folder(artifacts.MODEL, Path(temporary))

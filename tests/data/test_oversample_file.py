@@ -1,0 +1,54 @@
+"""`polarity data oversample` says what it leaves out, and refuses rows that it could not tell apart."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from polarity.config import DataConfig
+from polarity.data.canonical import find_columns
+from polarity.data.formats import open_source
+from polarity.data.oversample import row_hash
+from polarity.data.oversample_file import _rows_of, write_oversampled
+from polarity.data.read import settle
+from polarity.errors import DataError
+from tests.tiny import tiny_csv
+
+
+def appended(path: Path, *lines: str) -> str:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines)
+    return str(path)
+
+
+def test_bad_rows_that_are_left_out_are_counted(ray_cluster: None, tmp_path: Path) -> None:
+    source = appended(
+        tmp_path_csv(tmp_path), "b1,title,,positive,partisan", "b2,title,words,furious,partisan", ",title,words,neutral,partisan"
+    )
+    said: list[str] = []
+    write_oversampled(source, DataConfig(bad_rows="drop"), tmp_path / "out.parquet", seed=0, epoch=0, say=said.append)
+    assert "left out 3 of 63 rows as bad (data.bad_rows=drop)" in said[0]
+    assert not {"b1", "b2"} & set(pq.read_table(tmp_path / "out.parquet")["row_id"].to_pylist())
+
+
+def test_row_ids_that_stand_twice_are_refused_with_their_lines(ray_cluster: None, tmp_path: Path) -> None:
+    source = appended(tmp_path_csv(tmp_path), "r7,title,other words,positive,partisan")
+    with pytest.raises(DataError, match=r"line 62: the row id 'r7' .* line 9.*data\.id_column=null"):
+        write_oversampled(source, DataConfig(), tmp_path / "out.parquet", seed=0, epoch=0, say=print)
+    said: list[str] = []
+    numbered = DataConfig(id_column=None)
+    assert write_oversampled(source, numbered, tmp_path / "out.parquet", seed=0, epoch=0, say=said.append) >= 61
+    assert not any("left out" in line for line in said)
+
+
+def test_hashes_that_meet_by_chance_are_no_refusal(tmp_path: Path) -> None:
+    """Only the ids themselves decide."""
+    opened, said = open_source(str(tmp_path_csv(tmp_path))), list[str]()
+    layout = find_columns(opened, DataConfig())
+    suspects = _rows_of(opened, layout, row_hash(["r3", "r5"], 0, 0))
+    assert suspects["row_id"].to_pylist() == ["r3", "r5"]
+    assert settle(suspects, opened, layout, DataConfig(), said.append).num_rows == 2 and not said
+
+
+def tmp_path_csv(folder: Path) -> Path:
+    return tiny_csv(folder / "in.csv", 60, missing=0.0)

@@ -1,0 +1,211 @@
+"""`polarity evaluate` and `polarity compare` as a user calls them, on tiny trained runs; and files and runs that they refuse."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from polarity.artifacts import RunFolder
+from polarity.cli import main
+from polarity.evaluate import metrics_schema
+from polarity.workflows.calibrate import calibrate_run
+from tests.tiny import tiny_csv
+from tests.trained import trained_run, training_file
+
+Polarity = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def polarity(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Polarity:
+    """The command line in this process: exit status, what it printed, and its errors."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["polarity", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the runs `first` and `second`, both calibrated, and the labelled file `new.csv`."""
+    place = tmp_path_factory.mktemp("results")
+    for seed, name in enumerate(("first", "second")):
+        calibrate_run(RunFolder.open(trained_run(place / name, seed)), lambda _: None)
+    tiny_csv(place / "new.csv", 150, seed=9)
+    return place
+
+
+def test_evaluate_judges_a_file_as_training_does(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    status, shown, error = polarity("evaluate", folder / "first", "--data", folder / "new.csv", "--out", tmp_path / "judged")
+    assert (status, error) == (0, "")
+    metrics = json.loads((tmp_path / "judged" / "metrics.json").read_text())
+    jsonschema.validate(metrics, metrics_schema())
+    assert metrics["test"]["rows"] == 150 and metrics["test"]["floors"] == {}
+    assert (
+        metrics["evaluation"]["calibrated"] and metrics["evaluation"]["run"] == "first" and metrics["evaluation"]["calibration_rows"] == 0
+    )
+    predictions = pq.read_table(tmp_path / "judged" / "predictions.parquet")
+    with (folder / "new.csv").open(encoding="utf-8") as file:
+        assert predictions["row_id"].to_pylist() == [row["row_id"] for row in csv.DictReader(file)]
+    assert set(predictions["split"].to_pylist()) == {"test"} and not any(predictions["calibration_fitted"].to_pylist())
+    assert "macro-F1" in shown and "--train FILE" in shown and "judged/metrics.json" in shown
+    again = polarity("evaluate", folder / "first", "--data", folder / "new.csv", "--out", tmp_path / "judged")
+    assert again[0] == 2 and "--out" in again[2] and "holds something" in again[2]
+
+
+def test_evaluate_with_training_rows_has_floors_and_drift(folder: Path, polarity: Polarity) -> None:
+    arguments = ["evaluate", folder / "first", "--data", folder / "new.csv", "--train", training_file(), "--json"]
+    status, shown, _ = polarity(*arguments)
+    metrics = json.loads(shown)
+    jsonschema.validate(metrics, metrics_schema())
+    assert status == 0 and set(metrics["test"]["floors"]) == {"majority", "title", "linear"}
+    assert metrics["drift"]["warnings"] == [] and metrics["drift"]["lengths"]["median"] > 0
+    assert metrics["drift"]["unknown"]["rate"] == pytest.approx(metrics["drift"]["unknown"]["train_rate"], abs=0.05)
+
+
+def test_evaluate_warns_of_another_kind_of_rows(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    with (tmp_path / "odd.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Title", "Comment", "Final Sentiment", "Final Polarization"])
+        writer.writerows([["", "中文 " * 60, "positive", "objective"], ["", "一個 " * 50, "neutral", "objective"]] * 40)
+    status, shown, _ = polarity("evaluate", folder / "first", "--data", tmp_path / "odd.csv", "--train", training_file())
+    assert status == 0
+    for words in ("labels of sentiment", "labels of polarization", "another length", "does not know"):
+        assert f"warning: the {words}" in shown or words in shown
+
+
+def test_raw_and_votes_reach_the_scores(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    tables = {}
+    for name, options in {"plain": [], "raw": ["--raw"], "mean": ["--raw", "--votes", "mean"]}.items():
+        assert polarity("evaluate", folder / "first", "--data", folder / "new.csv", "--out", tmp_path / name, *options)[0] == 0
+        tables[name] = pq.read_table(tmp_path / name / "predictions.parquet")["sentiment_p_negative"].to_numpy()
+    assert abs(tables["plain"] - tables["raw"]).max() > 1e-4 and abs(tables["mean"] - tables["raw"]).max() > 1e-4
+    assert json.loads((tmp_path / "raw" / "metrics.json").read_text())["evaluation"]["calibrated"] is False
+
+
+def test_an_ensemble_is_judged_like_a_run(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    members = [str(folder / "first"), str(folder / "second")]
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "ensemble.json").write_text(json.dumps({"schema_version": 1, "members": members, "weights": [1, 1]}))
+    status, shown, error = polarity("evaluate", tmp_path / "both", "--data", folder / "new.csv", "--json")
+    assert status == 0, error
+    assert json.loads(shown)["evaluation"]["run"] == "both"
+
+
+def test_what_a_run_remembers_of_its_training_rows_is_compared(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    """environment.json's `train_tokens`, as training writes it: here set by hand to rows that were much longer."""
+    run = trained_run(tmp_path / "run")
+    environment = json.loads((run / "environment.json").read_text())
+    edges = [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+    environment["train_tokens"] = {
+        "rows": 200,
+        "tokens": 60_000,
+        "unknown_tokens": 0,
+        "median_length": 300.0,
+        "length_edges": edges,
+        "length_counts": [0] * 11 + [200, 0, 0],
+    }
+    (run / "environment.json").write_text(json.dumps(environment))
+    status, shown, _ = polarity("evaluate", run, "--data", folder / "new.csv")
+    assert status == 0 and "300 in training" in shown and "were not compared" not in shown
+
+
+def test_own_rows_are_marked_and_said(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    status, shown, _ = polarity("evaluate", folder / "first", "--data", training_file(), "--out", tmp_path / "own")
+    assert status == 0 and "rows that it was trained on" in shown
+    own = pq.read_table(folder / "first" / "predictions.parquet")
+    validation = own.filter(pc.equal(own["split"], "validation"))
+    judged = pq.read_table(tmp_path / "own" / "predictions.parquet")
+    marked = judged.filter(judged["calibration_fitted"])["row_id"].to_pylist()
+    assert sorted(marked) == sorted(validation["row_id"].to_pylist())
+    reordered = tmp_path / "copy.csv"
+    reordered.write_text(training_file().read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert "validation rows of the run" in polarity("evaluate", folder / "first", "--data", reordered)[1]
+
+
+def test_a_file_with_other_columns_and_one_task(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    with (tmp_path / "other.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "mood"])
+        writer.writerows([["galing ng mayor", "Positive"], ["bulok na naman", "negative"]] * 20)
+    changes = ["data.comment_column=text", "data.title_column=null", "data.tasks.sentiment.column=mood", "data.tasks.polarization=null"]
+    sets = [part for change in changes for part in ("--set", change)]
+    status, shown, error = polarity("evaluate", folder / "first", "--data", tmp_path / "other.csv", "--json", *sets)
+    assert status == 0, error
+    assert list(json.loads(shown)["test"]["tasks"]) == ["sentiment"]
+
+
+def test_files_and_runs_that_cannot_be_judged(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    (tmp_path / "columns.csv").write_text("Title,Coment,Final Sentiment,Final Polarization\na,b,positive,partisan\n")
+    (tmp_path / "labels.csv").write_text("Title,Comment,Final Sentiment,Final Polarization\na,b,happy,partisan\n")
+    (tmp_path / "empty.csv").write_text("")
+    new = folder / "new.csv"
+    relabelled = "data.tasks.sentiment.labels=[positive, negative]"
+    for arguments, words in (
+        ([folder / "first", "--data", tmp_path / "columns.csv"], "did you mean 'Coment'"),
+        ([folder / "first", "--data", tmp_path / "labels.csv"], "unknown label"),
+        ([folder / "first", "--data", tmp_path / "empty.csv"], "empty.csv"),
+        ([folder / "first", "--data", tmp_path / "nowhere.csv"], "nowhere.csv"),
+        ([folder / "nowhere", "--data", new], "no run here"),
+        ([folder / "first", "--data", new, "--votes", "maen"], "did you mean 'mean'"),
+        ([folder / "first", "--data", new, "--out", new], "is a file"),
+        ([folder / "first", "--data", new, "--set", "data.coment_column=x"], "data.coment_column"),
+        ([folder / "first", "--data", new, "--set", relabelled], "cannot judge the task 'sentiment'"),
+    ):
+        status, _, error = polarity("evaluate", *arguments, "--out", tmp_path / "out", *arguments[3:])
+        assert status == 2 and error.startswith("error: ") and words in error, error
+        assert not (tmp_path / "out").exists()
+
+
+def test_compare_on_the_runs_own_rows(folder: Path, polarity: Polarity) -> None:
+    status, shown, _ = polarity("compare", folder / "first", folder / "second")
+    assert status == 0 and "second - first" in shown and "validation" in shown and "non_polarized" in shown
+    status, shown, _ = polarity("compare", folder / "first", folder / "second", "--json")
+    compared = json.loads(shown)
+    assert status == 0 and set(compared["splits"]) == {"validation", "test"}
+    for split, content in compared["splits"].items():
+        recorded = [json.loads((folder / name / "metrics.json").read_text())[split] for name in ("first", "second")]
+        assert content["first"]["overall"] == pytest.approx(recorded[0]["overall"]["macro_f1"])
+        change = recorded[1]["overall"]["macro_f1"] - recorded[0]["overall"]["macro_f1"]
+        assert content["difference"]["overall"]["difference"] == pytest.approx(change)
+        for task, classes in content["difference"]["per_class"].items():
+            for label, difference in classes.items():
+                f1 = [each["tasks"][task]["per_class"][label]["f1"] for each in recorded]
+                assert difference["difference"] == pytest.approx(f1[1] - f1[0])
+                assert difference["ci95"][0] <= difference["difference"] <= difference["ci95"][1]
+
+
+def test_compare_on_a_file_and_between_evaluations(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    for name in ("first", "second"):
+        assert polarity("evaluate", folder / name, "--data", folder / "new.csv", "--out", tmp_path / name)[0] == 0
+    by_file = polarity("compare", folder / "first", folder / "second", "--data", folder / "new.csv", "--json")
+    by_folder = polarity("compare", tmp_path / "first", tmp_path / "second", "--json")
+    assert by_file[0] == by_folder[0] == 0
+    assert json.loads(by_file[1])["splits"] == json.loads(by_folder[1])["splits"]
+
+
+def test_runs_that_cannot_be_compared(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    other = tmp_path / "other"
+    assert polarity("evaluate", folder / "first", "--data", folder / "new.csv", "--out", other)[0] == 0
+    status, _, error = polarity("compare", folder / "first", other)
+    assert status == 2 and "test: the two sides must hold the same rows" in error
+    table = pq.read_table(other / "predictions.parquet")
+    known = table["sentiment_label"].to_pylist()
+    changed = ["neutral" if label == "negative" else label for label in known]
+    relabelled = RunFolder.create(tmp_path / "relabelled")
+    relabelled.write_parquet("predictions.parquet", table.set_column(3, "sentiment_label", [changed]))
+    status, _, error = polarity("compare", other, tmp_path / "relabelled")
+    assert status == 2 and "different labels of sentiment" in error
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.yaml").write_text("{}")
+    assert "has no predictions.parquet" in polarity("compare", other, tmp_path / "bare")[2]

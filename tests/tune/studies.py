@@ -1,0 +1,70 @@
+"""Tiny studies for the tests of this folder: a random encoder, random comments, arms that differ in what is plain to see."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polarity.artifacts import RunFolder
+from polarity.config import Config
+from polarity.tune.conductor import Watcher
+from polarity.tune.designs import Arm, Base, arm_configs
+from polarity.tune.plan import StudyPlan, new_study
+from polarity.tune.record import Study, TrialRecord
+from polarity.tune.rows import study_rows
+from polarity.tune.runner import Prepared, prepare_study
+from tests.tiny import tiny_csv, tiny_encoder
+
+ARMS = [
+    Arm("baseline"),
+    Arm("slow", sets={"optim.lr": 1e-6}, reference="baseline"),  # learns next to nothing: ASHA stops it
+    Arm("twin", sets={"train.eval_batch_size": 32}, reference="baseline"),  # the baseline's own numbers: ASHA lets it go on
+]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """An encoder's folder and a file of comments."""
+
+    encoder: Path
+    data: Path
+
+    def base(self, *sets: str) -> Base:
+        """The small preset on these inputs: four epochs, float32, one worker."""
+        options: dict[str, tuple[Any, str]] = {
+            "data.source": (str(self.data), "--data"),
+            "model.encoder": (str(self.encoder), "--encoder"),
+            "cluster.workers": (1, "--workers"),
+            "train.epochs": (4, "--epochs"),
+        }
+        return Base("small", None, options, ("optim.lr=3e-3", "train.precision=fp32", "train.resamples=100", *sets))
+
+
+def make_inputs(folder: Path, rows: int = 400) -> Inputs:
+    """Write the inputs into a folder."""
+    return Inputs(tiny_encoder(folder / "encoder", "bert", hidden=16), tiny_csv(folder / "comments.csv", rows))
+
+
+def prepared(inputs: Inputs, arms: Sequence[Arm] = ARMS, *sets: str) -> Prepared:
+    """Rows, tokens and ledgers of a study of these arms."""
+    configs: dict[str, Config] = arm_configs(inputs.base(*sets), arms)
+    rows = study_rows(configs[arms[0].name], effects_on="validation", say=lambda _: None)
+    return prepare_study(configs, rows, lambda _: None)
+
+
+def begun(folder: Path, ready: Prepared, plan: StudyPlan, arms: Sequence[Arm] = ARMS) -> Study:
+    """The record of a study that has not run."""
+    return new_study(RunFolder.create(folder), plan, arms, ready.configs, ready.rows, {"name": "tiny", "design": "custom"})
+
+
+@contextmanager
+def silent(concurrent: int) -> Iterator[Watcher]:
+    """A display that shows nothing."""
+    yield lambda study, trial, event: None
+
+
+def told(trials: Sequence[TrialRecord]) -> list[tuple[Any, ...]]:
+    """What must be the same in two runs of one study: decisions and scores, not times."""
+    keep = ("progress", "epoch", "overall", "sentiment", "polarization")
+    return [(t.id, t.status, t.rung, t.epochs, t.overall, [tuple(p[k] for k in keep) for p in t.curve]) for t in trials]
