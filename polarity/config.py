@@ -6,7 +6,7 @@ baseline, see `presets/baseline.yaml`) and the checks that a value makes sense b
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -172,12 +172,13 @@ class HeadConfig(Section):
     """Skip connection around each block (a projection where widths differ)."""
 
 
+# In `inference` below: YAML reads a bare off as false.
 class MultiSampleConfig(Section):
     """Multi-sample dropout (point 8, Inoue 2019): several dropout masks over one encoder pass."""
 
     samples: Count = 0
     """Masks a row in training, their losses averaged; 0 is off. The encoder runs once whatever the number."""
-    inference: Literal["off", "mean", "vote"] = "off"
+    inference: Annotated[Literal["off", "mean", "vote"], BeforeValidator(lambda given: "off" if given is False else given)] = "off"
     """off: one pass without dropout; mean of the samples' probabilities; vote: majority, ties to the larger mean."""
     inference_samples: PositiveInt = 3
     """Masks a row in prediction, seeded by the row's text."""

@@ -58,7 +58,19 @@ def resolve(
         _place(option_tree, key, value)
     layers.add(option_tree, {key: option for key, (_, option) in (options or {}).items()})
     layers.add(parse_sets(sets), "--set")
-    return Resolved(validate(layers.tree, layers.sources), layers.sources)
+    config = validate(layers.tree, layers.sources)
+    _refuse_idle_split(config, layers.sources)
+    return Resolved(config, layers.sources)
+
+
+def _refuse_idle_split(config: Config, sources: Mapping[str, str]) -> None:
+    """A cut that is asked for beside files that are the split already would do nothing. (A study's inner split takes the seed.)"""
+    idle = [key for key, source in sources.items() if key.startswith("data.split.") and source == "--set" and key != "data.split.seed"]
+    if config.data.train and idle:
+        raise ConfigError(
+            f"{', '.join(idle)}: does nothing beside data.train and data.validation, which are the split; leave it out, or give all rows "
+            "as one data.source (--data)"
+        )
 
 
 def _chosen_points(

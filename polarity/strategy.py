@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from polarity.config import Config
 from polarity.errors import ConfigError
 
@@ -241,9 +243,16 @@ def points_on(config: Config) -> tuple[int, ...]:
     """The points whose values `config` has, all of them; a point whose value a later point replaced counts where that one is on."""
     on: list[int] = []
     for number in reversed(ALL_POINTS):
-        if apply_points(config, [number, *on]) == config:
+        if _unchanged_by(config, [number, *on]):
             on.append(number)
     return tuple(sorted(on))
+
+
+def _unchanged_by(config: Config, numbers: Iterable[int]) -> bool:
+    try:
+        return apply_points(config, numbers) == config
+    except ValidationError:  # a setting contradicts the points, so it is none of theirs
+        return False
 
 
 def check_points(numbers: Iterable[int]) -> tuple[int, ...]:

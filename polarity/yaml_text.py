@@ -96,8 +96,12 @@ def _rows(tree: Mapping[str, Any], prefix: str, depth: int) -> list[tuple[str, s
     return rows
 
 
+_LINE_BREAK = re.compile(r"\\(n|r|x85|u2028|u2029)")
+"""A line break of YAML in a value's repr; quoted twice, it is written as an escape."""
+
+
 def scalar(value: object) -> str:
     """A leaf as YAML on one line."""
-    style = '"' if "\n" in repr(value).replace("\\n", "\n").replace("\\r", "\n") else None
+    style = '"' if _LINE_BREAK.search(repr(value)) else None
     text: str = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=2**20, allow_unicode=True, sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...").strip()
+    return text.removesuffix("\n").removesuffix("\n...").strip(" \n")

@@ -205,6 +205,14 @@ def test_own_files_replace_a_presets_source_and_the_other_way_round(tmp_path: Pa
         resolve(options={"data.source": ("c.csv", "--data"), "data.train": ("a.csv", "--train"), "data.validation": ("b.csv", "--v")})
 
 
+def test_a_split_beside_own_files_is_refused_where_it_is_asked_for(tmp_path: Path) -> None:
+    own = {"data.train": ("a.csv", "--train"), "data.validation": ("b.csv", "--validation")}
+    with pytest.raises(ConfigError, match=r"data\.split\.kind: does nothing beside data\.train"):
+        resolve(options=own, sets=["data.split.kind=group"])
+    file = write(tmp_path, "data: {split: {kind: group}}")  # a file may be for other calls too
+    assert resolve(file=file, options=own, sets=["data.split.seed=7"]).config.data.split.seed == 7
+
+
 def test_points_do_not_need_a_configuration_that_is_whole_yet(tmp_path: Path) -> None:
     file = write(tmp_path, "data: {train: a.csv}")
     assert resolve(file=file, points=[1], options={"data.validation": ("b.csv", "--validation")}).config.data.validation == "b.csv"
@@ -216,3 +224,11 @@ def test_a_leaf_is_one_line_and_reads_back(value: object) -> None:
     text = scalar(value)
     assert len(text.splitlines()) == 1
     assert parse_yaml(f"x: {text}  # source", "x") == {"x": value}
+
+
+@pytest.mark.parametrize("blank", ["\xa0", "\u3000", "\x85", "\u2028", "\u2029", "\ufeff", "\t", "\r", "\n"])
+def test_unusual_blanks_and_line_breaks_are_kept(blank: str) -> None:
+    for value in (blank, f"a{blank}", f"{blank}a", ["a", f"b{blank}"]):
+        text = scalar(value)
+        assert len(text.splitlines()) == 1
+        assert parse_yaml(f"x: {text}  # source", "x") == {"x": value}

@@ -133,6 +133,14 @@ def test_points_on_finds_what_was_switched_on(points: tuple[int, ...]) -> None:
     assert points_on(apply_points(resolve("baseline").config, points)) == points
 
 
+@pytest.mark.parametrize(
+    "sets", [["optim.lr=1e-9"], ["optim.lr=1e-3", "optim.lr_floor=1e-4"], ["cluster.workers=4", "train.global_batch_size=48"]]
+)
+def test_settings_that_contradict_a_point_are_none_of_its(sets: list[str]) -> None:
+    """lr below point 3's floor, a floor above point 9's peak, more workers than point 10 has micro-batches: valid, and no point is on."""
+    assert points_on(resolve("baseline", sets=sets).config) == ()
+
+
 def test_a_point_with_one_value_changed_is_not_on() -> None:
     config = resolve("baseline", points=[1, 6], sets=["loss.adaptive_gamma=false"]).config
     assert points_on(config) == (1,)

@@ -20,7 +20,7 @@ from polarity.model.multitask import MultitaskModel
 from polarity.resolve import resolve
 from polarity.strategy import ALL_POINTS
 from polarity.train.loop import Tables, Training
-from polarity.train.world import World
+from polarity.train.world import World, device_here
 
 TIMED_ROWS = 144
 """Rows of one measurement: whole batches for the baseline's 36 rows a step and for point 10's 48."""
@@ -66,7 +66,14 @@ def _stepper(config: Config, comments: pa.Table, folder: Any) -> Contestant:
     corpus = Corpus.from_table(tokenize(comments, tokenizer, config.data), tasks, tokenizer.pad_token_id)
     statistics = {t: TaskStatistics(ledger.class_weights(t), ledger.counts(t), ledger.sampled_prior(t)) for t in tasks}
     model = MultitaskModel.from_encoder(folder, config.model, config.labels, seed=0)
-    training = Training(config, Tables(corpus, corpus, None, statistics), model, World.current(), lambda line: None, precision=None)
+    training = Training(
+        config,
+        Tables(corpus, corpus, None, statistics),
+        model,
+        World.current(device_here(config.cluster.gpu)),
+        lambda line: None,
+        precision=None,
+    )
     rows = np.argsort(corpus.lengths[:TIMED_ROWS], kind="stable")  # the same rows for every arm, whatever it would sample
     batches = [rows[start : start + config.train.global_batch_size] for start in range(0, len(rows), config.train.global_batch_size)]
 

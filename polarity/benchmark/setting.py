@@ -1,6 +1,6 @@
 """What a benchmark of training and prediction works on: a configuration, tokenized rows, statistics and fresh models."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from polarity.loss.objective import TaskStatistics
 from polarity.model.multitask import MultitaskModel
 from polarity.train.loop import Tables
 from polarity.train.precision import resolve_precision
-from polarity.train.world import World
+from polarity.train.world import World, device_here
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Setting:
     folder: Path
     encoder: PreTrainedConfig
     precision: str
-    world: World = field(default_factory=World.current)
+    world: World
 
     @classmethod
     def of(cls, config: Config, rows: int) -> "Setting":
@@ -43,9 +43,10 @@ class Setting:
         tasks = list(config.labels)
         statistics = {t: TaskStatistics(ledger.class_weights(t), ledger.counts(t), ledger.sampled_prior(t)) for t in tasks}
         corpus = Corpus.from_table(tokenize(train.slice(0, rows), tokenizer, config.data), tasks, tokenizer.pad_token_id)
-        precision = resolve_precision(config.train.precision, World.current())
+        world = World.current(device_here(config.cluster.gpu))
+        precision = resolve_precision(config.train.precision, world)
         model = MultitaskModel.from_encoder(files.folder, config.model, config.labels, seed=0)
-        return cls(config, corpus, statistics, files.folder, model.encoder.config, precision)
+        return cls(config, corpus, statistics, files.folder, model.encoder.config, precision, world)
 
     @property
     def device(self) -> torch.device:

@@ -17,10 +17,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from polarity.errors import ConfigError
 from polarity.model.multitask import MultitaskModel
+from polarity.model.pooling import LAST_LAYERS
 
 # Model type: the module inside the encoder that holds `layer`, the list of layers.
 _STACKS = {"bert": "encoder", "distilbert": "transformer", "rembert": "encoder", "roberta": "encoder", "xlm-roberta": "encoder"}
-_POOLED_LAYERS = 4  # that `last4_mean` averages
 
 
 class Parts(NamedTuple):
@@ -42,10 +42,11 @@ def check_frozen_layers(frozen: int, pooling: str, encoder_config: PreTrainedCon
     layers = encoder_config.num_hidden_layers
     if frozen > layers:
         raise ConfigError(f"model.frozen_layers is {frozen}, but the encoder has {layers} layers: give at most {layers}")
-    most = max(0, layers + 1 - _POOLED_LAYERS)  # the states that enter the upper part count as a layer's
+    pooled = min(LAST_LAYERS, layers)
+    most = layers + 1 - pooled  # the states that enter the upper part count as a layer's
     if pooling == "last4_mean" and frozen > most:
         raise ConfigError(
-            f"model.frozen_layers is {frozen}, but model.pooling last4_mean needs the states of the last {_POOLED_LAYERS} layers, "
+            f"model.frozen_layers is {frozen}, but model.pooling last4_mean needs the states of the last {pooled} layers, "
             f"and the encoder has {layers}: give at most {most}, or another model.pooling"
         )
 

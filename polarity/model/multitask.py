@@ -49,7 +49,11 @@ class MultitaskModel(PreTrainedModel):
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # never used here; a parameter without a gradient would stop DDP
         self.pooling = Pooling(
-            config.pooling, config.encoder_config.hidden_size, concat_cls=config.concat_cls, concat_mean=config.concat_mean
+            config.pooling,
+            config.encoder_config.hidden_size,
+            concat_cls=config.concat_cls,
+            concat_mean=config.concat_mean,
+            layers=config.encoder_config.num_hidden_layers,
         )
         self.heads = nn.ModuleDict(
             {

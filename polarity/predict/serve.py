@@ -36,15 +36,6 @@ class Comment(BaseModel):
     text: str = Field(min_length=1, max_length=MAX_CHARACTERS)
     title: str = Field(default="", max_length=MAX_CHARACTERS)
 
-    @field_validator("text", "title")
-    @classmethod
-    def _unicode(cls, value: str) -> str:
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError("holds half of a surrogate pair") from None
-        return value
-
     @field_validator("text")
     @classmethod
     def _not_blank(cls, value: str) -> str:

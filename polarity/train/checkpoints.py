@@ -8,6 +8,8 @@ epoch is the best so far. It is complete by itself.
 
 import json
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,12 +52,25 @@ class TrainState:
 def save_checkpoint(
     folder: Path, state: TrainState, model: Weights, best: Weights | None, optimizer: dict[str, Any], scaler: dict[str, Any]
 ) -> None:
-    """Write a complete checkpoint into the empty `folder`; `best` only where it is not `model`."""
-    save_file(_plain(model), folder / "model.safetensors")
-    if best is not None:
-        save_file(_plain(best), folder / "best.safetensors")
-    torch.save({"optimizer": optimizer, "scaler": scaler}, folder / "optimizer.pt")
-    (folder / "state.json").write_text(json.dumps(asdict(state)))
+    """Write a complete checkpoint into the empty `folder`; `best` only where it is not `model`. Raises `RunError`: no room."""
+    with temporary_room(folder):
+        save_file(_plain(model), folder / "model.safetensors")
+        if best is not None:
+            save_file(_plain(best), folder / "best.safetensors")
+        torch.save({"optimizer": optimizer, "scaler": scaler}, folder / "optimizer.pt")
+        (folder / "state.json").write_text(json.dumps(asdict(state)))
+
+
+@contextmanager
+def temporary_room(folder: Path) -> Iterator[None]:
+    """Turns a refusal to write into the temporary `folder` into a RunError; safetensors and torch raise errors of their own for it."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise RunError(
+            f"{folder}: cannot be written ({str(error).splitlines()[0]}). If the disk is full, free some space, or set TMPDIR to a folder "
+            "with room; the run goes on with --resume"
+        ) from error
 
 
 @dataclass(frozen=True)

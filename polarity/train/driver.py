@@ -29,7 +29,7 @@ POLL_S = "0.2"
 def start_ray(cluster: ClusterConfig, say: Say) -> None:
     """Join the cluster that RAY_ADDRESS names (as in a submitted job), or start one on this machine."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(cluster.start_timeout_s))
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_s)
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every worker's line twice
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and timings are in Ray's log files
@@ -66,6 +66,7 @@ def wait_for_resources(cluster: ClusterConfig, need: ScalingConfig) -> None:
     """
     want = {"CPU": cluster.workers * cluster.cpus_per_worker, "GPU": float(cluster.workers if need.use_gpu else 0)}
     patience = cluster.start_timeout_s if os.environ.get("RAY_ADDRESS") else 5.0
+    more = ", or raise cluster.start_timeout_s if nodes are still coming" if os.environ.get("RAY_ADDRESS") else ""
     deadline = time.monotonic() + patience
     while True:
         have = ray.available_resources()
@@ -75,7 +76,7 @@ def wait_for_resources(cluster: ClusterConfig, need: ScalingConfig) -> None:
         if time.monotonic() > deadline:
             raise RunError(
                 f"{cluster.workers} worker(s) need {' and '.join(lacking)}; the cluster has {describe_resources()}. Lower "
-                "cluster.workers (--workers) or cluster.cpus_per_worker, or raise cluster.start_timeout_s if nodes are still coming"
+                f"cluster.workers (--workers) or cluster.cpus_per_worker{more}"
             )
         time.sleep(0.5)
 

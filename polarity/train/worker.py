@@ -17,6 +17,7 @@ from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.evaluate import build_predictions
 from polarity.loss.objective import TaskStatistics
 from polarity.model.multitask import MultitaskModel
+from polarity.train.checkpoints import temporary_room
 from polarity.train.loop import Report, Result, Say, Tables, run_training
 from polarity.train.world import World
 
@@ -58,8 +59,9 @@ def _write(job: Job, result: Result, tokenizer: PreTrainedTokenizerFast) -> None
     ]
     if job.keep_model:
         with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary:
-            result.model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
+            with temporary_room(Path(temporary)):
+                result.model.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
             folder.write_folder(MODEL, Path(temporary))
     folder.write_parquet(HISTORY, pa.Table.from_pylist(_same_columns(result.state.history)))
     folder.write_parquet(PREDICTIONS, pa.concat_tables(judged))

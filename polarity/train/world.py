@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from polarity.errors import RunError
+
 
 @dataclass(frozen=True)
 class World:
@@ -50,6 +52,14 @@ class World:
         values = self.gather(value)
         if any(v != values[0] for v in values):
             raise RuntimeError(f"workers disagree on {name}: {values}")
+
+
+def device_here(gpu: str) -> torch.device:
+    """The device of a training without Ray, by `cluster.gpu`; raises `RunError` where it says always and torch sees no GPU."""
+    available = torch.cuda.is_available()
+    if gpu == "always" and not available:
+        raise RunError("cluster.gpu is always, but torch sees no GPU here: set cluster.gpu=auto, or train where there is one")
+    return torch.device("cuda" if available and gpu != "never" else "cpu")
 
 
 def seed_everything(seed: int) -> None:

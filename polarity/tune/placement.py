@@ -55,7 +55,7 @@ def _gpu_share(cluster: ClusterConfig, workers: int, gpus_per_trial: float | Non
             f"--gpus-per-trial is the part of one GPU that a trial of one worker takes, above 0 and at most 1 (got {gpus_per_trial:g})"
         )
     if not wanted:
-        raise ConfigError("--gpus-per-trial is given, but trials use no GPU here: the cluster has none, or cluster.gpu is no")
+        raise ConfigError("--gpus-per-trial is given, but trials use no GPU here: the cluster has none, or cluster.gpu is never")
     return gpus_per_trial
 
 

@@ -15,7 +15,7 @@ from polarity.train.precision import grad_scaler, resolve_precision
 from polarity.train.progress import clock
 from polarity.train.step import Stepper
 from polarity.train.worker import use_threads
-from polarity.train.world import World, seed_everything
+from polarity.train.world import World, device_here, seed_everything
 from polarity.workflows.train import prepare
 
 TIMED_STEPS = 3
@@ -57,7 +57,7 @@ def _seconds_per_token(
 ) -> tuple[float, str]:
     use_threads(config.cluster.cpus_per_worker)
     seed_everything(config.train.seed)
-    world = World.current()
+    world = World.current(device_here(config.cluster.gpu))
     precision = resolve_precision(config.train.precision, world)
     objectives = {t: TaskObjective(t, config.loss, s, world.device) for t, s in statistics.items()}
     stepper = Stepper(torch.nn.Module.to(model, world.device).train(), corpus, objectives, config, world, precision)

@@ -25,7 +25,7 @@ from polarity.predict.exported import no_progress_bars
 from polarity.predict.soup import Weights, average, completed, greedy
 from polarity.train.validate import Predictions, macro_f1_scores, predict
 from polarity.train.worker import use_threads
-from polarity.train.world import World
+from polarity.train.world import World, device_here
 from polarity.workflows.members import Made, Member, aligned_predictions, new_run, open_members, write_run
 from polarity.workflows.read_again import held_out_tables
 
@@ -94,7 +94,7 @@ def _kitchen(members: dict[str, Member], first: Member, splits: Splits, say: Say
         )
         for name, table in splits.parts.items()
     }
-    world = World.current()
+    world = World.current(device_here(config.cluster.gpu))
     moved: Any = model  # transformers types `to` in a way that mypy cannot follow
     return _Kitchen(moved.to(world.device), tokenizer, config, splits, corpora, world)
 

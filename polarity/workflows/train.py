@@ -144,7 +144,7 @@ def _start_ray(config: Config, say: Say) -> None:
 def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, resume: bool) -> None:
     from polarity.loss.objective import TaskStatistics
     from polarity.train.worker import FolderReport, Job, newest_checkpoint, use_threads, work
-    from polarity.train.world import World
+    from polarity.train.world import World, device_here
 
     ledger = prepared.ledger
     statistics = {
@@ -161,7 +161,7 @@ def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, res
     use_threads(config.cluster.cpus_per_worker)
     with tempfile.TemporaryDirectory(prefix="polarity-resume-") as temporary:
         checkpoint = newest_checkpoint(folder, Path(temporary)) if resume else None
-        work(job, FolderReport(folder), world=World.current(), say=say, resume=checkpoint)
+        work(job, FolderReport(folder), world=World.current(device_here(config.cluster.gpu)), say=say, resume=checkpoint)
 
 
 def _encoder_config(folder: Path) -> Any:
