@@ -43,7 +43,7 @@ def _onnx(folder: RunFolder, out: Path, *, int8: bool, raw: bool, say: Say) -> d
     check_installed()
     exported = Exported.load(folder, raw=raw)
     validation = _validation_rows(folder, exported, int8, say)
-    texts, source = (validation, "validation rows of the run") if validation is not None else _sample(say)
+    texts, source = (validation, "validation rows of the run") if validation is not None else _sample()
     rows = CheckRows(_spread(texts), source, validation if int8 else None)
     with new_folder(out) as temporary:
         about = export_onnx(exported, temporary, rows, resamples=exported.config.train.resamples)
@@ -83,11 +83,10 @@ def _validation_rows(folder: RunFolder, exported: Exported, int8: bool, say: Say
         return None
 
 
-def _sample(say: Say) -> tuple[pa.Table, str]:
+def _sample() -> tuple[pa.Table, str]:
     from polarity.data.sample import sample_comments
 
-    table = sample_comments(_SAMPLE_ROWS).rename_columns({"Title": "title", "Comment": "comment"})
-    return table, "synthetic sample corpus"
+    return sample_comments(_SAMPLE_ROWS), "synthetic sample corpus"
 
 
 def _spread(table: pa.Table) -> pa.Table:
