@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from polarity.evaluate.calibration import apply
-from polarity.predict.portable_texts import encode_texts, pad_rows
+from polarity.predict.portable_texts import encode_texts, longest_first, pad_rows
 
 
 class OnnxClassifier:
@@ -33,13 +33,16 @@ class OnnxClassifier:
         inputs = self.about["inputs"]
         lengths: Any = SimpleNamespace(**inputs["lengths"])
         rows = encode_texts(self._backend, comments, titles, lengths)
+        order = longest_first(rows)
         found: dict[str, list[Any]] = {task: [np.zeros((0, len(names)), np.float32)] for task, names in self.labels.items()}
         for start in range(0, len(rows), batch_size):
-            batch = pad_rows(rows[start : start + batch_size], inputs["pad_token_id"], types=inputs["token_type_ids"])
+            batch = pad_rows(
+                [rows[position] for position in order[start : start + batch_size]], inputs["pad_token_id"], types=inputs["token_type_ids"]
+            )
             outputs = self._session.run([self.about["outputs"][task] for task in self.labels], batch)
             for task, part in zip(self.labels, outputs, strict=True):
                 found[task].append(part)
-        return {task: np.concatenate(parts) for task, parts in found.items()}
+        return {task: np.concatenate(parts)[np.argsort(order)] for task, parts in found.items()}
 
     def classify(
         self, comments: Sequence[str], titles: Sequence[str] | None = None, *, raw: bool = False, batch_size: int = 32

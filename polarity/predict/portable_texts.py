@@ -48,6 +48,11 @@ def _framed(frame: Frame, first: list[int], second: list[int]) -> Row:
     return ids, [kind for part, kind in zip(parts, frame.types, strict=True) for _ in part]
 
 
+def longest_first(rows: Sequence[Row]) -> NDArray[np.int64]:
+    """Positions (N,) of the rows by falling length: batches of rows of one length waste no padding."""
+    return np.argsort([-len(ids) for ids, _ in rows], kind="stable")
+
+
 def pad_rows(rows: Sequence[Row], pad_id: int, *, types: bool) -> dict[str, NDArray[np.int64]]:
     """`input_ids`, `attention_mask` and, with `types`, `token_type_ids`, each (N, L), padded on the right to the longest row."""
     longest = max(len(ids) for ids, _ in rows)

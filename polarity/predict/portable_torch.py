@@ -11,7 +11,7 @@ from polarity.data.tokenize import _plain_backend
 from polarity.evaluate.calibration import apply
 from polarity.model.inference import score
 from polarity.model.multitask import MultitaskModel
-from polarity.predict.portable_texts import encode_texts, pad_rows
+from polarity.predict.portable_texts import encode_texts, longest_first, pad_rows
 
 
 class PolarityClassifier(MultitaskModel):
@@ -29,18 +29,23 @@ class PolarityClassifier(MultitaskModel):
         found: dict[str, list[Any]] = {task: [] for task in self.heads}
         lengths: Any = SimpleNamespace(**settings["lengths"])
         rows = encode_texts(_plain_backend(tokenizer), comments, titles, lengths)
+        order = longest_first(rows)
         for start in range(0, len(rows), batch_size):
-            batch = pad_rows(rows[start : start + batch_size], settings["pad_token_id"], types=settings["token_type_ids"])
+            batch = pad_rows(
+                [rows[position] for position in order[start : start + batch_size]],
+                settings["pad_token_id"],
+                types=settings["token_type_ids"],
+            )
             scores = score(self, {name: torch.from_numpy(array).to(self.device) for name, array in batch.items()})
             for task, part in scores.items():
                 found[task].append((part.probabilities.float().cpu().numpy(), part.predicted.cpu().numpy()))
-        return {task: self._named(task, parts, raw) for task, parts in found.items()}
+        return {task: self._named(task, parts, np.argsort(order), raw) for task, parts in found.items()}
 
-    def _named(self, task: str, parts: list[Any], raw: bool) -> dict[str, Any]:
+    def _named(self, task: str, parts: list[Any], places: Any, raw: bool) -> dict[str, Any]:
         config: Any = self.config
         names = config.task_labels[task]
-        probabilities = np.concatenate([part[0] for part in parts]) if parts else np.zeros((0, len(names)), dtype=np.float32)
-        predicted = np.concatenate([part[1] for part in parts]) if parts else np.zeros(0, dtype=np.int64)
+        probabilities = np.concatenate([np.zeros((0, len(names)), np.float32), *(part[0] for part in parts)])[places]
+        predicted = np.concatenate([np.zeros(0, np.int64), *(part[1] for part in parts)])[places]
         fitted = None if raw else config.calibration.get(task)
         if fitted is not None:
             probabilities, biased = apply(probabilities, fitted["temperature"], fitted["biases"])

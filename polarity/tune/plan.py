@@ -120,7 +120,7 @@ def trial_seconds(prepared: Prepared, arm: str) -> float:
     training.run_epoch()
     train = (time.perf_counter() - begun) / part.lengths.sum()
     begun = time.perf_counter()
-    training.predict(part)
+    training.predict(training.tables.validation)
     predict = (time.perf_counter() - begun) / part.lengths.sum()
     tokens = {name: int(corpus.lengths.sum()) for name, corpus in whole.items()}
     grown = prepared.ledgers[arm].epoch_rows / max(1, prepared.ledgers[arm].rows)

@@ -84,7 +84,7 @@ def run_study(study: Study, prepared: Prepared, limits: Limits, watching: Watchi
     asha = None if study.head["asha"] is None else Asha.from_json(study.head["asha"])
     with watching(placement.concurrent) as watcher:
         conductor = Conductor(study, prepared.epochs, asha, placement.concurrent, limits.budget, watcher, limits.max_attempts)
-        conductor.prepare = lambda trial: _describe(study, prepared, trial)
+        conductor.prepare = lambda trial: make_run_folder(study, prepared, trial)
         run_trials(conductor, trial_specs(study, prepared, limits), prepared.tokens, placement, cluster)
     _drop_checkpoints(study)
     if conductor.closed is None and study.of(None, "pending"):
@@ -146,7 +146,7 @@ def trial_place(study: Study, trial: TrialRecord) -> str:
     return f"{root.uri.rstrip('/')}/{trial.run_dir}" if root.local is None else str(root.local / trial.run_dir)
 
 
-def _describe(study: Study, prepared: Prepared, trial: TrialRecord) -> None:
+def make_run_folder(study: Study, prepared: Prepared, trial: TrialRecord) -> None:
     """Make the trial's run folder with what is known before its first step."""
     folder = study.folder
     if not folder.exists(f"{trial.run_dir}/{CONFIG}"):

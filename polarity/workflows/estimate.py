@@ -9,13 +9,12 @@ from transformers import logging as transformers_logging
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
 from polarity.encoders import load_tokenizer
-from polarity.loss.objective import TaskObjective, TaskStatistics
+from polarity.loss.objective import TaskStatistics
 from polarity.model.multitask import MultitaskModel
-from polarity.train.precision import grad_scaler, resolve_precision
+from polarity.train.loop import Tables, Training
 from polarity.train.progress import clock
-from polarity.train.step import Stepper
 from polarity.train.worker import use_threads
-from polarity.train.world import World, device_here, seed_everything
+from polarity.train.world import World, device_here
 from polarity.workflows.train import prepare
 
 TIMED_STEPS = 3
@@ -35,40 +34,39 @@ def estimate(config: Config, *, say: Callable[[str], None]) -> str:
         for t in config.labels
     }
     model = MultitaskModel.from_encoder(prepared.encoder.folder, config.model, config.labels, seed=config.train.seed)
-    seconds, precision = _seconds_per_token(config, corpus, batches, model, statistics)
+    use_threads(config.cluster.cpus_per_worker)
+    world = World.current(device_here(config.cluster.gpu))
+    # With the features of frozen layers, where there are any, computed once as a run does.
+    training = Training(config, Tables(corpus, corpus, None, statistics), model, world, say, None)
+    seconds = _seconds_per_token(training, batches, config.loss.r_drop_alpha)
     workers = max(1, config.cluster.workers)
     tokens = sum(int(corpus.lengths[rows].sum()) for rows in batches) * total / len(batches)
     parameters = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in training.model.parameters())
+    states = corpus.tokens.size * model.encoder.config.hidden_size * 4 if config.model.frozen_layers else 0
+    kept = " and the frozen layers' output" if states else ""
     lines = [
         f"rows: train {len(corpus)}, {', '.join(f'{n} {t.num_rows}' for n, t in prepared.tokens.items() if n != 'train')}; "
         f"an epoch has {sum(len(b) for b in batches)}",
         f"steps: {total} ({steps[0]} in the first of {len(steps)} epochs, {config.train.global_batch_size} rows each)",
         f"tokens: {corpus.lengths.mean():.1f} a row, padding {padded_share(corpus, batches, config.train.micro_batch_size):.1%}",
-        f"time: about {clock(seconds * tokens / workers)} of training in {precision} on {workers} worker(s) like this machine's "
+        f"time: about {clock(seconds * tokens / workers)} of training in {training.precision} on {workers} worker(s) like this machine's "
         "(without validation, start and exchange)",
-        f"memory: {parameters / 1e6:.1f} M parameters, about {16 * parameters / 1e9:.1f} GB a worker for weights, gradients and "
-        "optimizer, plus activations and about 1 GB of libraries",
+        f"memory: {parameters / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained: about "
+        f"{(4 * parameters + 12 * trained + states) / 1e9:.1f} GB a worker for weights, gradients, optimizer"
+        f"{kept}, plus activations and about 1 GB of libraries",
     ]
     return "\n".join(lines)
 
 
-def _seconds_per_token(
-    config: Config, corpus: Corpus, batches: list[Rows], model: MultitaskModel, statistics: dict[str, TaskStatistics]
-) -> tuple[float, str]:
-    use_threads(config.cluster.cpus_per_worker)
-    seed_everything(config.train.seed)
-    world = World.current(device_here(config.cluster.gpu))
-    precision = resolve_precision(config.train.precision, world)
-    objectives = {t: TaskObjective(t, config.loss, s, world.device) for t, s in statistics.items()}
-    stepper = Stepper(torch.nn.Module.to(model, world.device).train(), corpus, objectives, config, world, precision)
-    scaler = grad_scaler(precision, world.device)
-    timed = batches[: TIMED_STEPS + 1]
+def _seconds_per_token(training: Training, batches: list[Rows], alpha: float) -> float:
+    """Of a few steps' gradients, the first of which warms up."""
+    lengths, timed = training.tables.train.lengths, batches[: TIMED_STEPS + 1]
     started = time.perf_counter()
     for step, rows in enumerate(timed):
         if step == 1 or len(timed) == 1:
-            started = time.perf_counter()  # the first step warms up
-        stepper.gradient(rows, step, config.loss.r_drop_alpha, scaler)
-    if world.device.type == "cuda":
+            started = time.perf_counter()
+        training.stepper.gradient(rows, step, alpha, training.scaler)
+    if training.world.device.type == "cuda":
         torch.cuda.synchronize()
-    counted = timed[1:] or timed
-    return (time.perf_counter() - started) / sum(int(corpus.lengths[rows].sum()) for rows in counted), precision
+    return (time.perf_counter() - started) / sum(int(lengths[rows].sum()) for rows in timed[1:] or timed)

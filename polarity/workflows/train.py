@@ -65,6 +65,10 @@ def prepare(config: Config, say: Say) -> Prepared:
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
     tokenizer = load_tokenizer(encoder.folder)
     check_length(config.data, _encoder_config(encoder.folder))
+    if config.model.frozen_layers:
+        from polarity.model.frozen import check_frozen_layers
+
+        check_frozen_layers(config.model.frozen_layers, config.model.pooling, _encoder_config(encoder.folder))
     splits = load_splits(config.data, say)
     if _is_synthetic(config):
         say("the data is the SYNTHETIC sample corpus: its scores say nothing of real comments")

@@ -29,21 +29,23 @@ class Inputs:
 
     encoder: Path
     data: Path
+    workers: int = 1
+    """Of one trial."""
 
     def base(self, *sets: str) -> Base:
-        """The small preset on these inputs: four epochs, float32, one worker."""
+        """The small preset on these inputs: four epochs, float32."""
         options: dict[str, tuple[Any, str]] = {
             "data.source": (str(self.data), "--data"),
             "model.encoder": (str(self.encoder), "--encoder"),
-            "cluster.workers": (1, "--workers"),
+            "cluster.workers": (self.workers, "--workers"),
             "train.epochs": (4, "--epochs"),
         }
         return Base("small", None, options, ("optim.lr=3e-3", "train.precision=fp32", "train.resamples=100", *sets))
 
 
-def make_inputs(folder: Path, rows: int = 400) -> Inputs:
+def make_inputs(folder: Path, rows: int = 400, workers: int = 1) -> Inputs:
     """Write the inputs into a folder."""
-    return Inputs(tiny_encoder(folder / "encoder", "bert", hidden=16), tiny_csv(folder / "comments.csv", rows))
+    return Inputs(tiny_encoder(folder / "encoder", "bert", hidden=16), tiny_csv(folder / "comments.csv", rows), workers)
 
 
 def prepared(inputs: Inputs, arms: Sequence[Arm] = ARMS, *sets: str) -> Prepared:

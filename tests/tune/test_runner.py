@@ -24,7 +24,7 @@ from polarity.tune.plan import StudyPlan
 from polarity.tune.ray_tune import run_trials
 from polarity.tune.record import Study
 from polarity.tune.rows import token_key
-from polarity.tune.runner import Limits, Prepared, run_study, trial_specs
+from polarity.tune.runner import Limits, Prepared, make_run_folder, run_study, trial_specs
 from polarity.tune.trial import OneWorkerTrial
 from tests.tune.studies import ARMS, Inputs, begun, make_inputs, prepared, silent, told
 
@@ -83,6 +83,9 @@ def models_in_memory() -> int:
 def test_a_stopped_trial_computes_nothing_and_holds_nothing(ready: Prepared, tmp_path: Path) -> None:
     """The process that Tune keeps, driven here by hand: it is reset while its first trial waits after an epoch."""
     study = begun(tmp_path / "study", ready, PLAN)
+    study.head["precision"] = "fp32"
+    for trial in study.trials:
+        make_run_folder(study, ready, trial)
     specs, before = trial_specs(study, ready, ONE), models_in_memory()
     tables = {key: {part: ray.put(table) for part, table in parts.items()} for key, parts in ready.tokens.items()}
     process = object.__new__(OneWorkerTrial)
@@ -164,9 +167,7 @@ def test_a_dead_process_is_tried_again_and_a_mistake_is_reported_while_others_go
     cluster = ready.configs["baseline"].cluster
     course = Murderous(study, ready.epochs, None, 1, Budget(), lambda study, trial, event: None)
     place = Placement(1, {"CPU": 1.0}, {"CPU": 1.0})
-    for trial in study.trials:
-        (tmp_path / "study" / trial.run_dir).mkdir(parents=True)
-        (tmp_path / "study" / trial.run_dir / "config.yaml").write_text("")
+    course.prepare = lambda trial: make_run_folder(study, ready, trial)
     run_trials(course, trial_specs(study, ready, ONE), ready.tokens, place, cluster)
     first, wrong, twin = study.trials
     assert first.status == "finished"
@@ -182,7 +183,7 @@ def test_what_no_cluster_has_is_named(ray_cluster: None) -> None:
     with pytest.raises(RunError, match=r"no trial can start: each needs 64 CPUs \(.* free\)"):
         place_trials(ClusterConfig(workers=1, cpus_per_worker=64))
     with pytest.raises(RunError, match=r"1 GPUs \(0 free\)"):
-        place_trials(ClusterConfig(workers=1, gpu="yes"))
+        place_trials(ClusterConfig(workers=1, gpu="always"))
 
 
 @pytest.mark.slow

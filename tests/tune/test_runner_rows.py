@@ -1,7 +1,5 @@
 """The rows of a study: effect rows decide nothing, and every arm of a seed sees the same rows in the same order."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -87,10 +85,10 @@ def test_an_arm_with_other_rows_or_another_place_is_refused(inputs: Inputs, sets
         check_same_rows(configs, "baseline")
 
 
-def test_a_class_too_rare_for_an_inner_part_is_named(tmp_path: Path) -> None:
-    small = make_inputs(tmp_path, rows=60)
-    config = arm_configs(small.base("data.split.kind=joint"), [Arm("baseline")])["baseline"]
-    with pytest.raises(DataError, match="no row of"):
+def test_a_class_too_rare_for_an_inner_part_is_named(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polarity.tune.rows.INNER_SHARE", 0.01)
+    config = arm_configs(inputs.base(), [Arm("baseline")])["baseline"]
+    with pytest.raises(DataError, match="inner validation rows of the study have no row of"):
         study_rows(config, effects_on="validation", say=quiet)
 
 
