@@ -83,16 +83,16 @@ def tokenize(
     With `cache_dir` (see `polarity.artifacts.user_cache_dir`) the ids are kept in a file named by the fingerprint of tokenizer, length
     settings and texts; a damaged file is made anew, and `say` is told, as it is where the cache cannot be written.
     """
-    backend = _plain_backend(tokenizer)
+    backend = plain_backend(tokenizer)
     types = "token_type_ids" in tokenizer.model_input_names
     say = say or (lambda _: None)
     if cache_dir is None:
-        return _with_columns(comments, _tokenize(comments, backend, data, types))
+        return _with_columns(comments, tokenize_columns(comments, backend, data, types))
     print_ = fingerprint(comments, backend.to_str(), data, types)
     path = cache_dir / "tokens" / f"{print_}.arrow"
     columns = _load(path, print_, comments.num_rows, say)
     if columns is None:
-        columns = _tokenize(comments, backend, data, types)
+        columns = tokenize_columns(comments, backend, data, types)
         _save(path, print_, columns, say)
     return _with_columns(comments, columns)
 
@@ -103,7 +103,7 @@ def _with_columns(comments: pa.Table, columns: pa.Table) -> pa.Table:
     return comments
 
 
-def _plain_backend(tokenizer: "PreTrainedTokenizerFast") -> Any:
+def plain_backend(tokenizer: "PreTrainedTokenizerFast") -> Any:
     """A copy of the Rust tokenizer that neither cuts nor pads (some tokenizer.json files carry both)."""
     from tokenizers import Tokenizer
 
@@ -190,7 +190,8 @@ def _encode(backend: Any, texts: list[str]) -> Ragged:
     return Ragged(values, np.cumsum(lengths) - lengths, lengths)
 
 
-def _tokenize(comments: pa.Table, backend: Any, data: DataConfig, types: bool) -> pa.Table:
+def tokenize_columns(comments: pa.Table, backend: Any, data: DataConfig, types: bool) -> pa.Table:
+    """The columns that `tokenize` adds, for texts that need no cache; `backend` is a `plain_backend`, `types` whether to make token types."""
     single, pair = frames(backend)
     encoded = comments["title"].combine_chunks().dictionary_encode()
     distinct, which = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Labels
-from polarity.evaluate.slices import MIN_ROWS, _score
+from polarity.evaluate.slices import MIN_ROWS, score_slice
 
 LANGUAGES = ("tagalog", "cebuano", "english", "mixed", "other")
 WINDOW = 4
@@ -87,7 +87,7 @@ def language_slices(
         rows = predictions.filter(pa.array(found == language))
         if rows.num_rows < MIN_ROWS:
             continue
-        scored = {task: _score(rows, task, classes, [resamples, seed, number]) for task, classes in labels.items()}
+        scored = {task: score_slice(rows, task, classes, [resamples, seed, number]) for task, classes in labels.items()}
         tasks = {task: score for task, score in scored.items() if score is not None}
         slices.append({"language": language, "rows": rows.num_rows, "tasks": tasks})
     return sorted(slices, key=lambda each: -each["rows"])

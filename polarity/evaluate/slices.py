@@ -47,7 +47,7 @@ def _by_title(predictions: pa.Table, labels: Labels, resamples: int, seed: int, 
     found = []
     for title in largest:
         rows = predictions.filter(pa.array(codes == title))
-        tasks = {task: _score(rows, task, classes, [resamples, seed, title]) for task, classes in labels.items()}
+        tasks = {task: score_slice(rows, task, classes, [resamples, seed, title]) for task, classes in labels.items()}
         found.append(
             {
                 "title": shorten(titles[title]),
@@ -64,13 +64,13 @@ def _within_classes(predictions: pa.Table, labels: Labels, resamples: int, seed:
         for other, other_classes in labels.items():
             for label in other_classes if other != task else ():
                 rows = predictions.filter(pc.fill_null(pc.equal(predictions[label_column(other)], label), False))
-                score = _score(rows, task, classes, [resamples, seed, len(found)])
+                score = score_slice(rows, task, classes, [resamples, seed, len(found)])
                 if score is not None:
                     found.append({"task": task, "within": {other: label}, **score})
     return found
 
 
-def _score(rows: pa.Table, task: str, classes: Sequence[str], draw: list[int]) -> dict[str, Any] | None:
+def score_slice(rows: pa.Table, task: str, classes: Sequence[str], draw: list[int]) -> dict[str, Any] | None:
     """Score of one task on a slice, None where no row is labelled; `draw` is the number of resamples and the seeds."""
     confusion = confusion_matrix(*task_codes(rows, task, classes), len(classes))
     labelled = int(confusion.sum())

@@ -45,7 +45,7 @@ def modeling_source() -> str:
     )
     parts = [
         *TEXT_PARTS,
-        Part(tokenize, only=(*FRAME_NAMES, "_plain_backend")),
+        Part(tokenize, only=(*FRAME_NAMES, "plain_backend")),
         Part(configuration, without=("model_configuration",)),
         Part(noise),
         Part(pooling),

@@ -160,7 +160,7 @@ def check_against_torch(exported: Exported, onnx: OnnxClassifier, rows: CheckRow
     """
     comments, titles = rows.texts["comment"].to_pylist(), rows.texts["title"].to_pylist()
     settings = exported.text_settings()
-    encoded = encode_texts(tokenize._plain_backend(exported.tokenizer), comments, titles, exported.config.data)
+    encoded = encode_texts(tokenize.plain_backend(exported.tokenizer), comments, titles, exported.config.data)
     own: dict[str, list[Any]] = {task: [] for task in exported.config.labels}
     voted: dict[str, list[Any]] = {task: [] for task in exported.config.labels}
     for start in range(0, len(encoded), _BATCH):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from polarity.data.tokenize import _plain_backend
+from polarity.data.tokenize import plain_backend
 from polarity.evaluate.calibration import apply
 from polarity.model.inference import score
 from polarity.model.multitask import MultitaskModel
@@ -28,7 +28,7 @@ class PolarityClassifier(MultitaskModel):
         settings = config.text_settings
         found: dict[str, list[Any]] = {task: [] for task in self.heads}
         lengths: Any = SimpleNamespace(**settings["lengths"])
-        rows = encode_texts(_plain_backend(tokenizer), comments, titles, lengths)
+        rows = encode_texts(plain_backend(tokenizer), comments, titles, lengths)
         order = longest_first(rows)
         for start in range(0, len(rows), batch_size):
             batch = pad_rows(

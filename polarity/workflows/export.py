@@ -45,6 +45,8 @@ def _onnx(folder: RunFolder, out: Path, *, int8: bool, raw: bool, say: Say) -> d
     validation = _validation_rows(folder, exported, int8, say)
     texts, source = (validation, "validation rows of the run") if validation is not None else _sample()
     rows = CheckRows(_spread(texts), source, validation if int8 else None)
+    if rows.validation is not None:
+        say(f"the float32 and the int8 model will both score {rows.validation.num_rows:,} validation rows: some minutes on a small machine")
     with new_folder(out) as temporary:
         about = export_onnx(exported, temporary, rows, resamples=exported.config.train.resamples)
     check = about["check"]

@@ -179,7 +179,7 @@ def test_the_cache_is_used_and_follows_settings_texts_and_tokenizer(tokenizers: 
 def test_a_cached_file_is_what_is_read(tokenizers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comments = tiny_comments(50)
     tokenize(comments, tokenizers["bert"], DataConfig(), cache_dir=tmp_path)
-    monkeypatch.setattr("polarity.data.tokenize._tokenize", lambda *_: pytest.fail("tokenized again"))
+    monkeypatch.setattr("polarity.data.tokenize.tokenize_columns", lambda *_: pytest.fail("tokenized again"))
     tokenize(comments, tokenizers["bert"], DataConfig(), cache_dir=tmp_path)
 
 

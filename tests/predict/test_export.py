@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from polarity.config import Config, DataConfig
-from polarity.data.tokenize import _plain_backend, tokenize
+from polarity.data.tokenize import plain_backend, tokenize
 from polarity.encoders import load_tokenizer
 from polarity.errors import RunError
 from polarity.model.multitask import MultitaskModel
@@ -223,7 +223,7 @@ def test_exported_rows_are_those_of_training(family: str, tmp_path: Path) -> Non
     for settings in LENGTHS:
         data = DataConfig(**settings)
         expected = tokenize(texts(), tokenizer, data)
-        rows = encode_texts(_plain_backend(tokenizer), comments, titles, data)
+        rows = encode_texts(plain_backend(tokenizer), comments, titles, data)
         assert [ids for ids, _ in rows] == expected["input_ids"].to_pylist()
         if "token_type_ids" in expected.column_names:
             assert [kinds for _, kinds in rows] == expected["token_type_ids"].to_pylist()
