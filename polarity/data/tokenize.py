@@ -191,7 +191,7 @@ def _encode(backend: Any, texts: list[str]) -> Ragged:
 
 
 def tokenize_columns(comments: pa.Table, backend: Any, data: DataConfig, types: bool) -> pa.Table:
-    """The columns that `tokenize` adds, for texts that need no cache; `backend` is a `plain_backend`, `types` whether to make token types."""
+    """The columns that `tokenize` adds, without its cache; `backend` is a `plain_backend`, `types` whether to make token types."""
     single, pair = frames(backend)
     encoded = comments["title"].combine_chunks().dictionary_encode()
     distinct, which = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
