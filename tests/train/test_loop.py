@@ -1,8 +1,7 @@
-"""The loop's promises on one worker: golden losses, bad steps, early stopping, limits, number formats, and every subset of the points."""
+"""The loop's promises on one worker: golden losses, bad steps, early stopping, limits, and number formats."""
 
 import json
 import os
-import random
 from pathlib import Path
 
 import numpy as np
@@ -69,16 +68,3 @@ def test_training_learns() -> None:
     result = run(configured(train={"epochs": 6}, optim={"lr": 3e-3}))
     means = [row["classification_loss"] for row in result.state.history if row["kind"] == "epoch"]
     assert means[-1] < 0.8 * means[0]
-
-
-def _subsets() -> list[tuple[int, ...]]:
-    rng = random.Random(0)
-    return [tuple(p for p in ALL if rng.random() < 0.5) for _ in range(30)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("points", [ALL, *[(p,) for p in ALL], *_subsets()], ids=lambda p: "-".join(map(str, p)) or "none")
-def test_every_subset_of_the_points_trains(points: tuple[int, ...]) -> None:
-    result = run(configured(points, train={"max_steps": 2, "epochs": 2}))
-    assert np.isfinite(losses(result)).all()
-    assert result.state.bad_steps == 0
