@@ -160,7 +160,8 @@ def test_points_table_and_data_commands(
     inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ray_cluster: None
 ) -> None:
     assert call(["points"], monkeypatch) == 0
-    assert "Liang" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Liang" in printed and printed.count(" x") >= 10, "each point with its source and what its step costs"
     assert call(["data", "check", inputs[1]], monkeypatch) == 0
     assert "240" in capsys.readouterr().out
     out = tmp_path / "epoch.parquet"

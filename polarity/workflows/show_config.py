@@ -34,7 +34,7 @@ def points_table() -> str:
     out = io.StringIO()
     Console(file=out, width=150).print(table)
     about = costs["about"]
-    where = f"on {about['when']} on {about['device']} with {about['encoder']} in {about['precision']}"
+    where = f"on {about['when']} on {about['device']} with {about['encoder']} in {about['precision']}, {about['rows']}"
     note = (
         f"Step costs: time for each row against the baseline's, median [least, greatest] of {about['repeats']} interleaved repeats, "
         f"measured {where}; all ten together {_cost(costs['step']['all'])}. The baseline has R-Drop already, so its step is two passes. "
