@@ -5,14 +5,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from polarity.artifacts import CHECKPOINTS, RunFolder
@@ -24,6 +24,8 @@ from polarity.train.world import World
 
 POLL_S = "0.2"
 """How often Ray Train's controller looks at its workers, in seconds; `report` waits for one look, two seconds by default."""
+
+Listener = Callable[[dict[str, float]], None]
 
 
 def start_ray(cluster: ClusterConfig, say: Say) -> None:
@@ -81,9 +83,10 @@ def wait_for_resources(cluster: ClusterConfig, need: ScalingConfig) -> None:
         time.sleep(0.5)
 
 
-def fit(job: Job, say: Say, *, resume: bool, callbacks: Sequence[UserCallback] = ()) -> None:
-    """Train on the cluster's workers; the first one writes the results into the run folder. `callbacks` hear of every report.
+def fit(job: Job, say: Say, *, resume: bool, listener: Listener | None = None) -> None:
+    """Train on the cluster's workers; the first one writes the results into the run folder.
 
+    `listener` is called with each epoch's metrics on every worker, after Ray has them; what it raises, a PolarityError, ends training.
     Raises `RunError` for what stopped training, with the worker's own words.
     """
     cluster = job.config.cluster
@@ -98,6 +101,7 @@ def fit(job: Job, say: Say, *, resume: bool, callbacks: Sequence[UserCallback] =
             "parts": {name: ray.put(table) for name, table in job.parts.items()},
             "job": replace(job, parts={}, run_dir=storage),
             "resume": resume,
+            "listener": listener,
         },
         scaling_config=need,
         run_config=RunConfig(
@@ -106,7 +110,6 @@ def fit(job: Job, say: Say, *, resume: bool, callbacks: Sequence[UserCallback] =
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             failure_config=FailureConfig(max_failures=cluster.max_failures),
             logging_config=LoggingConfig(log_level="WARNING"),  # type: ignore[call-arg]  # Ray's own log files keep everything
-            callbacks=list(callbacks),  # type: ignore[arg-type]  # the public type is still that of Train V1
         ),
     )
     try:
@@ -135,7 +138,7 @@ def _train_on_worker(given: dict[str, Any]) -> str | None:
     with tempfile.TemporaryDirectory(prefix="polarity-resume-") as temporary:
         try:
             resume = _newest(job, given["resume"], Path(temporary))
-            work(job, _report, world=World.current(get_device()), say=_say, resume=resume)
+            work(job, _Report(given["listener"]), world=World.current(get_device()), say=_say, resume=resume)
         except PolarityError as error:
             return str(error)
     return None
@@ -149,9 +152,17 @@ def _newest(job: Job, resume: bool, target: Path) -> Path | None:
     return newest_checkpoint(RunFolder.open(job.run_dir), target) if resume else None
 
 
-def _report(metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
-    held = None if checkpoint is None else Checkpoint.from_directory(str(checkpoint))
-    ray.train.report(metrics, checkpoint=held, checkpoint_dir_name=name)
+@dataclass(frozen=True)
+class _Report:
+    """The loop's report: metrics and checkpoint go to Ray, then the metrics to the listener."""
+
+    listener: Listener | None
+
+    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
+        held = None if checkpoint is None else Checkpoint.from_directory(str(checkpoint))
+        ray.train.report(metrics, checkpoint=held, checkpoint_dir_name=name)
+        if self.listener is not None:
+            self.listener(metrics)
 
 
 def _say(line: str) -> None:

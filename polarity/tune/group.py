@@ -1,25 +1,93 @@
-"""A trial on several workers: a process of Ray Tune that starts a group of Ray Train and passes its reports on."""
+"""A trial on several workers: the trial's process starts a group of Ray Train beside it and passes its reports on.
 
-from collections.abc import Mapping
+Tune alone would end such a trial by ending its process; the group's reservation then outlives it (Ray 2.60), and the next trial waits for
+CPUs that nobody uses. So the workers ask after each epoch whether there shall be another, and end by themselves where there shall not.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.tune.integration.ray_train import TuneReportCallback
+import torch.distributed as dist
 
 from polarity.artifacts import RunFolder
 from polarity.train.driver import fit
-from polarity.train.worker import Job, checkpoint_names
-from polarity.tune.trial import TrialSpec, judge_trial
+from polarity.train.worker import checkpoint_names
+from polarity.tune.trial import Stopped, Talk, TrialSpec, judge_trial
 
 
-def group_trial(config: dict[str, Any], specs: Mapping[str, TrialSpec], tables: Mapping[str, Any]) -> None:
-    """Train on `cluster.workers` workers; Tune hears of each epoch. Where the trial is stopped, this process ends and the group with it.
+@ray.remote(num_cpus=0)
+class Desk:
+    """Where the first worker leaves an epoch's metrics and waits for the word to go on."""
 
-    A killed study leaves checkpoints in the trial's folder, from which the same trial goes on.
-    """
-    spec = specs[config["trial"]]
+    def __init__(self) -> None:
+        self._metrics: asyncio.Queue[dict[str, float] | None] = asyncio.Queue()
+        self._orders: asyncio.Queue[bool] = asyncio.Queue()
+
+    async def leave(self, metrics: dict[str, float] | None) -> None:
+        """The training: an epoch's metrics, or None at the end."""
+        await self._metrics.put(metrics)
+
+    async def take(self) -> dict[str, float] | None:
+        """Tune: what was left, in order."""
+        return await self._metrics.get()
+
+    async def order(self, go_on: bool) -> None:
+        """Tune: whether the training is to go on."""
+        await self._orders.put(go_on)
+
+    async def ask(self) -> bool:
+        """The training: wait for the word."""
+        return await self._orders.get()
+
+
+@dataclass(frozen=True)
+class DeskTalk:
+    """The talk across processes; see `Talk`."""
+
+    desk: Any
+
+    def allow(self) -> None:
+        ray.get(self.desk.order.remote(True))
+
+    def wait(self) -> dict[str, float] | None:
+        metrics: dict[str, float] | None = ray.get(self.desk.take.remote())
+        return metrics
+
+    def stop(self) -> None:
+        ray.get(self.desk.order.remote(False))
+
+    def finish(self) -> None:
+        ray.get(self.desk.leave.remote(None))
+
+
+@dataclass(frozen=True)
+class AskAfterEpoch:
+    """What every worker calls after its report: the first one asks, and all do as it hears."""
+
+    desk: Any
+
+    def __call__(self, metrics: dict[str, float]) -> None:
+        word = [True]
+        if dist.get_rank() == 0:
+            ray.get(self.desk.leave.remote(metrics))
+            word = [ray.get(self.desk.ask.remote())]
+        dist.broadcast_object_list(word, src=0)
+        if not word[0]:
+            raise Stopped("the trial was stopped")
+
+
+def begin_group(spec: TrialSpec, tables: Mapping[str, Any]) -> tuple[Talk, Callable[[], None]]:
+    """A trial of `cluster.workers` workers; a killed study leaves checkpoints in its folder, from which the same trial goes on."""
+    desk = Desk.remote()  # type: ignore[attr-defined]
+    return DeskTalk(desk), lambda: _train_group(spec, tables, desk)
+
+
+def _train_group(spec: TrialSpec, tables: Mapping[str, Any], desk: Any) -> None:
+    if not ray.get(desk.ask.remote()):
+        raise Stopped("the trial was stopped")
     folder = RunFolder.open(spec.run_dir)
-    parts = {name: ray.get(ref) for name, ref in tables[spec.tokens].items()}
-    job = Job(spec.config, parts, spec.statistics, spec.run_dir, keep_model=spec.keep_model)
-    fit(job, lambda _: None, resume=bool(checkpoint_names(folder)), callbacks=[TuneReportCallback()])
+    fit(spec.job(tables), lambda _: None, resume=bool(checkpoint_names(folder)), listener=AskAfterEpoch(desk))
     judge_trial(spec, folder)

@@ -17,10 +17,10 @@ from ray.tune.search import Searcher
 from polarity.config import ClusterConfig
 from polarity.errors import PolarityError, RunError
 from polarity.tune.conductor import Conductor
-from polarity.tune.group import group_trial
+from polarity.tune.group import begin_group
 from polarity.tune.placement import Placement, lacking
 from polarity.tune.rows import Tokens
-from polarity.tune.trial import OneWorkerTrial, TrialSpec
+from polarity.tune.trial import StudyTrial, TrialSpec, begin_alone
 
 ERROR = "error.txt"
 """In a trial's folder: the whole error of its last failure."""
@@ -36,18 +36,18 @@ def run_trials(
     """
     _quieten()
     tables = {key: {part: ray.put(table) for part, table in parts.items()} for key, parts in tokens.items()}
-    trainable: Any = OneWorkerTrial if cluster.workers <= 1 else group_trial
+    begin = begin_alone if cluster.workers <= 1 else begin_group
     watch = StartWatch(cluster, placement)
     with tempfile.TemporaryDirectory(prefix="polarity-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(trainable, specs=dict(specs), tables=tables), PlacementGroupFactory([placement.bundle])
+                tune.with_parameters(StudyTrial, begin=begin, specs=dict(specs), tables=tables), PlacementGroupFactory([placement.bundle])
             ),
             tune_config=TuneConfig(
                 search_alg=StudyQueue(conductor),
                 scheduler=StudyScheduler(conductor, specs),
                 num_samples=-1,
-                reuse_actors=cluster.workers <= 1,
+                reuse_actors=True,
             ),
             run_config=RunConfig(
                 name="study",

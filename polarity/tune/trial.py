@@ -1,8 +1,8 @@
-"""A trial on one worker, inside a process that Ray Tune keeps from trial to trial.
+"""A trial inside a process that Ray Tune keeps from trial to trial.
 
-The loop runs in a thread and hands each epoch's metrics over in `report`; it goes on when Tune asks for the next epoch, and unwinds, with
-model, optimizer and features, when the trial is stopped: then nothing of it computes or holds memory, and the process takes the next
-trial without importing torch and transformers again.
+The training runs in a thread and hands each epoch's metrics over in its report; it goes on when Tune asks for the next epoch, and
+unwinds, with model, optimizer and features, when the trial is stopped: then nothing of it computes or holds memory, and the process takes
+the next trial without importing torch and transformers again.
 """
 
 import ctypes
@@ -12,11 +12,11 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import torch
@@ -24,6 +24,7 @@ from ray.tune import Trainable
 
 from polarity.artifacts import CHECKPOINTS, HISTORY, METRICS, PREDICTIONS, RunFolder
 from polarity.config import Config
+from polarity.errors import RunError
 from polarity.evaluate import Stability, build_metrics
 from polarity.loss.objective import TaskStatistics
 from polarity.train.worker import Job, checkpoint_names, newest_checkpoint, use_threads, work
@@ -49,104 +50,134 @@ class TrialSpec:
     keep_model: bool = False
     keep_after_s: float = KEEP_AFTER_S
 
+    def job(self, tables: Mapping[str, Any]) -> Job:
+        """What a worker needs; `tables` are object references by part."""
+        parts = {name: ray.get(ref) for name, ref in tables.items()}
+        return Job(self.config, parts, self.statistics, self.run_dir, keep_model=self.keep_model)
 
-class Stopped(Exception):
+
+class Stopped(RunError):
     """Raised inside the loop's report to end a trial that Tune has stopped."""
 
 
-class OneWorkerTrial(Trainable):
-    """One step is one epoch; the last step writes the trial's run folder and is `done`."""
+class Talk(Protocol):
+    """Between Tune's thread and the training: one goes on while the other waits."""
 
-    def setup(self, config: dict[str, Any], specs: Mapping[str, TrialSpec] | None = None, tables: Mapping[str, Any] | None = None) -> None:
-        """`specs`: {trial id: spec}; `tables`: {token key: {part: object reference}}."""
-        assert specs is not None and tables is not None
-        self._specs, self._tables = specs, tables
+    def allow(self) -> None:
+        """Tune: one more epoch."""
+
+    def wait(self) -> dict[str, float] | None:
+        """Tune: the next report; None when the training has ended."""
+
+    def stop(self) -> None:
+        """Tune: the training is to unwind at its report."""
+
+    def finish(self) -> None:
+        """The training has returned or raised."""
+
+
+Begin = Callable[[TrialSpec, Mapping[str, Any]], tuple[Talk, Callable[[], None]]]
+"""From a spec and its tables' references to the talk and the training, which another thread will call."""
+
+
+class StudyTrial(Trainable):
+    """One step is one epoch; the last step comes when the run folder is written, and is `done`."""
+
+    def setup(
+        self,
+        config: dict[str, Any],
+        begin: Begin | None = None,
+        specs: Mapping[str, TrialSpec] | None = None,
+        tables: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`specs`: {trial id: spec}; `tables`: {token key: {part: object reference}}. Ray Tune passes them as keywords."""
+        assert begin is not None and specs is not None and tables is not None
+        self._begin, self._specs, self._tables = begin, specs, tables
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trial")
-        self._begin(config["trial"])
+        self._start_trial(config["trial"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial in this process."""
-        self._end()
-        self._begin(new_config["trial"])
+        self._end_trial()
+        self._start_trial(new_config["trial"])
         return True
 
     def step(self) -> dict[str, Any]:
-        """Let the loop run to its next report, or to its end; raises what the loop raised."""
-        self._running.allow()
-        metrics = self._running.wait()
+        """Let the training run to its next report, or to its end; raises what it raised."""
+        self._talk.allow()
+        metrics = self._talk.wait()
         if metrics is not None:
             return metrics
         self._future.result()
         return {"done": True}
 
     def cleanup(self) -> None:
-        """End the loop before the process ends."""
-        self._end()
+        """End the training before the process ends."""
+        self._end_trial()
         self._threads.shutdown(wait=True)
 
-    def _begin(self, trial: str) -> None:
+    def _start_trial(self, trial: str) -> None:
         home = os.environ.get("TUNE_ORIG_WORKING_DIR")  # Tune moves its processes, and paths of encoders may be relative
         if home and Path(home).is_dir():
             os.chdir(home)
-        spec, running = self._specs[trial], Handover()
-        device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-        self._running = running
-        self._future: Future[None] = self._threads.submit(run_trial, spec, self._tables[spec.tokens], device, running)
-        self._future.add_done_callback(lambda _: running.finish())
+        spec = self._specs[trial]
+        talk, train = self._begin(spec, self._tables[spec.tokens])
+        self._talk = talk
+        self._future: Future[None] = self._threads.submit(train)
+        self._future.add_done_callback(lambda _: talk.finish())
 
-    def _end(self) -> None:
-        self._running.stop()
+    def _end_trial(self) -> None:
+        self._talk.stop()
         self._future.exception()  # waits; whatever it was, the trial it belonged to is over
         del self._future
         free_memory()
 
 
 class Handover:
-    """Between the loop's thread and Tune's: one runs while the other waits."""
+    """The talk between two threads of one process."""
 
     def __init__(self) -> None:
         self._go, self._stopped = threading.Semaphore(0), False
         self._metrics: queue.SimpleQueue[dict[str, float] | None] = queue.SimpleQueue()
 
     def allow(self) -> None:
-        """Tune: one more epoch."""
         self._go.release()
 
     def wait(self) -> dict[str, float] | None:
-        """Tune: the next report; None when the loop has ended."""
         return self._metrics.get()
 
     def stop(self) -> None:
-        """Tune: the loop is to unwind at its report."""
         self._stopped = True
         self._go.release()
 
+    def finish(self) -> None:
+        self._metrics.put(None)
+
     def proceed(self) -> None:
-        """The loop: wait until the next epoch is wanted. Raises Stopped where it is not."""
+        """The training: wait until an epoch is wanted. Raises Stopped where none is."""
         self._go.acquire()
         if self._stopped:
-            raise Stopped
+            raise Stopped("the trial was stopped")
 
     def report(self, metrics: dict[str, float]) -> None:
-        """The loop: an epoch is done; returns when the next one is wanted."""
+        """The training: an epoch is done; returns when the next one is wanted."""
         self._metrics.put(metrics)
         self.proceed()
 
-    def finish(self) -> None:
-        """The loop has returned or raised."""
-        self._metrics.put(None)
+
+def begin_alone(spec: TrialSpec, tables: Mapping[str, Any]) -> tuple[Talk, Callable[[], None]]:
+    """A trial of one worker: the loop itself, in this process."""
+    handover, device = Handover(), torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+    return handover, lambda: _train_alone(spec, tables, device, handover)
 
 
-def run_trial(spec: TrialSpec, tables: Mapping[str, Any], device: torch.device, handover: Handover) -> None:
-    """The loop's thread: train, write the run folder, judge. Raises Stopped and what the loop raises."""
+def _train_alone(spec: TrialSpec, tables: Mapping[str, Any], device: torch.device, handover: Handover) -> None:
     handover.proceed()
     use_threads(spec.config.cluster.cpus_per_worker)
     folder = RunFolder.open(spec.run_dir)
-    parts = {name: ray.get(ref) for name, ref in tables.items()}
-    job = Job(spec.config, parts, spec.statistics, spec.run_dir, keep_model=spec.keep_model)
     resume = newest_checkpoint(folder, Path(spec.run_dir)) if folder.local is not None else None
     report = TrialReport(folder, handover, spec.keep_after_s)
-    work(job, report, world=World(device=device), say=lambda _: None, resume=resume)
+    work(spec.job(tables), report, world=World(device=device), say=lambda _: None, resume=resume)
     judge_trial(spec, folder)
 
 
@@ -159,9 +190,8 @@ class TrialReport:
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
         if checkpoint is not None and self._folder.local is not None and time.monotonic() - self._kept >= self._keep_after_s:
-            old = checkpoint_names(self._folder)
             self._folder.write_folder(f"{CHECKPOINTS}/{name}", checkpoint)
-            for other in old:
+            for other in checkpoint_names(self._folder):
                 if other != name:
                     self._folder.delete_folder(f"{CHECKPOINTS}/{other}")
             self._kept = time.monotonic()

@@ -25,7 +25,7 @@ from polarity.tune.ray_tune import run_trials
 from polarity.tune.record import Study
 from polarity.tune.rows import token_key
 from polarity.tune.runner import Limits, Prepared, make_run_folder, run_study, trial_specs
-from polarity.tune.trial import OneWorkerTrial
+from polarity.tune.trial import StudyTrial, begin_alone
 from tests.tune.studies import ARMS, Inputs, begun, make_inputs, prepared, silent, told
 
 ONE = Limits(max_concurrent=1)
@@ -76,7 +76,7 @@ def test_a_trial_in_the_same_process_costs_little_to_start(undisturbed: Study) -
 
 def models_in_memory() -> int:
     gc.collect()
-    return sum(isinstance(thing, MultitaskModel) for thing in gc.get_objects())
+    return sum(type(thing) is MultitaskModel for thing in gc.get_objects())
 
 
 @pytest.mark.slow
@@ -88,8 +88,8 @@ def test_a_stopped_trial_computes_nothing_and_holds_nothing(ready: Prepared, tmp
         make_run_folder(study, ready, trial)
     specs, before = trial_specs(study, ready, ONE), models_in_memory()
     tables = {key: {part: ray.put(table) for part, table in parts.items()} for key, parts in ready.tokens.items()}
-    process = object.__new__(OneWorkerTrial)
-    process.setup({"trial": "explore-baseline-s0"}, specs=specs, tables=tables)
+    process = object.__new__(StudyTrial)
+    process.setup({"trial": "explore-baseline-s0"}, begin=begin_alone, specs=specs, tables=tables)
     assert models_in_memory() == before  # nothing begins before Tune asks for an epoch
     assert process.step()["epoch"] == 1
     assert models_in_memory() == before + 1
