@@ -1,5 +1,6 @@
 """`jobs/train.py` under `ray job submit` against a real local cluster with token authentication, results by URI."""
 
+import json
 import os
 import secrets
 import shutil
@@ -74,9 +75,9 @@ def wait_for(port: int, head: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"the cluster did not start: {log.read_text()[-2000:]}")
 
 
-def submit(environment: dict[str, str], *options: str) -> tuple[int, str]:
+def submit(environment: dict[str, str], *options: str, job: str = "train") -> tuple[int, str]:
     """Exit status and log of a job; the agent that runs jobs announces itself a moment after it listens."""
-    command = [str(RAY), "job", "submit", "--working-dir", str(ROOT), "--", "python", "jobs/train.py", "--preset", "quickstart", *options]
+    command = [str(RAY), "job", "submit", "--working-dir", str(ROOT), "--", "python", f"jobs/{job}.py", "--preset", "quickstart", *options]
     for _ in range(10):
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
         if "No available agent" not in done.stderr:
@@ -122,3 +123,16 @@ def test_a_job_that_cannot_run_fails_with_our_message(jobs: dict[str, tuple[int,
     assert status != 0
     assert "error: " in log and "no column 'Comment'" in log and "did you mean 'Coment'" in log
     assert not Path(uri.removeprefix("file://")).exists()
+
+
+def test_a_submitted_study_is_whole(cluster: dict[str, str], tmp_path: Path) -> None:
+    encoder, arms, study = tiny_encoder(tmp_path, "bert", hidden=16, layers=2), tmp_path / "arms.yaml", tmp_path / "study"
+    arms.write_text("- {name: baseline}\n- {name: weights, points: [1], reference: baseline}\n")
+    options = ["--encoder", str(encoder), "--data", "sample:300", "--epochs", "1", "--design", "custom", "--arms", str(arms)]
+    status, log = submit(cluster, *options, "--seeds", "2", "--no-asha", "--study-dir", str(study), job="ablate")
+    assert status == 0, log
+    trials = json.loads((study / "study.json").read_text())["trials"]
+    assert {(trial["arm"], trial["status"]) for trial in trials} == {("baseline", "finished"), ("weights", "finished")}
+    assert len(trials) == 4
+    assert "weights" in pq.read_table(study / "effects.parquet")["arm"].to_pylist()
+    assert (study / "report.html").is_file()
