@@ -2,9 +2,9 @@
 
 pycld2 was chosen by measurement: on 60 sentences of our own in one language it named 59 rightly, fastText's lid.176 50, py3langid and
 lingua 40 (they do not know Cebuano). Mixed is what has at least a tenth of its four-word windows on each side of English against
-Tagalog or Cebuano: 17 of 20 mixed sentences were found, 2 of 60 others taken for mixed. (The window was
-chosen on these same sentences, among about 20 settings, so that figure flatters it; they are clean text, and real comments are not.) Tagalog mixed with Cebuano counts as the
-larger of both. Short comments are the hardest: of the first two words of those sentences it named 45 of 60.
+Tagalog or Cebuano: 17 of 20 mixed sentences were found, 2 of 60 others taken for mixed. (The window was chosen on these same
+sentences, among about 20 settings, so that figure flatters it; they are clean text, and real comments are not.) Tagalog mixed
+with Cebuano counts as the larger of both. Short comments are the hardest: of the first two words of those sentences it named 45 of 60.
 """
 
 import re
