@@ -57,6 +57,8 @@ def test_dry_run_lists_the_plan_and_what_it_can_find(inputs: Inputs, ray_cluster
         (["--preset", "small", "--data", "x.csv", "--budget", "soon"], "--budget soon"),
         (["--resume"], "--resume needs --study-dir"),
         (["--resume", "--study-dir", "s", "--data", "x.csv"], "leave out --data"),
+        (["--resume", "--study-dir", "s", "--seeds", "9", "--no-asha"], "leave out --seeds, --no-asha"),
+        (["--retry-failed"], "--retry-failed needs --resume"),
         (["--resume", "--study-dir", "nowhere"], "holds no study to resume"),
         (["--preset", "small", "--data", "x.csv", "--set", "data.oversample.alhpa=1"], "did you mean"),
     ],

@@ -4,7 +4,6 @@ Run as a module it is such a process: `python -m polarity.benchmark.oversampling
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -77,7 +76,12 @@ def compare(rows: int, *, repeats: int, say: Callable[[str], None]) -> dict[str,
 
 def _summary(runs: list[dict[str, float]]) -> dict[str, Any]:
     spread = {key: Spread.of([run[key] for run in runs]).to_json() for key in ("seconds", "peak_mb")}
-    return {**spread, "rows_per_s": Spread.of([run["rows"] / run["seconds"] for run in runs]).to_json(), "out_rows": runs[0]["out_rows"]}
+    return {
+        **spread,
+        "rows_per_s": Spread.of([run["rows"] / run["seconds"] for run in runs]).to_json(),
+        "out_rows": runs[0]["out_rows"],
+        "repeats": len(runs),
+    }
 
 
 def _in_process(method: str, source: Path, out: Path) -> dict[str, float]:
@@ -135,18 +139,20 @@ def _polarity(source: Path, out: Path) -> tuple[int, float, float]:
     return written, seconds, peak
 
 
+def _peak_mb(process: str = "self") -> float:
+    """Peak memory (VmHWM) of a process in MB, 0 where it is gone. (getrusage's would be that of the process that started it.)"""
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
+    return max((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), default=0.0)
+
+
 def _ray_peak_mb() -> float:
-    """The greatest peak (VmHWM) of this session's Ray workers and of this process, in MB."""
+    """The greatest peak of this session's Ray workers and of this process, in MB."""
     import psutil
 
-    peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]
-    for child in psutil.Process().children(recursive=True):
-        try:
-            status = Path(f"/proc/{child.pid}/status").read_text()
-        except OSError:
-            continue
-        peaks += [int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")]
-    return max(peaks)
+    return max([_peak_mb(), *(_peak_mb(str(child.pid)) for child in psutil.Process().children(recursive=True))])
 
 
 def _take(source: Path, out: Path) -> int:
@@ -186,7 +192,7 @@ def _main(method: str, source: Path, out: Path) -> None:
         started = time.perf_counter()
         written = {"pyarrow take": _take, "pandas": _pandas, "imbalanced-learn": _imblearn}[method](source, out)
         seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = _peak_mb()
     print(json.dumps({"rows": rows, "out_rows": written, "seconds": seconds, "peak_mb": peak}))
 
 

@@ -54,10 +54,16 @@ def _points(part: Mapping[str, Any]) -> Table:
 
 
 def _oversampling(part: Mapping[str, Any]) -> Table:
-    table = Table("rows", "method", "rows/s", "peak MB", title="Oversampling, file to file", title_justify="left")
+    table = Table("rows", "method", "repeats", "rows/s", "peak MB", title="Oversampling, file to file", title_justify="left")
     for rows, methods in part.items():
         for method, entry in methods.items():
-            table.add_row(f"{int(rows):,}", method, f"{entry['rows_per_s']['median']:,.0f}", f"{entry['peak_mb']['median']:,.0f}")
+            table.add_row(
+                f"{int(rows):,}",
+                method,
+                str(entry["repeats"]),
+                f"{entry['rows_per_s']['median']:,.0f}",
+                f"{entry['peak_mb']['median']:,.0f}",
+            )
         table.add_section()
     return table
 

@@ -47,7 +47,7 @@ def run_benchmark(
     if "startup" in parts:
         from polarity.benchmark.startup import startup
 
-        result["startup"] = startup(options, max(1, config.cluster.workers), repeats=min(repeats, 3), say=say)
+        result["startup"] = startup(options, max(1, config.cluster.workers), repeats=repeats, say=say)
     return result
 
 

@@ -36,7 +36,11 @@ Seed0 = Annotated[int, typer.Option("--seed0", help="The first run seed; the oth
 Reduction = Annotated[float, typer.Option(help="ASHA: one in so many trials goes on at each rung.")]
 
 
+_WITH_RESUME = {"study_dir", "resume", "retry_failed", "budget", "max_concurrent", "gpus_per_trial"}
+
+
 def ablate(
+    context: typer.Context,
     config: ConfigFile = None, preset: Preset = None, data: Data = None, train: Train = None, validation: Validation = None,
     test: Test = None, encoder: Encoder = None, epochs: Epochs = None, max_steps: MaxSteps = None, sets: Sets = None,
     workers: GroupWorkers = 1,
@@ -62,10 +66,9 @@ def ablate(
 
     limits = _limits(budget, max_concurrent, gpus_per_trial)
     if resume:
-        given = {"CONFIG": config, "--preset": preset, "--data": data, "--train": train, "--validation": validation, "--test": test,
-                 "--encoder": encoder, "--epochs": epochs, "--max-steps": max_steps, "--set": sets, "--arms": arms}  # fmt: skip
-        workflow.resume(_resumed_dir(study_dir, given), limits=limits, retry_failed=retry_failed, say=say)
+        workflow.resume(_resumed_dir(context, study_dir), limits=limits, retry_failed=retry_failed, say=say)
         return
+    _refuse_retry(retry_failed)
     from polarity.tune.designs import Design, Level
     from polarity.tune.plan import StudyPlan
 
@@ -81,6 +84,7 @@ def ablate(
 
 
 def tune(
+    context: typer.Context,
     space: Annotated[Path | None, typer.Argument(help="YAML: {setting: {loguniform|uniform|quniform|choice: [...]}}.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; it wins over the preset.")] = None,
     preset: Preset = None, data: Data = None, train: Train = None, validation: Validation = None, test: Test = None,
@@ -99,10 +103,9 @@ def tune(
 
     limits = _limits(budget, max_concurrent, gpus_per_trial)
     if resume:
-        given = {"SPACE": space, "--config": config, "--preset": preset, "--data": data, "--train": train, "--validation": validation,
-                 "--test": test, "--encoder": encoder, "--epochs": epochs, "--max-steps": max_steps, "--set": sets}  # fmt: skip
-        workflow.resume(_resumed_dir(study_dir, given), limits=limits, retry_failed=retry_failed, say=say)
+        workflow.resume(_resumed_dir(context, study_dir), limits=limits, retry_failed=retry_failed, say=say)
         return
+    _refuse_retry(retry_failed)
     if space is None:
         raise ConfigError("which space? Give a YAML file such as space.yaml with optim.lr: {loguniform: [1.0e-5, 1.0e-4]}")
     base = _base(config, preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
@@ -131,13 +134,25 @@ def _limits(budget: str | None, max_concurrent: int | None, gpus_per_trial: floa
     return Limits(parse_budget(budget), max_concurrent, gpus_per_trial)
 
 
-def _resumed_dir(study_dir: str | None, given: dict[str, Any]) -> str:
-    refused = [name for name, value in given.items() if value is not None]
+def _given(context: typer.Context) -> dict[str, str]:
+    """{parameter: how it is written} of everything that the user gave."""
+    written = {p.name: p.opts[0] if p.opts[0].startswith("-") else p.opts[0].upper() for p in context.command.params if p.name}
+    return {name: shown for name, shown in written.items() if str(getattr(context.get_parameter_source(name), "name", "")) == "COMMANDLINE"}
+
+
+def _resumed_dir(context: typer.Context, study_dir: str | None) -> str:
+    """The study to go on with; every setting but how to go on is the study's own, and refused here."""
+    refused = [shown for name, shown in _given(context).items() if name not in _WITH_RESUME]
     if study_dir is None:
         raise ConfigError("--resume needs --study-dir: which study is to go on?")
     if refused:
         raise ConfigError(f"--resume takes the study's own settings; leave out {', '.join(refused)}")
     return study_dir
+
+
+def _refuse_retry(retry_failed: bool) -> None:
+    if retry_failed:
+        raise ConfigError("--retry-failed needs --resume: a new study has no failed trials")
 
 
 def _default_dir(name: str) -> str:

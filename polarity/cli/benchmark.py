@@ -23,12 +23,13 @@ def benchmark(
     """
     from polarity.workflows.benchmark import benchmark as run
 
-    defaults = [] if data else ["data.source=sample:3000"]
-    chosen_encoder = encoder or "offline:minilm"
-    threads_set = [f"cluster.cpus_per_worker={threads}"] if threads else []
-    every = [*defaults, *threads_set, *(sets or [])]
-    chosen = resolved(config, preset or "small", None, None, None, every, {"--data": data, "--encoder": chosen_encoder})
-    options = ["--preset", preset or "small", "--encoder", chosen_encoder, *(["--data", data] if data else [])]
+    # A file of settings may name data and encoder itself; without one, what a machine without a hub has.
+    own = {"--data": data, "--encoder": encoder or (None if config else "offline:minilm")}
+    every = [*([] if data or config else ["data.source=sample:3000"]), *([f"cluster.cpus_per_worker={threads}"] if threads else [])]
+    every += sets or []
+    chosen = resolved(config, preset or "small", None, None, None, every, own)
+    options = [*([str(config)] if config else []), "--preset", preset or "small"]
+    options += [part for name, value in own.items() if value for part in (name, value)]
     options += [part for value in every for part in ("--set", value)]
     run(
         chosen.config, options, quick=quick, parts=parts.split(",") if parts else None, repeats=repeats, rows=rows, out=out, say=say

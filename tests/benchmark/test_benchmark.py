@@ -79,3 +79,11 @@ def test_the_command_writes_its_figures(tmp_path: Path, monkeypatch: pytest.Monk
     assert figures["training"]["ratios"]["Trainer"]["median"] == pytest.approx(float(np.median(ratios)))
     assert 0 < figures["limit"]["mfu_real_tokens"]["median"] <= figures["limit"]["mfu_padded_tokens"]["median"] < 1
     assert "padding" in capsys.readouterr().out
+
+
+def test_the_peak_is_the_contestants_own(tmp_path: Path) -> None:
+    """Not that of the process that started it, which here is made large on purpose."""
+    ballast = np.ones(150_000_000)  # 1.2 GB
+    write_rows(tmp_path / "rows.parquet", 1000)
+    measured = _in_process("pyarrow take", tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    assert 20 < measured["peak_mb"] < ballast.nbytes / 2**20
