@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -37,6 +38,9 @@ MODEL = "model"
 CALIBRATION = "model/calibration.json"
 ENSEMBLE = "ensemble.json"
 CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+WANDB = "wandb"
+TRACKERS = "trackers.json"
 STUDY = "study.json"
 EFFECTS = "effects.parquet"
 TRIALS = "trials"
@@ -44,6 +48,11 @@ RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, HISTORY, PREDICTIONS, MODEL, CHECKPOI
 """Any of these makes a folder one that already holds a run."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_SECRETS = "access_key|account_key|client_secret|password|sas_token|secret|secret_key|sig|token"
+_SECRET_IN_URI = re.compile(rf"://[^\s/@:]*:(?!\d+(?:/|$))[^\s@]*@|[?&](?:{_SECRETS})=", re.IGNORECASE)
+"""`://name:password@`, but not `://host:port/`; or a parameter that is a key."""
+_RAYS = "ray."
+"""How the names of Ray's Arrow extension types begin."""
 
 
 def default_run_dir(preset: str, now: datetime | None = None) -> str:
@@ -55,6 +64,27 @@ def user_cache_dir() -> Path:
     """The user's cache of this package: $XDG_CACHE_HOME/polarity, or ~/.cache/polarity."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "polarity"
+
+
+def has_secret(text: str) -> bool:
+    """Whether a URI in `text` carries a password or key, which would show in logs, on the dashboard and in the run's own files."""
+    return _SECRET_IN_URI.search(text) is not None
+
+
+def column_of_objects(schema: pa.Schema) -> str | None:
+    """The first column of an extension type of Ray's, or None: once Ray Data is imported, values of one such type are unpickled when they
+    are read, and a stranger's pickle runs code."""
+    return next((field.name for field in schema if _is_of_objects(field)), None)
+
+
+def _is_of_objects(field: pa.Field) -> bool:
+    """By the type where Ray has registered it, else by what Arrow noted beside the storage: it may be registered later."""
+    noted = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode(errors="replace")
+    kind = field.type
+    inner = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    if noted.startswith(_RAYS) or getattr(kind, "extension_name", "").startswith(_RAYS):
+        return True
+    return any(_is_of_objects(inner.field(i)) for i in range(inner.num_fields))
 
 
 def sha256_file(path: Path) -> str:
@@ -139,6 +169,11 @@ class RunFolder:
         text = str(run_dir)
         if not text.strip():
             raise RunError("--run-dir is empty: give a folder or a URI such as s3://bucket/runs/first")
+        if has_secret(text):
+            raise RunError(
+                f"the {text.partition(':')[0]}:// address of the run folder holds a password or key, which would show in logs: leave it "
+                "out, and give credentials by the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the machine's own role)"
+            )
         uri = text if "://" in text else str(Path(text).expanduser().absolute())
         try:
             filesystem, root = pafs.FileSystem.from_uri(uri)
@@ -257,9 +292,13 @@ class RunFolder:
 
     def read_parquet(self, name: str) -> pa.Table:
         try:
-            return pq.read_table(pa.BufferReader(self.read_bytes(name)))
+            table = pq.read_table(pa.BufferReader(self.read_bytes(name)))
         except pa.ArrowException as error:
             raise RunError(f"{self.uri}/{name}: damaged Parquet ({error})") from error
+        objects = column_of_objects(table.schema)
+        if objects is not None:
+            raise RunError(f"{self.uri}/{name}: the column {objects!r} holds Python objects, and no run writes such: not read")
+        return table
 
     def fetch_folder(self, name: str, target: Path) -> Path:
         """A local path of the folder `name`: itself where the run is local, else a copy under `target`."""

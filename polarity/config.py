@@ -6,13 +6,10 @@ baseline, see `presets/baseline.yaml`) and the checks that a value makes sense b
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+from polarity.config_base import Count, Fraction, NonNegative, Positive, PositiveInt, Section
+from polarity.config_tracking import TrackingConfig
 
 MIN_COMMENT_TOKENS = 32
 
@@ -22,12 +19,6 @@ _TORCHS_WORDS = frozenset({
     "apply", "buffers", "children", "clear", "compile", "cpu", "cuda", "double", "eval", "float", "forward", "half", "ipu", "items", "keys",
     "modules", "mtia", "parameters", "pop", "to", "train", "training", "type", "update", "values", "xpu",
 })  # fmt: skip
-
-
-class Section(BaseModel):
-    """A part of the tree: unknown keys are errors, values are fixed once built."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
 class TaskConfig(Section):
@@ -87,7 +78,7 @@ class OversampleConfig(Section):
     """0 keeps the data's proportions, 1 lifts every stratum to the median size (up to the cap)."""
     max_multiplier: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
     """Cap on how often a row appears in one epoch: more repeats, more overfitting to few comments."""
-    boosts: dict[str, dict[str, Positive]] = {}
+    boosts: dict[str, dict[str, Positive]] = Field(default={})
     """{task: {class: factor}}: strata with that label are multiplied further, up to the cap."""
     stratified: bool = False
     """Whether each stratum gets exactly its expected count; off, every row draws its own extra copy."""
@@ -207,7 +198,7 @@ class ModelConfig(Section):
 class ClassWeightConfig(Section):
     """w_c = clip(m_c (N / (K n_c))^strength, 0.1, max_weight), as scikit-learn's `balanced` where m and strength are 1."""
 
-    multipliers: dict[str, dict[str, Positive]] = {}
+    multipliers: dict[str, dict[str, Positive]] = Field(default={})
     """{task: {class: m}}; a class that is not named has 1."""
     strength: Annotated[float, Field(ge=0, le=1)] = 1.0
     """1: full inverse frequency; 0.5: its square root, milder on small classes; 0: no correction by frequency."""
@@ -220,14 +211,14 @@ class ClassWeightConfig(Section):
 
 
 class LossConfig(Section):
-    task_weights: dict[str, NonNegative] = {}
+    task_weights: dict[str, NonNegative] = Field(default={})
     """{task: weight} of the tasks' sum; a task that is not named has 1."""
     class_weights: ClassWeightConfig = ClassWeightConfig()
-    focal_gamma: dict[str, NonNegative] = {}
+    focal_gamma: dict[str, NonNegative] = Field(default={})
     """{task: gamma} of (1 - p)^gamma (point 6, Lin et al. 2017); 0 is cross-entropy."""
     adaptive_gamma: bool = False
     """Gamma per class from the last epoch's mean p: harder classes get a larger one, at an unchanged mean factor."""
-    label_smoothing: dict[str, Fraction] = {}
+    label_smoothing: dict[str, Fraction] = Field(default={})
     """{task: epsilon} (Szegedy et al. 2016)."""
     adaptive_smoothing: bool = False
     """Epsilon grows with a class's count, the rarest gets none (after Zhong et al. 2021)."""
@@ -292,6 +283,8 @@ class TrainConfig(Section):
     """Rows of one evaluation pass; no effect on results."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 where the hardware computes it fast, else fp32. fp16 needs a GPU."""
+    dropout_masks: Literal["cheap", "torch"] = "cheap"
+    """On a CPU; cheap: from 16 random bits an element, four times as fast, the probability rounded to 1/65536. A GPU always has torch's."""
     max_bad_steps: PositiveInt = 3
     """Skipped steps with a non-finite loss or gradient before the run stops at its last good checkpoint."""
     deterministic: bool = False
@@ -321,6 +314,24 @@ class ClusterConfig(Section):
     """Restarts of the worker group from its last checkpoint after a crash."""
     start_timeout_s: Positive = 120.0
     """Seconds to wait for the workers' resources before saying what is lacking."""
+    max_workers: Count | None = None
+    """Grow the group up to so many workers when the cluster has room, down to `workers` when nodes go; results do not change."""
+    stall_minutes: Positive | None = 30.0
+    """Minutes without a finished step or validation batch (three times as many before the first) after which the workers count as hung
+    and are restarted from the last checkpoint; null: never."""
+    checkpoint_minutes: Positive | None = 15.0
+    """Minutes between checkpoints inside an epoch: less to do again after a fault, more to write; null: only after each epoch."""
+    grace_s: Positive = 25.0
+    """Seconds after a SIGTERM for a last checkpoint before the run ends without it; Kubernetes gives 30."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> "ClusterConfig":
+        if self.max_workers is not None and not 0 < self.workers <= self.max_workers:
+            raise ValueError(
+                f"cluster.max_workers ({self.max_workers}) must be at least cluster.workers ({self.workers}), and that at least 1: "
+                "the group has from workers to max_workers of them"
+            )
+        return self
 
 
 class Config(Section):
@@ -332,6 +343,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _per_task_keys_are_tasks(self) -> "Config":
@@ -343,9 +355,10 @@ class Config(Section):
                 for label in value if isinstance(value, dict) else ():
                     if label not in labels:
                         raise ValueError(f"{path}.{task}.{label}: no such class; classes of {task}: {', '.join(labels)}")
-        if self.train.global_batch_size // self.train.micro_batch_size < self.cluster.workers:
+        name, most = ("workers", self.cluster.workers) if self.cluster.max_workers is None else ("max_workers", self.cluster.max_workers)
+        if self.train.global_batch_size // self.train.micro_batch_size < most:
             raise ValueError(
-                f"cluster.workers ({self.cluster.workers}) is more than the micro-batches of a step "
+                f"cluster.{name} ({most}) is more than the micro-batches of a step "
                 f"({self.train.global_batch_size // self.train.micro_batch_size} = train.global_batch_size / train.micro_batch_size): "
                 "lower one, or train.micro_batch_size"
             )

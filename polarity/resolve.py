@@ -249,5 +249,7 @@ def parse_config(text: str, place: str) -> Config:
 
 def _checked_alone(tree: dict[str, Any], place: str) -> Config:
     layers = _Layers()
+    if isinstance(part(tree, "data.tasks"), dict):
+        layers.tree["data"]["tasks"] = {}  # it names all its tasks, also where an older release wrote it, which knew fewer fields
     layers.add(tree, f"file {place}")
     return validate(layers.tree, layers.sources)

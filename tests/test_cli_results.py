@@ -63,6 +63,17 @@ def test_evaluate_judges_a_file_as_training_does(folder: Path, tmp_path: Path, p
     assert again[0] == 2 and "--out" in again[2] and "holds something" in again[2]
 
 
+def test_runs_given_as_uris(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    run, out = (folder / "first").as_uri(), (tmp_path / "judged here").as_uri()
+    status, _, error = polarity("evaluate", run, "--data", folder / "new.csv", "--out", out)
+    assert (status, error) == (0, "")
+    by_uri = json.loads((tmp_path / "judged here" / "metrics.json").read_text())
+    status, _, error = polarity("evaluate", folder / "first", "--data", folder / "new.csv", "--out", tmp_path / "judged")
+    assert (status, error) == (0, "") and by_uri == json.loads((tmp_path / "judged" / "metrics.json").read_text())
+    status, shown, error = polarity("compare", run, (folder / "second").as_uri())
+    assert (status, error) == (0, "") and "second" in shown
+
+
 def test_evaluate_with_training_rows_has_floors_and_drift(folder: Path, polarity: Polarity) -> None:
     arguments = ["evaluate", folder / "first", "--data", folder / "new.csv", "--train", training_file(), "--json"]
     status, shown, _ = polarity(*arguments)

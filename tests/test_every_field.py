@@ -129,12 +129,17 @@ FLIPS: dict[str, Flip] = {
     "train.sort_pool": Flip(("0", "1", "32")),
     "train.eval_batch_size": Flip(("64", "8"), observe=observe.encoder_passes),
     "train.precision": Flip(("fp32", "bf16", "fp16"), either=frozenset({"auto"})),
+    "train.dropout_masks": Flip(("cheap", "torch")),
     "train.max_bad_steps": Flip(("1", "3"), observe=observe.bad_steps_survived),
     "train.deterministic": Flip(("false", "true"), observe=observe.refuses_what_cannot_be_repeated),
     "train.log_every": Flip(("1", "2"), observe=lambda config: len(observe.said_by(config))),
 }
 ELSEWHERE = {"train.resamples"}
+TRACKING = {"tracking.tensorboard", "tracking.mlflow", "tracking.mlflow_experiment", "tracking.wandb"}
+"""Flipped in tests/train/test_trackers.py."""
 CLUSTER = {"cluster.workers", "cluster.gpu", "cluster.cpus_per_worker", "cluster.max_failures", "cluster.start_timeout_s"}
+FAULTS = {"cluster.max_workers", "cluster.stall_minutes", "cluster.checkpoint_minutes", "cluster.grace_s"}
+"""Flipped in tests/train/test_faults_fields.py."""
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
@@ -155,7 +160,7 @@ LEAVES = leaves(Config)
 
 
 def test_every_field_is_flipped() -> None:
-    assert set(FLIPS) | ELSEWHERE | CLUSTER == set(LEAVES)
+    assert set(FLIPS) | ELSEWHERE | CLUSTER | FAULTS | TRACKING == set(LEAVES)
 
 
 def test_every_choice_of_a_closed_list_is_flipped() -> None:

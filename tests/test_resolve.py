@@ -52,6 +52,14 @@ def test_render_reads_back_as_the_same_configuration(preset: str, tmp_path: Path
         assert line.endswith(":") or "  # " in line
 
 
+def test_a_configuration_of_an_older_release_keeps_its_tasks_and_has_defaults_for_what_is_new() -> None:
+    task = "{column: topic, labels: [economy, health]}"
+    saved = resolve(preset="small", sets=["data.tasks.sentiment=null", "data.tasks.polarization=null", f"data.tasks.topic={task}"]).config
+    older = yaml.safe_load(dump_config(saved))
+    del older["tracking"], older["train"]["dropout_masks"], older["cluster"]["stall_minutes"]
+    assert parse_config(yaml.safe_dump(older), "config.yaml") == saved
+
+
 def test_a_whole_saved_configuration_stands_alone(tmp_path: Path) -> None:
     saved = resolve(preset="small", sets=["data.tasks.sentiment=null", "loss.focal_gamma=null"])
     again = resolve(preset="strategy", file=write(tmp_path, render(saved)))

@@ -24,12 +24,17 @@ def render(result: Mapping[str, Any]) -> str:
         real, padded = (_spread(limit[f"mfu_{kind}_tokens"], percent=True) for kind in ("real", "padded"))
         console.print(f"Matrix products of this machine: {limit['peak_flops'] / 1e9:,.0f} GFLOP/s in {about['precision']}.")
         console.print(f"Training uses {real} of that on real tokens, {padded} with padding.")
+    if "checkpoint" in result:
+        console.print(_checkpoint(result["checkpoint"]))
     if "points" in result:
         console.print(_points(result["points"]))
     if "oversampling" in result:
         console.print(_oversampling(result["oversampling"]))
     if "startup" in result:
         console.print(_startup(result["startup"]))
+    if "trials" in result:
+        first, after = (_spread(result["trials"][name]) for name in ("first", "next"))
+        console.print(f"A trial of an ablation takes {after} s that are not training; the first one, which starts its process, {first} s.")
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
@@ -41,6 +46,14 @@ def _speeds(title: str, part: Mapping[str, Any]) -> Table:
         padding = 1 - rates["tokens"]["median"] / rates["padded_tokens"]["median"]
         ratio = part["ratios"].get(name)
         table.add_row(name, _spread(rates["rows"]), f"{rates['tokens']['median']:,.0f}", f"{padding:.1%}", _spread(ratio) if ratio else "")
+    return table
+
+
+def _checkpoint(part: Mapping[str, Any]) -> Table:
+    table = Table("", "a second", "MB/s", "polarity is x times as fast", title="Checkpoints", title_justify="left")
+    for name, rates in part["rates"].items():
+        ratio = part["ratios"].get(name)
+        table.add_row(name, _spread(rates["checkpoints"]), f"{rates['mb']['median']:,.0f}", _spread(ratio) if ratio else "")
     return table
 
 

@@ -1,6 +1,8 @@
 """All parts of `polarity benchmark` in one run."""
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from polarity.benchmark.training import training_contestants
 from polarity.config import Config
 
 SCHEMA_VERSION = 1
-PARTS = ("training", "prediction", "limit", "points", "oversampling", "startup")
+PARTS = ("training", "prediction", "limit", "checkpoint", "points", "oversampling", "startup", "trials")
 
 
 def run_benchmark(
@@ -37,6 +39,11 @@ def run_benchmark(
             result["limit"] = _limit(setting, trained)
     if "prediction" in parts:
         _raced("prediction", prediction_contestants(setting), repeats, result, say)
+    if "checkpoint" in parts:
+        from polarity.benchmark.checkpointing import checkpoint_contestants
+
+        with tempfile.TemporaryDirectory(prefix="polarity-benchmark-") as folder:
+            _raced("checkpoint", checkpoint_contestants(setting, Path(folder)), repeats, result, say, unit="checkpoints")
     if "points" in parts:
         costs = point_costs(config.model.encoder, repeats=repeats, say=say)
         result["points"] = {"step": {name: spread.to_json() for name, spread in costs.step.items()}, "about": costs.about}
@@ -48,13 +55,19 @@ def run_benchmark(
         from polarity.benchmark.startup import startup
 
         result["startup"] = startup(options, max(1, config.cluster.workers), repeats=repeats, say=say)
+    if "trials" in parts:
+        from polarity.benchmark.trials import trials
+
+        result["trials"] = trials(options, repeats=repeats, say=say)
     return result
 
 
-def _raced(part: str, contestants: dict[str, Contestant], repeats: int, result: dict[str, Any], say: Callable[[str], None]) -> Race:
+def _raced(
+    part: str, contestants: dict[str, Contestant], repeats: int, result: dict[str, Any], say: Callable[[str], None], unit: str = "rows"
+) -> Race:
     say(f"{part}: {', '.join(contestants)}; {repeats} repeats after one that does not count")
     done = race(contestants, repeats)
-    ratios = {peer: done.speed_ratio("polarity", peer) for peer in contestants if peer != "polarity"}
+    ratios = {peer: done.speed_ratio("polarity", peer, unit) for peer in contestants if peer != "polarity"}
     result[part] = {
         "rates": done.to_json(),
         "ratios": {peer: spread.to_json() for peer, spread in ratios.items()},

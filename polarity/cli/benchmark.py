@@ -7,15 +7,17 @@ import typer
 
 from polarity.cli.options import ConfigFile, Data, Encoder, Preset, Sets, resolved, say
 
+_PARTS = "training,prediction,limit,checkpoint,points,oversampling,startup,trials"
+
 
 def benchmark(
     config: ConfigFile = None, preset: Preset = None, data: Data = None, encoder: Encoder = None, sets: Sets = None,
     quick: Annotated[bool, typer.Option("--quick", help="Training and prediction on few rows: three minutes on two cores.")] = False,
-    parts: Annotated[str | None, typer.Option(help="Some of training,prediction,limit,points,oversampling,startup.")] = None,
+    parts: Annotated[str | None, typer.Option(help=f"Some of {_PARTS}.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Repeats of each contestant.")] = None,
     rows: Annotated[int | None, typer.Option(min=32, help="Training rows of a repeat.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the one process that computes.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures; a page with charts is written beside it.")] = None,
 ) -> None:  # fmt: skip
     """Speed of this machine beside transformers' Trainer, a bare loop and the machine's own limit, interleaved, as ratios.
 

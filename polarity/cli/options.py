@@ -1,7 +1,7 @@
 """Options that several commands share, and the configuration that they come to."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -21,7 +21,28 @@ Encoder = Annotated[str | None, typer.Option(help="A hub name, a folder, or offl
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training rows.")]
 MaxSteps = Annotated[int | None, typer.Option(help="Stop after so many optimizer steps.")]
 Seed = Annotated[int | None, typer.Option(help="The run's seed; the split has its own.")]
-Workers = Annotated[int | None, typer.Option(help="Ray Train workers; 0 trains in this process without Ray.")]
+
+
+class WorkerRange(NamedTuple):
+    """`--workers 2` or `--workers 2-4`."""
+
+    least: int
+    most: int | None
+
+
+def worker_range(text: str) -> WorkerRange:
+    """Read a number of workers, or the least and the most of them."""
+    least, dash, most = text.partition("-")
+    try:
+        return WorkerRange(int(least), int(most) if dash else None)
+    except ValueError:
+        raise typer.BadParameter(f"give a number of workers, or the least and the most of them, such as 2-4 (got {text!r})") from None
+
+
+Workers = Annotated[
+    WorkerRange | None,
+    typer.Option(parser=worker_range, metavar="N|N-M", help="Ray Train workers; 2-4: as many as the cluster has room for; 0: without Ray."),
+]
 
 OPTION_KEYS = {
     "--data": "data.source",
@@ -50,6 +71,9 @@ def resolved(
     given: dict[str, Any],
 ) -> Resolved:  # fmt: skip
     options = {OPTION_KEYS[name]: (value, name) for name, value in given.items() if value is not None}
+    if isinstance(given.get("--workers"), WorkerRange):
+        least, most = given["--workers"]
+        options |= {"cluster.workers": (least, "--workers"), "cluster.max_workers": (most, "--workers")}
     numbers = (_numbers(points, "--points"), _numbers(tiers, "--tiers"), _numbers(without, "--without"))
     return resolve(preset, file, *numbers, options=options, sets=sets or [])
 

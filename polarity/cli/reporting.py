@@ -8,7 +8,7 @@ from polarity.cli.options import say
 
 
 def report(
-    folder: Annotated[str, typer.Argument(metavar="RUN_OR_STUDY", help="A run folder (or its URI) or a study folder.", show_default=False)],
+    folder: Annotated[str, typer.Argument(metavar="RUN_OR_STUDY", help="A run's or a study's folder or URI.", show_default=False)],
     no_texts: Annotated[bool, typer.Option("--no-texts", help="Leave comments, titles and folder names out, for sharing.")] = False,
 ) -> None:  # fmt: skip
     """Write report.html of a run or a study: one page with everything in it; and the model card of a run.

@@ -1,5 +1,6 @@
 """`polarity doctor`: what would stop a run on this cluster, found before it starts. Every finding comes with its remedy."""
 
+import logging
 import os
 import platform
 import uuid
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -20,6 +22,10 @@ Level = Literal["ok", "warning", "problem"]
 COMPARED = ("python", "polarity", "ray", "torch", "transformers", "tokenizers", "safetensors", "pyarrow", "numpy")
 """Versions that must agree on all nodes: they decide numbers or the format of what is sent."""
 _NODE_TIMEOUT_S = 60.0
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+Reports = dict[str, dict[str, Any]]
+"""{node: what it says of itself, or {"error": why it does not}}"""
 
 
 @dataclass(frozen=True)
@@ -34,27 +40,48 @@ class Finding:
 
 def examine(config: Config, storage: str, working_dir: Path | None) -> list[Finding]:
     """Look at the cluster that Ray is connected to; `storage` is a run's folder or URI, `working_dir` what a job would send."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    reports = {node["NodeManagerAddress"]: _ask(node["NodeID"], storage) for node in nodes}
-    findings = [*_versions(reports), _resources(config), *_storage(reports, storage, len(nodes)), _encoder(config), _authentication()]
+    reports = ask_nodes(config, storage)
+    findings = [*_versions(reports), _resources(config), *_storage(reports, storage), *_encoder(config, reports), *_data(reports)]
+    findings += [_dashboard(), _authentication()]
     if working_dir is not None:
         findings.append(payload(working_dir))
     return findings
 
 
-def _ask(node_id: str, storage: str) -> dict[str, Any]:
-    """What a node says of itself, or {"error"} where it does not answer in time."""
+def ask_nodes(config: Config, storage: str) -> Reports:
+    """What every node says of itself; all are asked at once."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    addresses = [str(node["NodeManagerAddress"]) for node in nodes]
+    # several nodes on one machine have one address
+    names = [a if addresses.count(a) == 1 else f"{a} ({node['NodeID'][:6]})" for a, node in zip(addresses, nodes, strict=True)]
+    data, encoder = config.data, config.model.encoder
+    sources = [source for source in (data.source, data.train, data.validation, data.test) if source]
+    what = (_everywhere(storage), _everywhere(encoder) if Path(encoder).exists() else encoder, config.model.revision)
+    asked = [_ask(node["NodeID"], *what, [_everywhere(source) for source in sources]) for node in nodes]
+    return {name: _answer(reference) for name, reference in zip(names, asked, strict=True)}
+
+
+def _everywhere(place: str) -> str:
+    """A path that means the same on other nodes, whose processes stand in other folders; URIs, `hf:NAME` and `sample` as they are."""
+    return place if "://" in place or place.startswith(("hf:", "sample")) else str(Path(place).expanduser().absolute())
+
+
+def _ask(node_id: str, *what: Any) -> Any:
     strategy = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-    answer = ray.remote(_look).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(storage)
+    return ray.remote(_look).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(*what)
+
+
+def _answer(reference: Any) -> dict[str, Any]:
+    """What a node says, or {"error"} where it does not answer in time."""
     try:
-        found: dict[str, Any] = ray.get(answer, timeout=_NODE_TIMEOUT_S)
+        found: dict[str, Any] = ray.get(reference, timeout=_NODE_TIMEOUT_S)
     except ray.exceptions.RayError as error:
         return {"error": str(error).strip().splitlines()[-1]}
     return found
 
 
-def _look(storage: str) -> dict[str, Any]:
-    """Runs on a node: its versions, and whether it can write to the storage."""
+def _look(storage: str, encoder: str, revision: str | None, sources: list[str]) -> dict[str, Any]:
+    """Runs on a node: its versions, and what it cannot write or read."""
     from polarity.artifacts import RunFolder
 
     name = f"doctor-{uuid.uuid4().hex[:8]}"
@@ -63,10 +90,31 @@ def _look(storage: str) -> dict[str, Any]:
         written = ""
     except PolarityError as error:
         written = str(error)
-    return {"versions": {"python": platform.python_version(), **installed_versions()}, "storage": written}
+    versions = {"python": platform.python_version(), **installed_versions()}
+    missing = [s for s in sources if not s.startswith(("hf:", "sample")) and not Path(s).exists()]
+    return {"versions": versions, "storage": written, "encoder": _encoder_here(encoder, revision), "missing": missing}
 
 
-def _versions(reports: dict[str, dict[str, Any]]) -> list[Finding]:
+def _encoder_here(name: str, revision: str | None) -> str:
+    """Why this node cannot load the encoder, or "". Of the hub's encoders only the small configuration is fetched."""
+    path = Path(name).expanduser()
+    if path.exists() or name.startswith("offline:"):
+        try:
+            resolve_encoder(name, revision)
+        except PolarityError as error:
+            return str(error)
+        return ""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        hf_hub_download(name, "config.json", revision=revision)
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        return f"{name} is no folder here, and the hub does not give it ({str(error).strip().splitlines()[0][:200]})"
+    return ""
+
+
+def _versions(reports: Reports) -> list[Finding]:
     silent = [
         Finding("problem", f"node {address}", f"does not answer: {report['error']}", "look at its logs in the dashboard; restart the node")
         for address, report in reports.items()
@@ -100,27 +148,56 @@ def _resources(config: Config) -> Finding:
     return Finding("ok", "resources", f"{words}; enough for {cluster.workers} worker(s)")
 
 
-def _storage(reports: dict[str, dict[str, Any]], storage: str, nodes: int) -> list[Finding]:
+def _storage(reports: Reports, storage: str) -> list[Finding]:
     failed = {address: report["storage"] for address, report in reports.items() if report.get("storage")}
     if failed:
         remedy = "give a --run-dir that every node can write: a shared file system or a URI such as s3://bucket/runs, with its credentials"
         return [Finding("problem", "storage", f"{address}: {why}", remedy) for address, why in failed.items()]
-    if nodes > 1 and "://" not in storage:
+    if len(reports) > 1 and "://" not in storage:
         remedy = "make sure that this is a shared file system, or use a URI such as s3://bucket/runs"
-        return [
-            Finding(
-                "warning", "storage", f"{storage} can be written on {nodes} nodes, but a local path may be another disk on each", remedy
-            )
-        ]
+        words = f"{storage} can be written on {len(reports)} nodes, but a local path may be another disk on each"
+        return [Finding("warning", "storage", words, remedy)]
     return [Finding("ok", "storage", f"{storage}: every node can write there")]
 
 
-def _encoder(config: Config) -> Finding:
+def _encoder(config: Config, reports: Reports) -> list[Finding]:
+    remedy = "name another encoder with --encoder, put its folder where every node sees it, or set HF_TOKEN for a private one"
+    failed = {node: report["encoder"] for node, report in reports.items() if report.get("encoder")}
+    if failed:
+        return [Finding("problem", "encoder", f"{node}: {why}", remedy) for node, why in failed.items()]
     try:
         files = resolve_encoder(config.model.encoder, config.model.revision)
     except PolarityError as error:
-        return Finding("problem", "encoder", str(error), "name another encoder with --encoder, or set HF_TOKEN for a private one")
-    return Finding("ok", "encoder", f"{files.name}: there, sha256 {files.sha256[:12]}")
+        return [Finding("problem", "encoder", str(error), remedy)]
+    return [Finding("ok", "encoder", f"{files.name}: there on every node, sha256 {files.sha256[:12]}")]
+
+
+def _data(reports: Reports) -> list[Finding]:
+    remedy = "put the file under the same path on every node: rows are read by whichever node is free"
+    return [
+        Finding("problem", "data", f"{node}: has no {' and no '.join(report['missing'])}", remedy)
+        for node, report in reports.items()
+        if report.get("missing")
+    ]
+
+
+def _dashboard() -> Finding:
+    address = dashboard_address()
+    if not address:
+        remedy = "start the head with --include-dashboard=true (pip install 'ray[default]'): jobs are submitted there"
+        return Finding("warning", "dashboard", "none runs, so no job can be submitted", remedy)
+    host = urlsplit(f"//{address}").hostname or ""
+    if host in _LOOPBACK:
+        return Finding("ok", "dashboard", f"http://{address}, from this machine only; from elsewhere through SSH or kubectl port-forward")
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        remedy = "start the head with --dashboard-host=127.0.0.1, close the port, or set RAY_AUTH_MODE=token: who reaches it runs any code"
+        return Finding("problem", "dashboard", f"http://{address} is reachable from other machines without a token", remedy)
+    return Finding("ok", "dashboard", f"http://{address}")
+
+
+def dashboard_address() -> str:
+    """HOST:PORT of the dashboard of the cluster that Ray is connected to, or ""."""
+    return str(ray.init(ignore_reinit_error=True, logging_level=logging.WARNING).dashboard_url or "")
 
 
 def _authentication() -> Finding:
@@ -153,10 +230,8 @@ def payload(folder: Path, *, limit_mb: float = 100.0) -> Finding:
 
 def doctor(config: Config, storage: str, working_dir: Path | None, say: Callable[[str], None]) -> bool:
     """Print the findings; returns whether nothing stands in the way."""
-    from polarity.train.driver import start_ray
-
-    start_ray(config.cluster, say)
-    findings = examine(config, storage, working_dir)
+    refusal = join(config, say)
+    findings = [refusal] if refusal else examine(config, storage, working_dir)
     for finding in findings:
         say(f"{finding.level:8} {finding.subject}: {finding.what}")
         if finding.remedy:
@@ -164,3 +239,20 @@ def doctor(config: Config, storage: str, working_dir: Path | None, say: Callable
     problems = sum(finding.level == "problem" for finding in findings)
     say(f"{problems} problem(s), {sum(f.level == 'warning' for f in findings)} warning(s)")
     return not problems
+
+
+def join(config: Config, say: Callable[[str], None]) -> Finding | None:
+    """Join the cluster that RAY_ADDRESS names, or start one here; what stands in the way of that, or None."""
+    from polarity.train.driver import start_ray
+
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        remedy = f"run the doctor there: polarity submit --address {address} doctor ...; or set RAY_ADDRESS=HOST:6379 on one of its nodes"
+        return Finding("problem", "cluster", f"RAY_ADDRESS={address} is a job server, which takes jobs but cannot be joined", remedy)
+    try:
+        start_ray(config.cluster, say)
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        remedy = "is RAY_ADDRESS the head's HOST:6379, this machine one of the cluster's nodes, and its token in ~/.ray/auth_token?"
+        return Finding("problem", "cluster", f"{address or 'Ray on this machine'} cannot be joined ({lines[0][:300]})", remedy)
+    return None

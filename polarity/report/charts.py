@@ -66,9 +66,10 @@ class Effect:
 
 
 def bars(
-    rows: Sequence[Bar | str], *, low: float = 0.0, high: float = 1.0, label: str, number: Format = fraction, axis: Format = short
-) -> Markup:
-    """Horizontal bars from `low` with interval whiskers, reference marks and bands; a string among the rows is a heading."""
+    rows: Sequence[Bar | str], *, low: float = 0.0, high: float = 1.0, label: str, number: Format = fraction, axis: Format = short,
+    whisker: str = "95 % interval",
+) -> Markup:  # fmt: skip
+    """Horizontal bars from `low` with whiskers (`whisker` says what they are), marks and bands; a string among the rows is a heading."""
     scale = Scale(low, high)
     ticks = nice_ticks(low, high)
     drawn = [_heading(row) if isinstance(row, str) else _bar(row, scale, ticks, number) for row in rows]
@@ -76,7 +77,7 @@ def bars(
     keys = [(f"mark {mark.style}", mark.label) for row in own for mark in row.marks]
     keys += [("band", band.label) for row in own for band in row.bands]
     if any(row.low is not None for row in own):
-        keys.append(("whisker", "95 % interval"))
+        keys.append(("whisker", whisker))
     return _rows_figure("bars", label, drawn, scale, ticks, axis, keys)
 
 

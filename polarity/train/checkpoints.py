@@ -2,12 +2,14 @@
 
 All randomness is a function of (seed, epoch, step, micro-batch), so there is no generator's state to save: the step counts are enough.
 
-A checkpoint folder holds `state.json`, `model.safetensors`, `optimizer.pt` (tensors only), and `best.safetensors` where an earlier
-epoch is the best so far. It is complete by itself.
+A checkpoint folder holds `state.json`, `model.safetensors`, `optimizer.pt` (tensors only), `best.safetensors` where an earlier epoch is
+the best so far, and `checksums.json` of the others, written last: a copy that was cut short is known by it. It is complete by itself.
+It is made after an epoch, or inside one with what the epoch has summed up to there.
 """
 
 import json
 import pickle
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,6 +25,10 @@ from polarity.errors import RunError
 
 Weights = dict[str, Tensor]
 HistoryRow = dict[str, Any]
+Observed = dict[str, list[Tensor]]
+"""{task: each worker's observations of the epoch so far}, for adaptive gamma."""
+
+CHECKSUMS = "checksums.json"
 
 
 @dataclass
@@ -43,6 +49,14 @@ class TrainState:
     """The number format in use: a resumed run keeps it, whatever `auto` would choose now."""
     fingerprint: str = ""
     """Of the configuration and data that the run started with: a resume with others is refused."""
+    batch: int = 0
+    """Batches done of the epoch under way; 0 between epochs."""
+    running: dict[str, list[float]] = field(default_factory=dict)
+    """The sums of the epoch under way, in a checkpoint made inside it."""
+
+    def name(self) -> str:
+        """The checkpoint's folder; in the order of time where names are sorted."""
+        return f"epoch_{self.epoch:04d}" + (f"_step_{self.step:08d}" if self.batch else "")
 
     def epochs_without_gain(self) -> int:
         """Completed epochs since the best one."""
@@ -50,15 +64,48 @@ class TrainState:
 
 
 def save_checkpoint(
-    folder: Path, state: TrainState, model: Weights, best: Weights | None, optimizer: dict[str, Any], scaler: dict[str, Any]
-) -> None:
+    folder: Path, state: TrainState, model: Weights, best: Weights | None, optimizer: dict[str, Any], scaler: dict[str, Any],
+    observed: Observed | None = None,
+) -> None:  # fmt: skip
     """Write a complete checkpoint into the empty `folder`; `best` only where it is not `model`. Raises `RunError`: no room."""
     with temporary_room(folder):
         save_file(_plain(model), folder / "model.safetensors")
         if best is not None:
             save_file(_plain(best), folder / "best.safetensors")
-        torch.save({"optimizer": optimizer, "scaler": scaler}, folder / "optimizer.pt")
+        torch.save({"optimizer": optimizer, "scaler": scaler, "observed": observed or {}}, folder / "optimizer.pt")
         (folder / "state.json").write_text(json.dumps(asdict(state)))
+        seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Write the sizes and checksums of the folder's files beside them."""
+    sums = {file.name: _checksum(file) for file in sorted(folder.iterdir()) if file.name != CHECKSUMS}
+    (folder / CHECKSUMS).write_text(json.dumps(sums))
+
+
+def verify(folder: Path) -> None:
+    """Raise a RunError naming the first file that is not what was written: against damage, not against malice."""
+    try:
+        for name, written in json.loads((folder / CHECKSUMS).read_text()).items():
+            found = _checksum(folder / name)
+            if found != written:
+                what = "other bytes than were written" if found[0] == written[0] else f"{found[0]} bytes, {written[0]} were written"
+                raise _damaged(folder, f"{name}: {what}")
+    except (OSError, ValueError, AttributeError, TypeError, IndexError) as error:
+        raise _damaged(folder, str(error)) from error
+
+
+def _checksum(file: Path) -> list[int]:
+    """Bytes and CRC-32."""
+    crc, size = 0, 0
+    with file.open("rb") as stream:
+        while part := stream.read(1 << 22):
+            crc, size = zlib.crc32(part, crc), size + len(part)
+    return [size, crc]
+
+
+def _damaged(folder: Path, what: str) -> RunError:
+    return RunError(f"{folder}: the checkpoint is damaged or incomplete ({what})")
 
 
 @contextmanager
@@ -79,21 +126,24 @@ class Checkpoint:
 
     state: TrainState
     model: Weights
-    best: Weights
+    best: Weights | None
+    """None where no epoch was finished."""
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
+    observed: Observed
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint; `RunError` names the file that is missing or damaged. Nothing is unpickled but tensors."""
+    verify(folder)
     try:
         state = TrainState(**json.loads((folder / "state.json").read_text()))
         model = load_file(folder / "model.safetensors")
         best = load_file(folder / "best.safetensors") if (folder / "best.safetensors").exists() else model
         rest = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
     except (OSError, ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise RunError(f"{folder}: the checkpoint is damaged or incomplete ({error}); delete it to resume from an earlier one") from error
-    return Checkpoint(state, model, best, rest["optimizer"], rest["scaler"])
+        raise _damaged(folder, str(error)) from error
+    return Checkpoint(state, model, best if state.best_epoch >= 0 else None, rest["optimizer"], rest["scaler"], rest["observed"])
 
 
 def _plain(weights: Weights) -> Weights:

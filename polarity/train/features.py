@@ -1,5 +1,7 @@
 """Features: the states of every token above the frozen layers, computed once and kept beside the corpus.
 
+A process that trains several models on the same rows, as a study's does, computes them once for all.
+
 Shapes: T tokens of all rows, B rows, L tokens, D hidden size.
 """
 
@@ -23,13 +25,20 @@ from polarity.train.world import World
 LARGE_GB = 4.0
 """Above so much a worker is told that features take the memory they take."""
 _CHUNK = 1 << 24  # numbers a message
+_LAST: dict[str, NDArray[np.float32]] = {}
+"""The features of the last training in this process, by what they were computed from."""
 
 
 def with_features(
-    lower: PreTrainedModel, corpora: list[Corpus], world: World, *, batch_size: int, precision: str, say: Callable[[str], None]
+    lower: PreTrainedModel, digest: str, corpora: list[Corpus], world: World, *, batch_size: int, precision: str, say: Callable[[str], None]
 ) -> list[Corpus]:
-    """The corpora with their features, the same on every worker; `lower` is the frozen part of an encoder."""
+    """The corpora with their features, the same on every worker; `lower` is the frozen part of an encoder, `digest` its weights'."""
     started = time.monotonic()
+    keys = [_key(digest, corpus, batch_size, precision) for corpus in corpora]
+    if world.size == 1 and all(key in _LAST for key in keys):
+        say("frozen layers: their output is kept from the training before, which had the same rows")
+        return [replace(corpus, features=_LAST[key]) for corpus, key in zip(corpora, keys, strict=True)]
+    _LAST.clear()  # before the new ones are made: both would not fit
     width = int(lower.config.hidden_size)
     size = sum(len(corpus.tokens) for corpus in corpora) * width * 4 / 1e9
     if world.is_first and size > LARGE_GB:
@@ -38,7 +47,17 @@ def with_features(
     if world.is_first:
         rows = sum(len(corpus) for corpus in corpora)
         say(f"frozen layers: their output for {rows} rows computed once, in {clock(time.monotonic() - started)}; {size:.2f} GB a worker")
+    if world.size == 1:
+        _LAST.update((key, corpus.features) for key, corpus in zip(keys, found, strict=True) if corpus.features is not None)
     return found
+
+
+def _key(digest: str, corpus: Corpus, batch_size: int, precision: str) -> str:
+    """Hash of all that a corpus's features depend on; the batches too, for their shapes decide the last bits."""
+    found = hashlib.sha256(f"{digest} {batch_size} {precision} {torch.get_num_threads()}".encode())
+    for array in (corpus.offsets, corpus.tokens, *([] if corpus.types is None else [corpus.types])):
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
 
 @torch.no_grad()
@@ -53,6 +72,7 @@ def features(lower: PreTrainedModel, corpus: Corpus, width: int, world: World, *
         places = corpus.offsets[rows][:, None] + np.arange(batch.input_ids.shape[1])
         real = batch.attention_mask.astype(bool)
         found[places[real]] = states_BLD.float().cpu().numpy()[real]
+        world.pulse.beat()
     if world.size > 1:  # every number is from one worker and zero on the others, so the sum is exact
         for part in torch.from_numpy(found).flatten().split(_CHUNK):
             part.copy_(world.sum(part.to(world.device)))

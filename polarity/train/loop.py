@@ -22,25 +22,27 @@ from polarity.data.batch import Corpus, Rows, global_batches, padded_share, step
 from polarity.errors import RunError
 from polarity.loss.adaptive import AdaptiveGamma
 from polarity.loss.objective import TaskObjective, TaskStatistics, r_drop_alpha
+from polarity.model.dropout import use_cheap_dropout
 from polarity.model.frozen import split_model
 from polarity.model.multitask import MultitaskModel
 from polarity.model.vocabulary import WholeTable, use_rows
 from polarity.optim.centralization import centralizable, centralize_gradients
 from polarity.optim.groups import parameter_groups
 from polarity.optim.schedule import learning_rate
-from polarity.train.checkpoints import Checkpoint, TrainState, Weights, load_checkpoint, save_checkpoint
+from polarity.train.checkpoints import Checkpoint, Observed, TrainState, Weights, load_checkpoint, save_checkpoint
 from polarity.train.features import weights_digest, with_features
 from polarity.train.precision import grad_scaler, resolve_precision
-from polarity.train.progress import Progress
+from polarity.train.progress import Progress, Watch
 from polarity.train.step import Stepper, bare
-from polarity.train.validate import Predictions, macro_f1_scores, predict
+from polarity.train.validate import Predictions, class_f1_scores, macro_f1_scores, predict
 from polarity.train.world import World, seed_everything
 
 Say = Callable[[str], None]
 
 
 class Report(Protocol):
-    """What the loop calls on every worker after each epoch; the first worker passes a finished checkpoint's folder."""
+    """What the loop calls on every worker after each epoch, and inside one, without metrics, where a checkpoint is wished for; the first
+    worker passes a finished checkpoint's folder."""
 
     def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None: ...
 
@@ -66,23 +68,27 @@ class Result:
 
 
 def run_training(
-    config: Config, tables: Tables, model: MultitaskModel, report: Report, *, world: World, say: Say, resume: Path | None = None
-) -> Result:
+    config: Config, tables: Tables, model: MultitaskModel, report: Report, *, world: World, say: Say, resume: Path | None = None,
+    watch: Watch | None = None, wants_checkpoint: Callable[[], bool] | None = None,
+) -> Result:  # fmt: skip
     """Train `model`, keep the best epoch by overall macro-F1 on validation, and score validation and test with it.
 
-    `resume` is a checkpoint folder. Raises `RunError` after `train.max_bad_steps` non-finite steps, naming the batch's rows, and
-    when a checkpoint belongs to another configuration or to other rows, and `ConfigError` where `model.frozen_layers` does not fit.
+    `resume` is a checkpoint folder, `watch` is shown how it goes, and `wants_checkpoint`, where given, is asked after each epoch
+    whether to write one. Raises `RunError` after `train.max_bad_steps` non-finite steps, naming
+    the batch's rows, and when a checkpoint belongs to another configuration or to other rows, and `ConfigError` where
+    `model.frozen_layers` does not fit.
     """
     started = time.monotonic()
     checkpoint = None if resume is None else load_checkpoint(resume)
-    training = Training(config, tables, model, world, say, precision=checkpoint.state.precision if checkpoint else None)
+    training = Training(config, tables, model, world, say, precision=checkpoint.state.precision if checkpoint else None, watch=watch)
     if checkpoint is not None:
         training.restore(checkpoint)
-        say(f"resumed after epoch {training.state.epoch} (step {training.state.step})")
+        inside = f", {training.state.batch} batches into the next" if training.state.batch else ""
+        say(f"resumed after epoch {training.state.epoch}{inside} (step {training.state.step})")
     while not training.finished():
-        training.run_epoch()
+        training.run_epoch(report)
         training.validate()
-        training.save(report)
+        training.save(report, wanted=wants_checkpoint is None or wants_checkpoint())
     training.load_best()
     training.restore_table()
     parts = {"validation": tables.validation, "test": tables.test}
@@ -100,16 +106,32 @@ class _Epoch:
     """The losses without R-Drop's term, whose weight changes from step to step."""
     started: float = field(default_factory=time.monotonic)
 
+    @classmethod
+    def continued(cls, running: dict[str, list[float]]) -> "_Epoch":
+        """From what a checkpoint inside the epoch holds, or from nothing."""
+        if not running:
+            return cls()
+        return cls(list(running["losses"]), list(running["classification"]), time.monotonic() - running["seconds"][0])
+
+    def so_far(self) -> dict[str, list[float]]:
+        """What `continued` takes."""
+        return {"losses": self.losses, "classification": self.classification, "seconds": [time.monotonic() - self.started]}
+
 
 class Training:
     """Model, optimizer and state of one run; each method is one word of the sentence in `run_training`."""
 
-    def __init__(self, config: Config, tables: Tables, model: MultitaskModel, world: World, say: Say, precision: str | None) -> None:
+    def __init__(
+        self, config: Config, tables: Tables, model: MultitaskModel, world: World, say: Say, precision: str | None,
+        watch: Watch | None = None,
+    ) -> None:  # fmt: skip
         self.config, self.world, self.say = config, world, say
         seed_everything(config.train.seed)
         torch.use_deterministic_algorithms(config.train.deterministic)
         self.precision = precision or resolve_precision(config.train.precision, world)
         layers = model.encoder.config.num_hidden_layers
+        if config.train.dropout_masks == "cheap" and world.device.type == "cpu":
+            use_cheap_dropout(model.encoder)
         nn.Module.to(model, world.device)
         self.word_table: WholeTable | None = None
         model, self.tables, left_out = self._reduce(model, tables)
@@ -126,8 +148,9 @@ class Training:
         world.assert_equal("the number of steps", self.steps)
         self.state = TrainState(precision=self.precision, fingerprint=fingerprint(config, tables, left_out))
         self.best: Weights | None = None
-        self.progress = Progress(config, self.steps, say if world.is_first else None)
+        self.progress = Progress(config, self.steps, *((say, watch) if world.is_first else (None, None)))
         self.epoch = _Epoch()
+        self.wishes: tuple[float, ...] = ()
 
     def _reduce(self, model: MultitaskModel, tables: Tables) -> tuple[MultitaskModel, Tables, str]:
         """The part of the model that is trained, the rows as it takes them, and a hash of what is left out of it and its checkpoints.
@@ -139,31 +162,60 @@ class Training:
             return model, tables, weights_digest(self.word_table.table) if self.word_table else ""
         lower, upper = split_model(model, self.config.model.frozen_layers)
         corpora, size = [tables.train, tables.validation], self.config.train.eval_batch_size
-        train, validation = with_features(lower, corpora, self.world, batch_size=size, precision=self.precision, say=self.say)
-        return upper, replace(tables, train=train, validation=validation), weights_digest(lower)
+        digest = weights_digest(lower)
+        train, validation = with_features(lower, digest, corpora, self.world, batch_size=size, precision=self.precision, say=self.say)
+        return upper, replace(tables, train=train, validation=validation), digest
 
     def finished(self) -> bool:
         """All epochs done, the step limit reached, or no gain for longer than the patience."""
         limit, patience = self.config.train.max_steps, self.config.train.early_stopping_patience
+        if self.state.batch:  # resumed inside an epoch, which is to be validated
+            return False
         if self.state.epoch >= self.config.train.epochs or (limit is not None and self.state.step >= limit):
             return True
         return patience is not None and self.state.epoch > 0 and self.state.epochs_without_gain() >= patience
 
-    def run_epoch(self) -> None:
-        """Take the epoch's optimizer steps."""
+    def run_epoch(self, report: Report = lambda metrics, checkpoint, name: None) -> None:
+        """Take the epoch's optimizer steps, or the rest of them; `report` gets the checkpoints that are wished for meanwhile."""
         epoch, config = self.state.epoch, self.config
         batches = global_batches(self.tables.train, config, epoch)
         if len(batches) != self.steps[epoch]:
             raise RuntimeError(f"epoch {epoch + 1} has {len(batches)} batches, planned were {self.steps[epoch]}")
-        self.epoch = _Epoch()
+        self.epoch = _Epoch.continued(self.state.running)
+        self.state.running = {}
         self.progress.start_epoch(epoch, padded_share(self.tables.train, batches, config.train.micro_batch_size))
         limit = config.train.max_steps
-        for number, rows in enumerate(batches):
+        for number, rows in enumerate(batches[self.state.batch :], self.state.batch):
             if limit is not None and self.state.step >= limit:
                 break
             alpha = r_drop_alpha(config.loss, epoch, number, self.steps)
             self.step(rows, alpha)
+            self.state.batch = number + 1
+            self.world.pulse.beat(self.state.step)
+            if any(self.wishes):
+                self._heed(report)
         self._adapt_gamma()
+        self.state.batch = 0
+
+    def _heed(self, report: Report) -> None:
+        """Do what a worker wished after this step, on all of them; raises `RunError` where the run is to stop."""
+        stop, save, look = self.wishes
+        news = self.world.pulse.look() if look else None
+        if news:
+            self.say(f"{news}: saving a checkpoint at step {self.state.step}")
+        if stop or save or news:
+            self.save_inside(report)
+        if stop:
+            reason = next((r for r in self.world.gather(self.world.pulse.reason) if r), "asked to stop")
+            raise RunError(f"{reason}: stopped after step {self.state.step} with a checkpoint of it; continue with --resume")
+
+    def save_inside(self, report: Report) -> None:
+        """A checkpoint of the epoch under way."""
+        self.state.running = self.epoch.so_far()
+        mine = {task: torch.cat(seen).cpu() if seen else torch.zeros((0, 3)) for task, seen in self.stepper.observed.items()}
+        each = self.world.gather(mine)
+        self._write({}, report, self.best, {task: [part[task] for part in each] for task in mine})
+        self.state.running = {}
 
     def step(self, rows: Rows, alpha: float) -> None:
         """One optimizer step: gradient, check, clip, update."""
@@ -190,13 +242,15 @@ class Training:
         self.state.step += 1
         record = {"kind": "step", "epoch": self.state.epoch + 1, "step": self.state.step, "loss": loss, "lr": rate, "grad_norm": norm}
         self.state.history.append({**record, **losses})
-        self.progress.step(self.state.step, loss, rate, norm, rows, self.tables.train)
+        self.progress.step(self.state.history[-1], rows, self.tables.train)
 
     def _global_losses(self, parts: dict[str, Tensor]) -> dict[str, float]:
         """Every part of the loss, summed over the workers: one small exchange, and the step's only wait."""
         names = [f"loss_{t}" for t in self.objectives] + [f"consistency_{t}" for t in self.objectives]
         zero = torch.zeros((), device=self.world.device)
-        values = self.world.sum(torch.stack([parts.get(name, zero).float() for name in names])).tolist()
+        wishes = torch.tensor(self.world.pulse.wishes(first=self.world.is_first), device=self.world.device)
+        values = self.world.sum(torch.cat([torch.stack([parts.get(name, zero).float() for name in names]), wishes])).tolist()
+        values, self.wishes = values[: len(names)], tuple(values[len(names) :])
         return {n: v for n, v in zip(names, values, strict=True) if n.startswith("loss") or self.config.loss.r_drop_alpha}
 
     def _note_bad_step(self, rows: Rows, loss: float, norm: float) -> None:
@@ -229,7 +283,8 @@ class Training:
     def validate(self) -> None:
         """Score validation, and remember the weights of the best epoch."""
         seconds = time.monotonic() - self.epoch.started
-        scores = macro_f1_scores(self.predict(self.tables.validation), self.tables.validation, self.config.labels)
+        found, part, labels = self.predict(self.tables.validation), self.tables.validation, self.config.labels
+        scores = macro_f1_scores(found, part, labels)
         state, losses = self.state, self.epoch.losses
         row = {f"validation_{name}": value for name, value in scores.items()}
         state.epoch += 1
@@ -240,22 +295,31 @@ class Training:
         if scores["overall"] > state.best_score:
             state.best_score, state.best_epoch = scores["overall"], state.epoch - 1
             self.best = {n: t.detach().cpu().clone() for n, t in bare(self.model).state_dict().items()}
-        self.progress.end_epoch(state.epoch, mean, scores, seconds, time.monotonic() - self.epoch.started, state.best_epoch + 1)
+        shown = {**state.history[-1], **class_f1_scores(found, part, labels)}  # a score of each class is for watchers, not for the history
+        self.progress.end_epoch(shown, scores, time.monotonic() - self.epoch.started - seconds, state.best_epoch + 1)
 
-    def save(self, report: Report) -> None:
-        """Write a checkpoint on the first worker and report on all."""
+    def save(self, report: Report, *, wanted: bool = True) -> None:
+        """Report on all workers, with a checkpoint from the first one where it is `wanted`."""
         last = self.state.history[-1]
         metrics = {k: float(v) for k, v in last.items() if isinstance(v, int | float)}
-        name = f"epoch_{self.state.epoch:04d}"
-        if not self.world.is_first:
-            report(metrics, None, name)
+        if not wanted:
+            report(metrics, None, self.state.name())
             return
+        self._write(metrics, report, None if self.state.best_epoch == self.state.epoch - 1 else self.best)
+
+    def _write(self, metrics: dict[str, float], report: Report, best: Weights | None, observed: Observed | None = None) -> None:
+        """A checkpoint by the first worker, reported by all; an error of one is an error of all."""
+        name, weights, problem = self.state.name(), bare(self.model).state_dict(), None
         with tempfile.TemporaryDirectory(prefix="polarity-checkpoint-") as folder:
-            is_best = self.state.best_epoch == self.state.epoch - 1
-            weights = bare(self.model).state_dict()
-            best = None if is_best else self.best
-            save_checkpoint(Path(folder), self.state, weights, best, self.optimizer.state_dict(), self.scaler.state_dict())
-            report(metrics, Path(folder), name)
+            if self.world.is_first:
+                try:
+                    optimizer, scaler = self.optimizer.state_dict(), self.scaler.state_dict()
+                    save_checkpoint(Path(folder), self.state, weights, best, optimizer, scaler, observed)
+                except RunError as error:
+                    problem = str(error)
+            self.world.raise_together(problem)
+            report(metrics, Path(folder) if self.world.is_first else None, name)
+        self.world.pulse.saved()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue where `checkpoint` stood."""
@@ -265,7 +329,7 @@ class Training:
                 "resume with what it was started with"
             )
         self.state, self.best = checkpoint.state, checkpoint.best
-        if self.state.step != sum(self.steps[: self.state.epoch]) and not self.finished():
+        if self.state.step != sum(self.steps[: self.state.epoch]) + self.state.batch and not self.finished():
             raise RunError(f"the run was cut inside epoch {self.state.epoch} by train.max_steps: the rest of that epoch cannot be made up")
         bare(self.model).load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
@@ -273,6 +337,8 @@ class Training:
         for task, gamma in self.state.gammas.items():
             self.objectives[task].gamma = AdaptiveGamma(**gamma)
             self.objectives[task].refresh()
+        for task, parts in checkpoint.observed.items():
+            self.stepper.observed[task] = [p.to(self.world.device) for p in parts[self.world.rank :: self.world.size]]
 
     def load_best(self) -> None:
         """Put the best epoch's weights into the model."""
@@ -295,9 +361,10 @@ class Training:
 
 
 def fingerprint(config: Config, tables: Tables, left_out: str) -> str:
-    """Hash of what decides a run's numbers: configuration (placement and step limit left out), training and validation rows, and
+    """Hash of what decides a run's numbers: configuration (placement, tracking and step limit left out), training and validation rows, and
     the hash of the weights that are left out of checkpoints."""
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"cluster": True, "train": {"max_steps", "log_every", "resamples"}})
+    numberless: dict[str, Any] = {"cluster": True, "tracking": True, "train": {"max_steps", "log_every", "resamples"}}
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)
     digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + left_out).encode())
     for corpus in (tables.train, tables.validation):
         for array in (corpus.offsets, corpus.tokens, *corpus.labels.values()):

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from polarity.data.batch import Corpus, TokenBatch, evaluation_batches
-from polarity.evaluate.metrics import confusion_matrix, macro_f1
+from polarity.evaluate.metrics import class_scores, confusion_matrix, macro_f1
 from polarity.model.frozen import given_states
 from polarity.model.inference import score
 from polarity.model.multitask import MultitaskModel
@@ -43,6 +43,7 @@ def predict(model: MultitaskModel, corpus: Corpus, world: World, *, batch_size: 
         batch = corpus.collate(rows)
         with autocast(precision, world.device), given_states(model, states_of(batch, world.device)):
             scores = score(model, to_tensors(batch, world.device))
+        world.pulse.beat()
         parts.append((rows, {t: (s.probabilities.cpu().numpy(), s.predicted.cpu().numpy()) for t, s in scores.items()}))
     model.train(training)
     gathered = [part for worker in world.gather(parts) for part in worker]
@@ -60,3 +61,17 @@ def macro_f1_scores(predictions: Predictions, corpus: Corpus, labels: dict[str, 
     for task, classes in labels.items():
         scores[task] = float(macro_f1(confusion_matrix(corpus.labels[task], predictions.predicted[task], len(classes))))
     return {**scores, "overall": float(np.mean(list(scores.values())))}
+
+
+def class_f1_key(task: str, name: str) -> str:
+    """The key of a class's F1 among what a watcher is shown."""
+    return f"f1/{task}/{name}"
+
+
+def class_f1_scores(predictions: Predictions, corpus: Corpus, labels: dict[str, list[str]]) -> dict[str, float]:
+    """{`class_f1_key`: F1} of every class over the labelled rows; 0 for a class that is neither there nor predicted."""
+    scores = {}
+    for task, classes in labels.items():
+        f1 = class_scores(confusion_matrix(corpus.labels[task], predictions.predicted[task], len(classes))).f1
+        scores.update({class_f1_key(task, name): float(value) for name, value in zip(classes, f1, strict=True)})
+    return scores

@@ -2,6 +2,8 @@
 
 import re
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +16,14 @@ from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, RunFold
 from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.encoders import load_tokenizer, resolve_encoder
+from polarity.errors import RunError
 from polarity.evaluate import build_predictions
 from polarity.loss.objective import TaskStatistics
 from polarity.model.multitask import MultitaskModel
-from polarity.train.checkpoints import temporary_room
+from polarity.train.checkpoints import temporary_room, verify
 from polarity.train.loop import Report, Result, Say, Tables, run_training
+from polarity.train.progress import Record, Watch
+from polarity.train.trackers import open_trackers
 from polarity.train.world import World
 
 
@@ -26,7 +31,8 @@ from polarity.train.world import World
 class Job:
     """Everything that a worker needs. `parts` are tokenized tables by name, `run_dir` is reachable from every worker.
 
-    `keep_model`: whether the model itself is written; a study's trials are judged by their predictions and would fill the disk.
+    `keep_model`: whether the model itself is written and the run tracked; a study's trials are judged by their predictions, and their
+    models would fill the disk, their curves (thousands of files in a study of 180 trials) every tracker: study.json has them.
     """
 
     config: Config
@@ -36,8 +42,15 @@ class Job:
     keep_model: bool = True
 
 
-def work(job: Job, report: Report, *, world: World, say: Say, resume: Path | None) -> None:
-    """Train, and write model, history and predictions into the run folder from the first worker."""
+def work(
+    job: Job, report: Report, *, world: World, say: Say, resume: Path | None, watch: Watch | None = None,
+    wants_checkpoint: Callable[[], bool] | None = None,
+) -> None:  # fmt: skip
+    """Train, and write model, history and predictions into the run folder from the first worker, where the run is tracked, too.
+
+    `watch` is shown how it goes, beside the trackers of `config.tracking`, which a run without `job.keep_model` does not have, and
+    `wants_checkpoint` says after each epoch whether `report` will keep one.
+    """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     config = job.config
@@ -46,9 +59,30 @@ def work(job: Job, report: Report, *, world: World, say: Say, resume: Path | Non
     corpora = {name: Corpus.from_table(table, list(config.labels), tokenizer.pad_token_id) for name, table in job.parts.items()}
     tables = Tables(corpora["train"], corpora["validation"], corpora.get("test"), job.statistics)
     model = MultitaskModel.from_encoder(encoder.folder, config.model, config.labels, seed=config.train.seed)
-    result = run_training(config, tables, model, report, world=world, say=say, resume=resume)
-    if world.is_first:
-        _write(job, result, tokenizer)
+    with _tracked(job, world, say) as tracking:
+        watching = _both(watch, tracking)
+        result = run_training(
+            config, tables, model, report, world=world, say=say, resume=resume, watch=watching, wants_checkpoint=wants_checkpoint
+        )
+        if world.is_first:
+            _write(job, result, tokenizer)
+
+
+def _tracked(job: Job, world: World, say: Say) -> AbstractContextManager[Watch | None]:
+    if not (world.is_first and job.keep_model):
+        return nullcontext()
+    return open_trackers(job.config, RunFolder.open(job.run_dir), say=say)
+
+
+def _both(first: Watch | None, second: Watch | None) -> Watch | None:
+    if first is None or second is None:
+        return first or second
+
+    def show(record: Record) -> None:
+        first(record)
+        second(record)
+
+    return show
 
 
 def _write(job: Job, result: Result, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -88,13 +122,26 @@ class FolderReport:
 
 def checkpoint_names(folder: RunFolder) -> list[str]:
     """The run's checkpoints, oldest first."""
-    return [name for name in folder.list(CHECKPOINTS) if re.fullmatch(r"epoch_\d+", name)]
+    return [name for name in folder.list(CHECKPOINTS) if re.fullmatch(r"epoch_\d+(_step_\d+)?", name)]
 
 
-def newest_checkpoint(folder: RunFolder, target: Path) -> Path | None:
-    """The newest checkpoint as a local folder (copied under `target` where the run is remote), or None."""
+def newest_checkpoint(folder: RunFolder, target: Path, say: Say = print) -> Path | None:
+    """The newest whole checkpoint as a local folder (copied under `target` where the run is remote), or None where there is none at all.
+
+    A damaged one is told of and passed over. Raises `RunError` where all are damaged.
+    """
     names = checkpoint_names(folder)
-    return folder.fetch_folder(f"{CHECKPOINTS}/{names[-1]}", target) if names else None
+    for name in reversed(names):
+        found = folder.fetch_folder(f"{CHECKPOINTS}/{name}", target)
+        try:
+            verify(found)
+        except RunError as error:
+            say(f"{error}; going back to the one before")
+        else:
+            return found
+    if names:
+        raise RunError(f"{folder.uri}: every checkpoint is damaged ({', '.join(names)}); start anew with another --run-dir")
+    return None
 
 
 def use_threads(cpus: float) -> None:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from polarity.errors import RunError
+from polarity.train.watchdog import Pulse
 
 
 @dataclass(frozen=True)
@@ -19,14 +20,17 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    pulse: Pulse = field(default_factory=Pulse, compare=False)
+    """Signs of life, and wishes to save or to stop."""
 
     @classmethod
-    def current(cls, device: torch.device | None = None) -> "World":
+    def current(cls, device: torch.device | None = None, pulse: Pulse | None = None) -> "World":
         """This process's place in torch's process group, where there is one."""
+        pulse = pulse or Pulse()
         chosen = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if not dist.is_initialized():
-            return cls(device=chosen)
-        return cls(dist.get_rank(), dist.get_world_size(), chosen)
+            return cls(device=chosen, pulse=pulse)
+        return cls(dist.get_rank(), dist.get_world_size(), chosen, pulse)
 
     @property
     def is_first(self) -> bool:
@@ -52,6 +56,12 @@ class World:
         values = self.gather(value)
         if any(v != values[0] for v in values):
             raise RuntimeError(f"workers disagree on {name}: {values}")
+
+    def raise_together(self, problem: str | None) -> None:
+        """Raise a RunError on every worker where one has a problem: the others would wait for it for ever."""
+        found = [p for p in self.gather(problem) if p is not None]
+        if found:
+            raise RunError(found[0])
 
 
 def device_here(gpu: str) -> torch.device:

@@ -89,5 +89,6 @@ def _train_group(spec: TrialSpec, tables: Mapping[str, Any], desk: Any) -> None:
     if not ray.get(desk.ask.remote()):
         raise Stopped("the trial was stopped")
     folder = RunFolder.open(spec.run_dir)
-    fit(spec.job(tables), lambda _: None, resume=bool(checkpoint_names(folder)), listener=AskAfterEpoch(desk))
+    resume = bool(checkpoint_names(folder))
+    fit(spec.job(tables), lambda _: None, resume=resume, listener=AskAfterEpoch(desk), tags=spec.tags)
     judge_trial(spec, folder)

@@ -48,9 +48,11 @@ def run_trials(
                 scheduler=StudyScheduler(conductor, specs),
                 num_samples=-1,
                 reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=lambda trial: f"{_trial_name(trial)}_{trial.trial_id}",  # a second attempt has its own
             ),
             run_config=RunConfig(
-                name="study",
+                name=conductor.study.name,
                 storage_path=scratch,
                 callbacks=[watch],
                 stop=watch.stopper,
@@ -65,6 +67,11 @@ def run_trials(
             conductor.abandon()
     if watch.lacking is not None:
         raise RunError(watch.lacking)
+
+
+def _trial_name(trial: Trial) -> str:
+    """A trial is called the same in Ray's logs and folders as in study.json: stage, arm and seed."""
+    return str(trial.config["trial"])
 
 
 def _quieten() -> None:

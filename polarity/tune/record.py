@@ -102,6 +102,11 @@ class Study:
         return [Arm.from_json(entry) for entry in self.head["arms"]]
 
     @property
+    def name(self) -> str:
+        """The study folder's name."""
+        return self.folder.root.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
     def reference(self) -> str:
         return str(self.head["reference"])
 

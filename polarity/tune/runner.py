@@ -123,9 +123,15 @@ def trial_specs(study: Study, prepared: Prepared, limits: Limits) -> dict[str, T
             trial_place(study, trial),
             prepared.total_steps(config),
             by_title=by_title(config),
+            tags=trial_tags(study, trial),
             keep_after_s=limits.keep_after_s,
         )
     return specs
+
+
+def trial_tags(study: Study, trial: TrialRecord) -> dict[str, str]:
+    """What a trial's metrics are told apart by: its run is called STUDY/TRIAL, for trials of two studies may share an id."""
+    return {"run": f"{study.name}/{trial.id}", "study": study.name, "arm": trial.arm, "seed": str(trial.seed)}
 
 
 def by_title(config: Config) -> bool:

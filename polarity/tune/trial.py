@@ -27,6 +27,7 @@ from polarity.config import Config
 from polarity.errors import RunError
 from polarity.evaluate import Stability, build_metrics
 from polarity.loss.objective import TaskStatistics
+from polarity.train.ray_metrics import watched
 from polarity.train.worker import Job, checkpoint_names, newest_checkpoint, use_threads, work
 from polarity.train.world import World
 
@@ -47,6 +48,8 @@ class TrialSpec:
     run_dir: str
     total_steps: int
     by_title: bool
+    tags: Mapping[str, str]
+    """Of its metrics (`ray_metrics.RUN_TAGS`)."""
     keep_model: bool = False
     keep_after_s: float = KEEP_AFTER_S
 
@@ -177,7 +180,9 @@ def _train_alone(spec: TrialSpec, tables: Mapping[str, Any], device: torch.devic
     folder = RunFolder.open(spec.run_dir)
     resume = newest_checkpoint(folder, Path(spec.run_dir)) if folder.local is not None else None
     report = TrialReport(folder, handover, spec.keep_after_s)
-    work(spec.job(tables), report, world=World(device=device), say=lambda _: None, resume=resume)
+    job, world = spec.job(tables), World(device=device)
+    with watched(job, world, tags=spec.tags, resume=resume) as watch:
+        work(job, report, world=world, say=lambda _: None, resume=resume, watch=watch, wants_checkpoint=report.due)
     judge_trial(spec, folder)
 
 
@@ -188,8 +193,12 @@ class TrialReport:
         self._folder, self._handover, self._keep_after_s = folder, handover, keep_after_s
         self._kept = time.monotonic()
 
+    def due(self) -> bool:
+        """Whether the next checkpoint is kept: the loop writes no other."""
+        return self._folder.local is not None and time.monotonic() - self._kept >= self._keep_after_s
+
     def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
-        if checkpoint is not None and self._folder.local is not None and time.monotonic() - self._kept >= self._keep_after_s:
+        if checkpoint is not None:
             self._folder.write_folder(f"{CHECKPOINTS}/{name}", checkpoint)
             for other in checkpoint_names(self._folder):
                 if other != name:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polarity.artifacts import disk_errors
+from polarity.benchmark.page import render_benchmark
 from polarity.benchmark.result import render
 from polarity.benchmark.run import PARTS, run_benchmark
 from polarity.config import Config
@@ -18,7 +19,8 @@ def benchmark(
     config: Config, options: list[str], *, quick: bool, parts: list[str] | None, repeats: int | None, rows: int | None, out: Path | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
-    """Run the parts (all by default; `quick` leaves out what takes minutes) and return the figures; `out` keeps them as JSON.
+    """Run the parts (all by default; `quick` leaves out what takes minutes) and return the figures; `out` keeps them as JSON, and
+    beside it as a page with charts.
 
     Raises ConfigError for an unknown part.
     """
@@ -39,7 +41,9 @@ def benchmark(
     result["about"]["when"] = datetime.now(UTC).isoformat(timespec="seconds")
     say(render(result))
     if out is not None:
+        page = out.with_suffix(".html")
         with disk_errors(str(out)):
             out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        say(f"figures: {out}")
+            page.write_text(render_benchmark(result), encoding="utf-8")
+        say(f"figures: {out}, with charts: {page}")
     return result

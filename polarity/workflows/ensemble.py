@@ -34,7 +34,13 @@ def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: st
     """
     if weights not in WEIGHTS:
         raise RunError(f"--weights {weights}: {nearest(weights, WEIGHTS)}")
-    folder = new_run(out)
+    with new_run(out) as folder:
+        metrics = _make(folder, runs, linear, weights, say)
+    say(f"run folder: {out}")
+    return metrics
+
+
+def _make(folder: RunFolder, runs: Sequence[str], linear: bool, weights: str, say: Say) -> dict[str, Any]:
     members = open_members(runs, least=1 if linear else 2)
     config = members[0].config
     splits = load_splits(config.data, say)
@@ -131,13 +137,18 @@ def _write_members(folder: RunFolder, members: dict[str, Member], floor: Any) ->
 
 
 def _write_linear(folder: RunFolder, floor: Any, labels: dict[str, list[str]]) -> None:
-    import tempfile
+    from safetensors import SafetensorError
 
     from polarity.baselines.saved import save_linear
 
-    with tempfile.TemporaryDirectory(prefix="polarity-linear-") as temporary:
-        save_linear(Path(temporary), floor, labels)
-        folder.write_folder(LINEAR, Path(temporary))
+    place = Path(folder.root) / LINEAR
+    try:
+        place.mkdir()
+        save_linear(place, floor, labels)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{folder.uri}/{LINEAR}: cannot be written ({error}); if the disk is full, free some space or choose another --out"
+        ) from error
 
 
 def _made_from(members: Sequence[Member], linear: bool) -> list[dict[str, Any]]:

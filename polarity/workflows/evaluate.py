@@ -20,7 +20,7 @@ from polarity.evaluate.drift import drift, label_counts
 from polarity.evaluate.language import can_tell_languages, language_slices
 from polarity.evaluate.predictions import Labels, label_column
 from polarity.predict import Classifier, load_classifier
-from polarity.resolve import resolve
+from polarity.resolve import dump_config, parse_config, resolve
 
 Say = Callable[[str], None]
 SPLIT = "test"
@@ -117,7 +117,8 @@ def configuration(folder: RunFolder, sets: Sequence[str] = ()) -> Config:
         return configuration(first_member(folder), sets)
     with tempfile.TemporaryDirectory(prefix="polarity-") as temporary:
         path = Path(temporary) / artifacts.CONFIG
-        path.write_text(folder.read_text(artifacts.CONFIG), "utf-8")
+        whole = parse_config(folder.read_text(artifacts.CONFIG), f"{folder.uri}/{artifacts.CONFIG}")
+        path.write_text(dump_config(whole), "utf-8")  # whole, so that no preset is below it
         return resolve(file=path, sets=sets).config
 
 

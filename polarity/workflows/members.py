@@ -1,11 +1,17 @@
 """The runs that a soup or an ensemble is made of, and the folder that it becomes: a run folder without training of its own."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder
@@ -93,12 +99,44 @@ class Made:
     predictions: pa.Table
 
 
-def new_run(out: str) -> RunFolder:
-    """The folder that the soup or ensemble goes into. Raises RunError where it holds a run."""
-    folder = RunFolder.create(out)
-    if folder.local is not None and folder.local.is_dir() and not any(folder.local.iterdir()):
-        folder.local.rmdir()  # made by the check; what follows may still refuse
-    return folder
+@contextmanager
+def new_run(out: str) -> Iterator[RunFolder]:
+    """A local folder to write the soup or ensemble into, which becomes `out` when the block ends well; else nothing of it is left.
+
+    It stands beside `out`, or for a remote `out` in the system's temporary folder. Raises RunError where `out` holds anything or
+    cannot be written.
+    """
+    target = RunFolder.create(out)
+    held = target.list("")
+    if held:
+        raise RunError(f"{target.uri}: holds something already ({held[0]}); choose another --out")
+    if target.local is None:
+        with tempfile.TemporaryDirectory(prefix="polarity-new-run-") as temporary:
+            yield RunFolder.at(temporary)
+            _send(Path(temporary), target)
+        return
+    target.remove_if_empty()  # made by the check; what follows may still refuse
+    staging = target.local.with_name(f".{target.local.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with artifacts.disk_errors(target.uri):
+            staging.mkdir()
+        yield replace(target, root=str(staging))
+        with artifacts.disk_errors(target.uri), artifacts.replacing(target.local) as last:
+            os.replace(staging, last)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _send(source: Path, target: RunFolder) -> None:
+    """Copy a folder to an empty remote one; where that fails, what has arrived is deleted again."""
+    try:
+        with artifacts.disk_errors(target.uri):
+            target.filesystem.create_dir(target.root, recursive=True)
+            pafs.copy_files(str(source), target.root, pafs.LocalFileSystem(), target.filesystem)
+    except RunError:
+        with suppress(OSError):
+            target.filesystem.delete_dir_contents(target.root, missing_dir_ok=True)
+        raise
 
 
 def write_run(folder: RunFolder, made: Made, say: Say) -> dict[str, Any]:
@@ -128,7 +166,6 @@ def write_run(folder: RunFolder, made: Made, say: Say) -> dict[str, Any]:
         metrics |= {} if about_data is None else {"data": about_data}  # that the rows are synthetic
     folder.write_json(artifacts.METRICS, metrics)
     say(render_metrics(metrics))
-    say(f"run folder: {folder.uri}")
     return metrics
 
 
@@ -139,7 +176,5 @@ def by_title(config: Config) -> bool:
 
 def copy_folder(source: RunFolder, name: str, target: RunFolder, under: str) -> None:
     """Copy the folder `name` of one run into `under`/`name` of another, wherever the two lie."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="polarity-member-") as temporary:
         target.write_folder(f"{under}/{name}", source.fetch_folder(name, Path(temporary)))

@@ -1,13 +1,12 @@
 """`polarity report`: writes report.html of a run or a study, and a run's model card."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity import artifacts
-from polarity.artifacts import RunFolder, replacing
+from polarity.artifacts import RunFolder
 from polarity.config import Config, DataConfig, SplitConfig
 from polarity.environment import describe_environment
 from polarity.errors import PolarityError
@@ -18,12 +17,13 @@ CARD = f"{artifacts.MODEL}/README.md"
 
 
 def report(path: str, *, texts: bool = True, say: Say = print) -> str:
-    """Write report.html into the run or study folder at `path`, and the card into a run's model folder; returns the page's place.
+    """Write report.html into the run or study folder at `path` (or URI), and the card into a run's model folder; returns the page's place.
 
     Raises RunError where the folder holds neither, ReportError where the run's figures cannot be recomputed.
     """
-    if (Path(path).expanduser() / artifacts.STUDY).is_file():
-        return _report_study(Path(path).expanduser(), say)
+    place = RunFolder.at(path)
+    if place.exists(artifacts.STUDY):
+        return _report_study(place, say)
     return report_run(RunFolder.open(path), texts=texts, say=say)
 
 
@@ -102,12 +102,9 @@ def _matching(table: pa.Table, judged: pa.Table) -> pa.Table | None:
     return a.select(["row_id", "comment"]) if same else None
 
 
-def _report_study(folder: Path, say: Say) -> str:
+def _report_study(folder: RunFolder, say: Say) -> str:
     from polarity.report.study import render_study
 
-    page = render_study(str(folder))
-    target = folder / artifacts.REPORT
-    with artifacts.disk_errors(str(target)), replacing(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    say(f"report: {target}")
-    return str(target)
+    folder.write_text(artifacts.REPORT, render_study(folder.uri))
+    say(f"report: {folder.path(artifacts.REPORT)}")
+    return folder.path(artifacts.REPORT)

@@ -1,8 +1,10 @@
 """`polarity serve`: the JSON API of a run, until it is interrupted."""
 
 import ipaddress
-import time
+import signal
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 
 from polarity.config import ClusterConfig
@@ -41,19 +43,20 @@ def start(options: ScoreOptions, *, host: str, port: int, replicas: int, say: Sa
 
 
 def serve(options: ScoreOptions, *, host: str, port: int, replicas: int, say: Say = print) -> None:
-    """Start the service and keep it until Ctrl-C."""
+    """Start the service and keep it until Ctrl-C or SIGTERM, then end it with its replicas."""
     address = start(options, host=host, port=port, replicas=replicas, say=say)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())  # Ray has set one that leaves at once, with status 15
     say(f"serving {options.run} at {address}/predict; {address}/docs describes it; Ctrl-C ends it")
     if not _is_loopback(host):
         say(f"it listens on {host}: whoever reaches that address can use it, there is no password")
-    try:
-        while True:
-            time.sleep(1.0)
-    except KeyboardInterrupt:
-        from ray import serve as ray_serve
+    with suppress(KeyboardInterrupt):
+        while not stop.wait(1.0):
+            pass
+    from ray import serve as ray_serve
 
-        ray_serve.shutdown()
-        say("stopped")
+    ray_serve.shutdown()
+    say("stopped")
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,13 @@ def soup(runs: Sequence[str], out: str, *, greedily: bool = False, say: Say = pr
     where the overall macro-F1 on validation does not fall. Raises RunError: too few runs, other architectures, labels, lengths,
     tokenizers or splits, a damaged file, a folder that holds a run; DataError: the data cannot be read.
     """
-    folder = new_run(out)
+    with new_run(out) as folder:
+        metrics = _make(folder, runs, greedily, say)
+    say(f"run folder: {out}")
+    return metrics
+
+
+def _make(folder: RunFolder, runs: Sequence[str], greedily: bool, say: Say) -> dict[str, Any]:
     if len(runs) < 2:
         raise RunError(f"{len(runs)} run given: a soup needs at least two")
     places = [_place(run) for run in runs]
@@ -214,8 +220,15 @@ def _load(folder: RunFolder, name: str, target: Path) -> Callable[[], Weights]:
 
 
 def _write_model(folder: RunFolder, kitchen: _Kitchen) -> None:
-    with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary, no_progress_bars():
-        model: Any = kitchen.model
-        model.to("cpu").save_pretrained(temporary)
-        kitchen.tokenizer.save_pretrained(temporary)
-        folder.write_folder(artifacts.MODEL, Path(temporary))
+    from safetensors import SafetensorError
+
+    place, model = Path(folder.root) / artifacts.MODEL, cast(Any, kitchen.model)
+    try:
+        with no_progress_bars():
+            model.to("cpu").save_pretrained(place)
+            kitchen.tokenizer.save_pretrained(place)
+    except (OSError, SafetensorError) as error:
+        why = str(error).splitlines()[0]
+        raise RunError(
+            f"{folder.uri}/{artifacts.MODEL}: cannot be written ({why}); if the disk is full, free some space or choose another --out"
+        ) from error

@@ -22,6 +22,7 @@ from polarity.evaluate import Stability, build_metrics, render_metrics
 from polarity.evaluate.drift import describe_tokens
 from polarity.report.record import Comments
 from polarity.resolve import dump_config
+from polarity.train.trackers import check_trackers
 from polarity.workflows.calibrate import calibrate_run
 from polarity.workflows.report import report_run
 
@@ -62,6 +63,7 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
 
 def prepare(config: Config, say: Say) -> Prepared:
     """Read, check, split and tokenize the data, and draw up the ledger."""
+    check_trackers(config.tracking)
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
     tokenizer = load_tokenizer(encoder.folder)
     check_length(config.data, _encoder_config(encoder.folder))
@@ -147,6 +149,7 @@ def _start_ray(config: Config, say: Say) -> None:
 
 def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, resume: bool) -> None:
     from polarity.loss.objective import TaskStatistics
+    from polarity.train.watchdog import Pulse, on_sigterm, seconds
     from polarity.train.worker import FolderReport, Job, newest_checkpoint, use_threads, work
     from polarity.train.world import World, device_here
 
@@ -163,9 +166,14 @@ def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, res
     import tempfile
 
     use_threads(config.cluster.cpus_per_worker)
+    pulse = Pulse(save_every_s=seconds(config.cluster.checkpoint_minutes))
+    stop = f"SIGTERM (run folder {folder.uri})"
+    late = RunError(f"{stop}: no step ended in time for a last checkpoint; continue with --resume from the one before")
     with tempfile.TemporaryDirectory(prefix="polarity-resume-") as temporary:
-        checkpoint = newest_checkpoint(folder, Path(temporary)) if resume else None
-        work(job, FolderReport(folder), world=World.current(device_here(config.cluster.gpu)), say=say, resume=checkpoint)
+        checkpoint = newest_checkpoint(folder, Path(temporary), say) if resume else None
+        world = World.current(device_here(config.cluster.gpu), pulse)
+        with on_sigterm(lambda: pulse.ask_to_stop(stop), config.cluster.grace_s, lambda: late):
+            work(job, FolderReport(folder), world=world, say=say, resume=checkpoint)
 
 
 def _encoder_config(folder: Path) -> Any:

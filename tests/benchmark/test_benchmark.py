@@ -68,7 +68,17 @@ def test_the_command_writes_its_figures(tmp_path: Path, monkeypatch: pytest.Monk
 
     out = tmp_path / "speed.json"
     sets = [part for value in [*SETS, "train.eval_batch_size=8"] for part in ("--set", value)]
-    command = ["benchmark", "--encoder", str(encoder_folder()), "--parts", "training,prediction,limit", "--rows", "48", "--repeats", "2"]
+    command = [
+        "benchmark",
+        "--encoder",
+        str(encoder_folder()),
+        "--parts",
+        "training,prediction,limit,checkpoint",
+        "--rows",
+        "48",
+        "--repeats",
+        "2",
+    ]
     monkeypatch.setattr("sys.argv", ["polarity", *command, *sets, "--out", str(out)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -77,6 +87,10 @@ def test_the_command_writes_its_figures(tmp_path: Path, monkeypatch: pytest.Monk
     runs = figures["training"]["runs"]
     ratios = [a["rows"] / a["seconds"] / (b["rows"] / b["seconds"]) for a, b in zip(runs["polarity"], runs["Trainer"], strict=True)]
     assert figures["training"]["ratios"]["Trainer"]["median"] == pytest.approx(float(np.median(ratios)))
+    assert figures["checkpoint"]["rates"]["polarity"]["mb"]["median"] > 0
+    page = out.with_suffix(".html").read_text()
+    shown = figures["training"]["ratios"]["Trainer"]["median"]
+    assert f"{shown:.2f} times as fast as Trainer" in page and "<script" not in page and "least to greatest" in page
     assert 0 < figures["limit"]["mfu_real_tokens"]["median"] <= figures["limit"]["mfu_padded_tokens"]["median"] < 1
     assert "padding" in capsys.readouterr().out
 
@@ -87,3 +101,14 @@ def test_the_peak_is_the_contestants_own(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.parquet", 1000)
     measured = _in_process("pyarrow take", tmp_path / "rows.parquet", tmp_path / "out.parquet")
     assert 20 < measured["peak_mb"] < ballast.nbytes / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_time_between_trials_is_what_training_leaves() -> None:
+    from polarity.benchmark.trials import trials
+
+    sets = [part for value in (*SETS, "train.eval_batch_size=8") for part in ("--set", value)]
+    found = trials(["--preset", "small", "--encoder", str(encoder_folder()), *sets], repeats=3, say=lambda _: None)
+    assert 0 < found["next"]["low"] <= found["next"]["median"] <= found["next"]["high"] < 60
+    assert found["training"]["low"] > 0

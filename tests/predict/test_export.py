@@ -113,7 +113,7 @@ def assert_same(found: dict[str, Any], run: Path, votes: str | None = None) -> N
 @pytest.mark.parametrize("sets", [PLAIN, VOTING], ids=["title first", "attention and votes"])
 def test_transformers_alone_gives_the_run_s_labels(sets: tuple[str, ...], tmp_path: Path) -> None:
     run = calibrated_run(tmp_path / "run", sets)
-    export(str(run), "hf", tmp_path / "out", say=lambda _: None)
+    export(run.as_uri(), "hf", tmp_path / "out", say=lambda _: None)
     assert_same(elsewhere(HF, {"polarity"}, tmp_path / "out", tmp_path), run)
     written = "".join(path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix in (".json", ".md", ".py"))
     assert str(tmp_path) not in written and "_name_or_path" not in written
@@ -125,7 +125,7 @@ def test_transformers_alone_gives_the_run_s_labels(sets: tuple[str, ...], tmp_pa
 def test_onnx_alone_gives_the_labels_of_one_pass(tmp_path: Path) -> None:
     run = calibrated_run(tmp_path / "run", VOTING)
     said: list[str] = []
-    about = export(str(run), "onnx", tmp_path / "out", int8=True, say=said.append)
+    about = export(run.as_uri(), "onnx", tmp_path / "out", int8=True, say=said.append)
     found = elsewhere(ONNX, {"polarity", "torch", "transformers", "pyarrow", "sklearn"}, tmp_path / "out", tmp_path)
     assert_same(found, run, votes="off")
     assert about["check"]["largest_logit_difference"] < 1e-3 and about["check"]["texts"] > 30

@@ -2,7 +2,11 @@
 
 import asyncio
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,3 +113,41 @@ def test_taken_port_and_bad_run(address: str, run: Path, tmp_path: Path) -> None
         start(ScoreOptions(str(run)), host="127.0.0.1", port=port, replicas=1, say=lambda _: None)
     with pytest.raises(RunError, match="no run here"):
         start(ScoreOptions(str(tmp_path)), host="127.0.0.1", port=port, replicas=1, say=lambda _: None)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_serves_until_it_is_told_to_end(ending: signal.Signals, run: Path) -> None:
+    """By its name, in a process of its own; Ray's processes end with it and the port is free again."""
+    import requests
+
+    port = _free_port()
+    command = [str(Path(sys.executable).with_name("polarity")), "serve", run.as_uri(), "--port", str(port), "--device", "cpu"]
+    if not Path(command[0]).exists():
+        command[:1] = [sys.executable, "-m", "polarity.cli"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith("serving "):
+                    break
+            address = f"http://127.0.0.1:{port}"
+            assert lines and f"{address}/predict" in lines[-1], (lines, process.poll())
+            assert requests.get(f"{address}/health", timeout=30).json() == {"status": "ok", "run": "run"}
+            answer = requests.post(f"{address}/predict", json={"comments": [{"text": "ang tao", "title": "mayor"}]}, timeout=60)
+            expected = load_classifier(str(run), device="cpu").predict(["ang tao"], ["mayor"]).to_pylist()[0]
+            found = answer.json()["predictions"][0]["sentiment"]
+            assert found["label"] == expected["sentiment"] and found["confidence"] == pytest.approx(
+                expected["sentiment_confidence"], abs=1e-4
+            )
+            process.send_signal(ending)
+            rest, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0 and rest.splitlines()[-1] == "stopped", (process.returncode, rest, errors)
+    assert "Traceback" not in errors
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))

@@ -1,19 +1,25 @@
 """Soups and ensembles against arithmetic done here; both are runs that can be moved and loaded; members that do not fit are refused."""
 
 import json
+import os
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from polarity.artifacts import RunFolder
 from polarity.baselines import fit_linear
 from polarity.data.split import load_splits
 from polarity.errors import RunError
@@ -23,6 +29,7 @@ from polarity.predict.ensemble import choose_weights, fit_weights
 from polarity.predict.soup import average, greedy
 from polarity.resolve import load_config
 from polarity.workflows.ensemble import ensemble
+from polarity.workflows.members import new_run
 from polarity.workflows.soup import soup
 from tests.tiny import tiny_comments
 from tests.trained import _run, trained_run
@@ -241,6 +248,10 @@ def test_bad_input_is_refused_and_leaves_nothing(runs: tuple[Path, Path], tmp_pa
         ensemble([first, str(tmp_path / "nowhere")], out, say=quiet)
     with pytest.raises(RunError, match="already holds a run"):
         ensemble([first, second], second, say=quiet)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"holds something already \(mine.txt\)"):
+        soup([first, second], str(tmp_path / "notes"), say=quiet)
     relabelled = tmp_path / "relabelled"
     shutil.copytree(second, relabelled)
     table = pq.read_table(relabelled / "predictions.parquet")
@@ -257,3 +268,66 @@ def test_bad_input_is_refused_and_leaves_nothing(runs: tuple[Path, Path], tmp_pa
     with pytest.raises(RunError, match=r"model\.safetensors is damaged"):
         soup([first, str(cut)], out, say=quiet)
     assert not Path(out).exists()
+
+
+@pytest.mark.slow
+def test_runs_given_as_uris(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    uris = [run.as_uri() for run in runs]
+    soup(uris, (tmp_path / "a soup").as_uri(), say=quiet)
+    check_run(tmp_path / "a soup")
+    ensemble(uris, (tmp_path / "both").as_uri(), linear=True, weights="equal", say=quiet)
+    check_run(tmp_path / "both")
+    assert json.loads((tmp_path / "both" / "ensemble.json").read_text())["members"] == ["members/a", "members/b"]
+    with pytest.raises(RunError, match="named twice"):
+        soup([uris[0], str(runs[0])], str(tmp_path / "out"), say=quiet)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a soup", "both"]
+
+
+SCRIPT = """
+import json, os, subprocess, sys
+from polarity.errors import RunError
+from polarity.workflows.ensemble import ensemble
+from polarity.workflows.soup import soup
+disk, *runs = sys.argv[1:]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50k", "tmpfs", disk], check=True)
+for size in ("50k", "144k"):
+    subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+    for make in (soup, ensemble):
+        try:
+            make(runs, f"{disk}/new", say=lambda line: None)
+        except RunError as error:
+            print(json.dumps([make.__name__, size, str(error), os.listdir(disk)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_nothing_that_looks_like_a_run(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Too small for a model of 64 kB, and for what comes after it: 60 kB of metrics, or the second member."""
+    probe = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"no small disk can be mounted here: {probe.stderr.decode().strip()}")
+    command = ["unshare", "-rm", sys.executable, "-c", SCRIPT, str(tmp_path), *map(str, runs)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [entry[:2] for entry in found] == [["soup", "50k"], ["ensemble", "50k"], ["soup", "144k"], ["ensemble", "144k"]], done.stderr
+    for _, _, error, left in found:
+        assert error.startswith(f"{tmp_path}/new/") and ("full" in error) and left == [], error
+    assert "new/model: cannot be written" in found[0][2] and "new/metrics.json" in found[2][2]
+
+
+def test_a_remote_place_gets_the_whole_run_or_nothing(runs: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def remote(place: str, resume: bool = False) -> RunFolder:
+        return RunFolder(place, pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), place.removeprefix("there://"))
+
+    monkeypatch.setattr(RunFolder, "create", remote)
+    ensemble([str(run) for run in runs], "there://deep/both", weights="equal", say=quiet)
+    check_run(tmp_path / "deep" / "both")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(RunError, match="there://deep/full: cannot write here"), new_run("there://deep/full") as folder:
+            shutil.copytree(runs[0], folder.root, dirs_exist_ok=True)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limit[1]))  # small files arrive, the model does not
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list((tmp_path / "deep" / "full").iterdir()) == []

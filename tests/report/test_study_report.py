@@ -1,6 +1,7 @@
 """The page of a study: its numbers are those of the artifacts, everything is inside it, and nothing in it is markup of a user's."""
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from polarity.errors import RunError
 from polarity.report.study import render_study
 from polarity.report.study_record import read_study
 from polarity.strategy import CLAIMS_NOTE
+from polarity.workflows.report import report
 
 
 class Page(HTMLParser):
@@ -128,3 +130,13 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
 def test_synthetic_comments_are_announced(tmp_path: Path) -> None:
     html = render_study(str(write_study(tmp_path, config="data:\n  source: sample:300\n")))
     assert '<div class="banner" role="alert">SYNTHETIC' in html
+
+
+def test_a_study_given_as_a_uri(folder: Path, page: Page, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "a study")
+    said: list[str] = []
+    written = Path(report((tmp_path / "a study").as_uri(), say=said.append))
+    assert written == tmp_path / "a study" / "report.html" and said == [f"report: {written}"]
+    assert Page(written.read_text(encoding="utf-8")).sections["effects"] == page.sections["effects"]
+    with pytest.raises(RunError, match="no run here"):
+        report(tmp_path.as_uri(), say=said.append)

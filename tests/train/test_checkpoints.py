@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from polarity.errors import RunError
-from polarity.train.checkpoints import TrainState, load_checkpoint, save_checkpoint
+from polarity.train.checkpoints import TrainState, load_checkpoint, save_checkpoint, seal
 
 FILES = ["state.json", "model.safetensors", "best.safetensors", "optimizer.pt"]
 
@@ -59,6 +59,7 @@ def test_missing_file_is_named(file: str, tmp_path: Path) -> None:
 
 def test_nothing_but_tensors_is_unpickled(tmp_path: Path) -> None:
     folder = write(tmp_path / "epoch_0003")
-    torch.save({"optimizer": {"x": Path("/")}, "scaler": {}}, folder / "optimizer.pt")
+    torch.save({"optimizer": {"x": Path("/")}, "scaler": {}, "observed": {}}, folder / "optimizer.pt")
+    seal(folder)  # checksums are no defence: whoever can write the one file can write the other
     with pytest.raises(RunError, match="damaged"):
         load_checkpoint(folder)

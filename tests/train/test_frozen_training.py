@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from polarity.config import Config
-from polarity.data.batch import global_batches
+from polarity.data.batch import Corpus, global_batches
 from polarity.errors import RunError
 from polarity.model.frozen import split_model
 from polarity.model.multitask import MultitaskModel, load_model
@@ -57,7 +57,7 @@ def test_gradient_is_the_whole_models(layers: int) -> None:
     config = configured(model=MEAN | {"dropout": 0.0}, train=SIZES)
     parts, model, world = tables(config), without_dropout(fresh_model(config)), World()
     lower, upper = split_model(model, layers)
-    train = with_features(lower, [parts.train], world, batch_size=7, precision="fp32", say=lambda _: None)[0]
+    train = with_features(lower, weights_digest(lower), [parts.train], world, batch_size=7, precision="fp32", say=lambda _: None)[0]
     rows, scaler = global_batches(parts.train, config, 0)[0], grad_scaler("fp32", world.device)
     found = []
     for corpus, part in ((parts.train, model), (train, upper)):
@@ -72,8 +72,9 @@ def test_gradient_is_the_whole_models(layers: int) -> None:
 def test_features_do_not_depend_on_the_batches() -> None:
     config = frozen(1)
     lower = split_model(fresh_model(config), 1).lower
+    digest, corpora = weights_digest(lower), [tables(config).train]
     one, other = (
-        with_features(lower, [tables(config).train], World(), batch_size=size, precision="fp32", say=lambda _: None)[0] for size in (5, 64)
+        with_features(lower, digest, corpora, World(), batch_size=size, precision="fp32", say=lambda _: None)[0] for size in (5, 64)
     )
     assert one.features is not None and one.features.shape == (len(one.tokens), 16)
     np.testing.assert_allclose(other.features, one.features, atol=1e-5)
@@ -129,13 +130,31 @@ def test_a_checkpoint_of_other_frozen_weights_is_refused(tmp_path: Path) -> None
         run_training(config, parts, model, lambda *_: None, world=World(), say=lambda _: None, resume=tmp_path / "one" / "epoch_0001")
 
 
+def test_features_are_computed_once_in_a_process_and_anew_where_anything_differs() -> None:
+    config, said = frozen(1), list[str]()
+    parts, model = tables(config), fresh_model(config)
+    lower = split_model(model, 1).lower
+
+    def found(corpus: Corpus, precision: str = "fp32") -> Corpus:
+        return with_features(lower, weights_digest(lower), [corpus], World(), batch_size=64, precision=precision, say=said.append)[0]
+
+    first, again = found(parts.train), found(parts.train)
+    assert again.features is first.features and "kept" in said[-1]
+    assert found(parts.train, "bf16").features is not first.features and "computed once" in said[-1]
+    assert len(found(parts.validation).tokens) == len(parts.validation.tokens) and "computed once" in said[-1]
+    kept = found(parts.validation).features
+    with torch.no_grad():
+        model.encoder.embeddings.word_embeddings.weight += 1.0
+    assert found(parts.validation).features is not kept and "computed once" in said[-1]
+
+
 def test_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     config, said = frozen(1), list[str]()
-    lower = split_model(fresh_model(config), 1).lower
-    with_features(lower, [tables(config).train], World(), batch_size=64, precision="fp32", say=said.append)
-    assert len(said) == 1 and "60 rows computed once" in said[0]
-    monkeypatch.setattr("polarity.train.features.LARGE_GB", LARGE_GB * 1e-6)
-    with_features(lower, [tables(config).train], World(), batch_size=64, precision="fp32", say=said.append)
+    lower, corpora = split_model(fresh_model(config), 1).lower, [tables(config).train]
+    for digest in ("one", "other"):
+        with_features(lower, digest, corpora, World(), batch_size=64, precision="fp32", say=said.append)
+        monkeypatch.setattr("polarity.train.features.LARGE_GB", LARGE_GB * 1e-6)
+    assert "60 rows computed once" in said[0]
     assert "GB of memory on each worker" in said[1]
 
 

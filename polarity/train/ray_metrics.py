@@ -1,0 +1,248 @@
+"""A run as Ray metrics: every node of a cluster serves them to Prometheus as `ray_polarity_...`; cluster/monitoring shows them.
+
+Ray takes a gauge's value along once, with its next export (every ten seconds), and then forgets it, so that a series would vanish between
+two logged steps or epochs. A thread therefore sets every gauge again each second until the run ends. A worker that ends takes with it
+what was not exported; so it leaves its gauges' last values to its driver, which lives on while the run is judged.
+"""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from ray.util.metrics import Counter, Gauge
+from transformers import AutoConfig
+
+from polarity.config import Config
+from polarity.data.oversample import expected_multiplicity, label_arrays, stratum_ids
+from polarity.encoders import resolve_encoder
+from polarity.model.flops import flops_per_row, peak_flops
+from polarity.train.precision import has_fast_bf16
+from polarity.train.progress import Record
+from polarity.train.validate import class_f1_key
+from polarity.train.worker import Job
+from polarity.train.world import World
+
+PREFIX = "polarity_"
+"""Of our metrics' names; Ray puts its own `ray_` in front."""
+
+RUN_TAGS = ("run", "study", "arm", "seed")
+"""On every metric; `study` and `arm` are empty for a run that is no trial."""
+
+REPEAT_S = 1.0
+
+GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "loss": ("Training loss of the last logged step, all its parts together.", ()),
+    "task_loss": ("Classification loss of a task in the last logged step.", ("task",)),
+    "consistency_loss": ("R-Drop's consistency loss of a task in the last logged step, weighted.", ("task",)),
+    "learning_rate": ("Learning rate of the schedule; with layer-wise rates a layer has a part of it.", ()),
+    "gradient_norm": ("Norm of the gradient before clipping.", ()),
+    "rows_per_second": ("Training rows (after oversampling) a second, all workers together.", ()),
+    "tokens_per_second": ("Real tokens a second, all workers together.", ()),
+    "mfu_ratio": ("Model FLOPs utilisation: arithmetic of the real tokens over what the workers' matrix products reach, measured.", ()),
+    "padded_ratio": ("Share of the computed tokens that are padding.", ()),
+    "oversampling_ratio": ("Rows of an epoch after oversampling over rows of the training part.", ()),
+    "epoch": ("The epoch that is trained or was the last to end, from 1.", ()),
+    "epochs_left": ("Epochs until the schedule ends, the rest of the current one as a fraction.", ()),
+    "step": ("Optimizer steps since the run began, those before a resume included.", ()),
+    "epoch_loss": ("Mean training loss of the last epoch.", ()),
+    "epoch_seconds": ("Training time of the last epoch.", ()),
+    "validation_seconds": ("Time of the last validation.", ()),
+    "validation_macro_f1": ("Macro-F1 on the validation rows, the tasks' mean.", ()),
+    "validation_task_macro_f1": ("Macro-F1 of a task on the validation rows.", ("task",)),
+    "validation_class_f1": ("F1 of a class on the validation rows.", ("task", "class")),
+}
+"""{name: (help, its tags beside the run's)}."""
+
+COUNTERS: dict[str, str] = {
+    "steps_total": "Optimizer steps that these workers took or skipped.",
+    "bad_steps_total": "Steps that were skipped because loss or gradient were not finite.",
+}
+
+_PLAIN = {
+    "loss": "loss", "lr": "learning_rate", "grad_norm": "gradient_norm", "rows_per_s": "rows_per_second",
+    "tokens_per_s": "tokens_per_second", "padded_share": "padded_ratio",
+}  # fmt: skip
+_PLAIN_EPOCH = {
+    "loss": "epoch_loss", "seconds": "epoch_seconds", "validation_seconds": "validation_seconds",
+    "validation_overall": "validation_macro_f1",
+}  # fmt: skip
+_ALWAYS = {"epoch": "epoch", "epochs_left": "epochs_left", "step": "step"}
+
+Sample = tuple[str, Mapping[str, str], float]
+"""A gauge's name, its tags beside the run's, and its value."""
+Held = tuple[str, tuple[tuple[str, str], ...]]
+"""A gauge's name and its tags beside the run's."""
+LastValues = tuple[dict[str, str], dict[Held, float]]
+"""A run's tags and its gauges; plain, so that it travels to processes without torch."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a watcher must know beside a run's rows: the classes of each task, and the sizes that rates are shares of."""
+
+    labels: Mapping[str, list[str]]
+    flops_per_token: float
+    """Of the training rows' mean, forward and backward, once through the layers that are trained."""
+    peak_flops: float
+    """What the matrix products of all workers reach in a second."""
+    oversampling: float
+    """Rows of an epoch / rows."""
+
+
+def facts_of(job: Job, world: World) -> Facts:
+    """Measure and count them; takes a tenth of a second on a CPU, once a process. Raises `EncoderError` as the training would."""
+    config, train = job.config, job.parts["train"]
+    encoder = _encoder_config(config.model.encoder, config.model.revision)
+    layers = int(encoder.num_hidden_layers) - config.model.frozen_layers
+    lengths, rows = np.unique(pc.list_value_length(train["input_ids"]).to_numpy(), return_counts=True)
+    flops = [flops_per_row(encoder, int(length), layers=layers) for length in lengths]
+    peak = _peak(config.train.precision, world.device)
+    return Facts(config.labels, float(np.dot(flops, rows) / np.dot(lengths, rows)), peak * world.size, oversampling_ratio(train, config))
+
+
+@cache
+def _encoder_config(name: str, revision: str | None) -> Any:
+    return AutoConfig.from_pretrained(resolve_encoder(name, revision).folder)
+
+
+@cache
+def _peak(precision: str, device: torch.device) -> float:
+    """A product small enough to take hundredths of a second on a CPU; `auto` is decided as the loop decides it."""
+    chosen = ("bf16" if has_fast_bf16(device) else "fp32") if precision == "auto" else precision
+    return peak_flops(chosen, device, size=None if device.type == "cuda" else 768, repeats=3)
+
+
+def oversampling_ratio(train: pa.Table, config: Config) -> float:
+    """Rows of an epoch over rows of the table: exact where oversampling is stratified, else expected."""
+    ids, keys = stratum_ids(label_arrays(train, list(config.labels)))
+    plan = expected_multiplicity(np.bincount(ids, minlength=len(keys)), keys, config.data.oversample, config.labels)
+    drawn = plan.counts.sum() if config.data.oversample.stratified else plan.expected @ plan.sizes
+    return float(drawn / train.num_rows)
+
+
+def run_tags(job: Job) -> dict[str, str]:
+    """The tags of a run that is no trial: its folder's name and its seed."""
+    place = job.run_dir.partition("?")[0] if "://" in job.run_dir else job.run_dir
+    return {"run": place.rstrip("/").rpartition("/")[2], "study": "", "arm": "", "seed": str(job.config.train.seed)}
+
+
+def samples(record: Record, facts: Facts) -> Iterator[Sample]:
+    """The gauges that a row of the history sets; what the row lacks is left as it was."""
+    for key, name in (_ALWAYS | (_PLAIN if record["kind"] == "step" else _PLAIN_EPOCH)).items():
+        yield from _sample(record, key, name)
+    for task, classes in facts.labels.items():
+        yield from _sample(record, f"loss_{task}", "task_loss", task=task)
+        yield from _sample(record, f"consistency_{task}", "consistency_loss", task=task)
+        yield from _sample(record, f"validation_{task}", "validation_task_macro_f1", task=task)
+        for label in classes:
+            yield from _sample(record, class_f1_key(task, label), "validation_class_f1", **{"task": task, "class": label})
+    rate = record.get("tokens_per_s")
+    if rate is not None:
+        passes = 2 if any(record.get(f"consistency_{task}") for task in facts.labels) else 1  # R-Drop reads every row twice
+        yield "mfu_ratio", {}, passes * facts.flops_per_token * float(rate) / facts.peak_flops
+
+
+def _sample(record: Record, key: str, name: str, **tags: str) -> Iterator[Sample]:
+    value = record.get(key)
+    if value is not None:
+        yield name, tags, float(value)
+
+
+def publish(tags: Mapping[str, str], held: Mapping[Held, float]) -> None:
+    """Set a run's gauges, once."""
+    gauges = _gauges()
+    for (name, more), value in held.items():
+        gauges[name].set(value, {**tags, **dict(more)})
+
+
+def _gauges() -> dict[str, Gauge]:
+    return {name: Gauge(PREFIX + name, text, (*RUN_TAGS, *more)) for name, (text, more) in GAUGES.items()}
+
+
+class RayMetrics:
+    """A `Watch` that publishes what it is shown, under `tags` (see `RUN_TAGS`); inside its context a gauge keeps its last value.
+
+    `step` and `bad_steps` are where the run stood when these workers took it over: counters count what they did themselves.
+    """
+
+    def __init__(self, tags: Mapping[str, str], facts: Facts, *, step: int = 0, bad_steps: int = 0) -> None:
+        self._tags, self._facts = dict(tags), facts
+        self._gauges = _gauges()
+        self._counters = {name: Counter(PREFIX + name, text, RUN_TAGS) for name, text in COUNTERS.items()}
+        self._counted = {"steps_total": step, "bad_steps_total": bad_steps}
+        self._held: dict[Held, float] = {}
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="ray-metrics", daemon=True)
+        self._hold("oversampling_ratio", {}, facts.oversampling)
+
+    def __enter__(self) -> "RayMetrics":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def __call__(self, record: Record) -> None:
+        """Publish a row of the history."""
+        for name, tags, value in samples(record, self._facts):
+            self._hold(name, tags, value)
+        self._publish()
+        self._count("steps_total", record.get("step"))
+        self._count("bad_steps_total", record.get("bad_steps"))
+
+    def last_values(self) -> LastValues:
+        """All gauges as they stand, for `publish`."""
+        with self._lock:
+            return self._tags, dict(self._held)
+
+    def _hold(self, name: str, tags: Mapping[str, str], value: float) -> None:
+        with self._lock:
+            self._held[name, tuple(tags.items())] = value
+
+    def _count(self, name: str, stands_at: float | str | None) -> None:
+        more = 0 if stands_at is None else int(stands_at) - self._counted[name]
+        if more > 0:  # Ray's counters refuse to be raised by nothing
+            self._counters[name].inc(more, self._tags)
+            self._counted[name] += more
+
+    def _publish(self) -> None:
+        with self._lock:
+            for (name, tags), value in self._held.items():
+                self._gauges[name].set(value, {**self._tags, **dict(tags)})
+
+    def _repeat(self) -> None:
+        self._publish()
+        while not self._ended.wait(REPEAT_S):
+            self._publish()
+
+
+@contextmanager
+def watched(job: Job, world: World, *, tags: Mapping[str, str] | None = None, resume: Path | None = None) -> Iterator[RayMetrics | None]:
+    """The watch of a run that is about to start on Ray, from the checkpoint folder `resume` or anew; None but on the first worker."""
+    if not world.is_first:
+        yield None
+        return
+    step, bad_steps = _stood_at(resume)
+    with RayMetrics(tags or run_tags(job), facts_of(job, world), step=step, bad_steps=bad_steps) as watch:
+        yield watch
+
+
+def _stood_at(resume: Path | None) -> tuple[int, int]:
+    """Steps and bad steps before this start."""
+    if resume is None:
+        return 0, 0
+    try:
+        state = json.loads((resume / "state.json").read_text())
+        return int(state["step"]), int(state["bad_steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0  # the loop is about to read it as well, and refuses it in its own words

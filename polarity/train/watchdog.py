@@ -1,0 +1,130 @@
+"""The pulse between a training and what surrounds it: signs of life go out, wishes to save or to stop come in.
+
+The loop knows no signals, threads or clusters; it beats, and asks once a step what is wished. Each worker has a pulse of its own, and the
+workers act on the sum of their wishes, so that all of them save at the same step.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+FIRST_STEP = 3.0
+"""Until the first step a worker may be silent so many times longer: libraries load, a model compiles, workers find each other."""
+STALLED = 75
+"""Exit status of a worker that ended itself because nothing moved (EX_TEMPFAIL: try again)."""
+LOOK_S = 2.0
+"""Seconds between two looks for a preemption, which all workers take together."""
+
+
+def seconds(minutes: float | None) -> float | None:
+    """Minutes as seconds; None stays None."""
+    return None if minutes is None else minutes * 60.0
+
+
+class Pulse:
+    """Of one worker. `save_every_s`: seconds between checkpoints inside an epoch; None: none but those that are wished for."""
+
+    def __init__(self, save_every_s: float | None = None, preempted: Callable[[], str | None] | None = None) -> None:
+        self._save_every_s, self._preempted = save_every_s, preempted
+        self.last_beat = self._saved = self._looked = time.monotonic()
+        self.step, self.stepped = 0, False
+        self._stop = threading.Event()
+        self._reason = ""
+        self._seen: str | None = None
+
+    def beat(self, step: int | None = None) -> None:
+        """Something was done: a batch of features or validation, or the step of this number."""
+        self.last_beat = time.monotonic()
+        if step is not None:
+            self.step, self.stepped = step, True
+
+    def ask_to_stop(self, reason: str) -> None:
+        """From any thread or signal handler: save after this step, and end."""
+        self._reason = self._reason or reason
+        self._stop.set()
+
+    @property
+    def reason(self) -> str:
+        """Why this worker was asked to stop; empty where another one was."""
+        return self._reason
+
+    def wishes(self, *, first: bool) -> tuple[float, float, float]:
+        """(stop, save, look for a preemption), 1 or 0; only the first worker's clock counts."""
+        now = time.monotonic()
+        save = first and self._save_every_s is not None and now - self._saved >= self._save_every_s
+        look = first and self._preempted is not None and now - self._looked >= LOOK_S
+        return float(self._stop.is_set()), float(save), float(look)
+
+    def look(self) -> str | None:
+        """What is new of a preemption, in words; called on every worker or on none, for they agree on the answer."""
+        self._looked = time.monotonic()
+        found = None if self._preempted is None else self._preempted()
+        new = found if found != self._seen else None
+        self._seen = found
+        return new
+
+    def saved(self) -> None:
+        """A checkpoint was written."""
+        self._saved = time.monotonic()
+        self.beat()
+
+
+def end_process(line: str) -> None:
+    """Say why on standard error and end at once, whatever the other threads wait for."""
+    print(line, file=sys.stderr, flush=True)
+    os._exit(STALLED)
+
+
+@contextmanager
+def watched_pulse(pulse: Pulse, limit_s: float | None, end: Callable[[str], None] = end_process) -> Iterator[None]:
+    """While the block runs, a thread calls `end` once no beat has come for `limit_s` seconds; None: never."""
+    done = threading.Event()
+    pulse.beat()
+
+    def watch() -> None:
+        while limit_s is not None and not done.wait(min(5.0, limit_s / 10)):
+            allowed = limit_s * (1.0 if pulse.stepped else FIRST_STEP)
+            silent = time.monotonic() - pulse.last_beat
+            if silent > allowed:
+                end(f"no step for {silent / 60:.1f} minutes at step {pulse.step} (cluster.stall_minutes): restarting the workers")
+                return
+
+    thread = threading.Thread(target=watch, name="polarity-watchdog", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def on_sigterm(ask: Callable[[], None], grace_s: float, late: Callable[[], BaseException]) -> Iterator[None]:
+    """While the block runs, SIGTERM calls `ask`; `grace_s` seconds after it the block is broken off by what `late` makes.
+
+    Only the main thread hears signals; in another one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def hurry(number: int, frame: FrameType | None) -> None:
+        raise late()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGALRM, hurry)
+        signal.setitimer(signal.ITIMER_REAL, grace_s)
+        ask()
+
+    before = signal.signal(signal.SIGTERM, hear), signal.getsignal(signal.SIGALRM)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGALRM, before[1])

@@ -1,0 +1,138 @@
+"""What a run's Ray metrics say: against the history's row, scikit-learn and the ledger. The endpoint itself is in tests/cluster."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+from transformers import AutoConfig
+
+from polarity.data.batch import epoch_rows
+from polarity.data.tokenize import tokenize
+from polarity.encoders import load_tokenizer
+from polarity.model.flops import flops_per_row, peak_flops
+from polarity.train.checkpoints import TrainState, save_checkpoint
+from polarity.train.driver import _train_run
+from polarity.train.ray_metrics import COUNTERS, GAUGES, Facts, _stood_at, facts_of, run_tags, samples
+from polarity.train.validate import Predictions, class_f1_key, class_f1_scores
+from polarity.train.worker import Job
+from polarity.train.world import World
+from tests.tiny import tiny_comments
+from tests.train.runs import configured, encoder_folder, tables
+
+LABELS = {"mood": ["bad", "good"], "topic": ["a", "b"]}
+FACTS = Facts(LABELS, flops_per_token=100.0, peak_flops=1e4, oversampling=1.5)
+STEP = {
+    "kind": "step", "epoch": 1, "step": 20, "loss": 0.5, "lr": 1e-4, "grad_norm": 2.0, "loss_mood": 0.2, "loss_topic": 0.3,
+    "rows_per_s": 5.0, "tokens_per_s": 50.0, "padded_tokens_per_s": 60.0, "padded_share": 0.1, "epochs_left": 1.5,
+}  # fmt: skip
+EPOCH = {
+    "kind": "epoch", "epoch": 1, "step": 40, "loss": 0.4, "classification_loss": 0.4, "seconds": 3.0, "bad_steps": 0, "epochs_left": 1.0,
+    "validation_overall": 0.6, "validation_mood": 0.5, "validation_topic": 0.7, "validation_seconds": 1.0, class_f1_key("mood", "bad"): 0.1,
+    class_f1_key("mood", "good"): 0.9,
+}  # fmt: skip
+
+
+def shown(record: dict[str, object], facts: Facts = FACTS) -> dict[tuple[str, ...], float]:
+    return {(name, *tags.values()): value for name, tags, value in samples(record, facts)}  # type: ignore[arg-type]
+
+
+def test_a_step_and_an_epoch_set_each_what_they_know() -> None:
+    assert shown(STEP) == {
+        ("epoch",): 1, ("epochs_left",): 1.5, ("step",): 20, ("loss",): 0.5, ("learning_rate",): 1e-4, ("gradient_norm",): 2.0,
+        ("rows_per_second",): 5.0, ("tokens_per_second",): 50.0, ("padded_ratio",): 0.1, ("task_loss", "mood"): 0.2,
+        ("task_loss", "topic"): 0.3, ("mfu_ratio",): 0.5,
+    }  # fmt: skip
+    assert shown(EPOCH) == {
+        ("epoch",): 1, ("epochs_left",): 1.0, ("step",): 40, ("epoch_loss",): 0.4, ("epoch_seconds",): 3.0, ("validation_seconds",): 1.0,
+        ("validation_macro_f1",): 0.6, ("validation_task_macro_f1", "mood"): 0.5, ("validation_task_macro_f1", "topic"): 0.7,
+        ("validation_class_f1", "mood", "bad"): 0.1, ("validation_class_f1", "mood", "good"): 0.9,
+    }  # fmt: skip
+
+
+def test_what_is_not_known_is_left_out_and_a_second_pass_is_counted() -> None:
+    assert ("epoch_loss",) not in shown({**EPOCH, "loss": None})  # every step of the epoch was skipped
+    dropped = shown({**STEP, "consistency_mood": 0.1, "consistency_topic": 0.0})
+    assert dropped[("mfu_ratio",)] == 2 * shown(STEP)[("mfu_ratio",)] and dropped[("consistency_loss", "mood")] == 0.1
+    assert shown({**STEP, "consistency_mood": 0.0})[("mfu_ratio",)] == shown(STEP)[("mfu_ratio",)]
+
+
+def test_names_follow_prometheus() -> None:
+    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and not name.endswith("_total") for name in GAUGES)
+    assert all(name.endswith("_total") for name in COUNTERS)
+    assert all(text.endswith(".") for text in [*COUNTERS.values(), *(text for text, _ in GAUGES.values())])
+
+
+def test_f1_of_a_class_is_scikit_learns() -> None:
+    config = configured()
+    part = tables(config).validation
+    rng = np.random.default_rng(0)
+    predicted = {task: rng.integers(0, len(names), len(part)) for task, names in config.labels.items()}
+    scores = class_f1_scores(Predictions({}, predicted), part, config.labels)
+    for task, names in config.labels.items():
+        known = part.labels[task] >= 0
+        theirs = f1_score(part.labels[task][known], predicted[task][known], labels=range(len(names)), average=None, zero_division=0)
+        assert [scores[class_f1_key(task, name)] for name in names] == pytest.approx(theirs)
+
+
+def job(points: tuple[int, ...] = (), **changes: dict[str, object]) -> Job:
+    config = configured(points, **changes, model={"encoder": str(encoder_folder())})  # type: ignore[arg-type]
+    train = tokenize(tiny_comments(90, seed=0), load_tokenizer(encoder_folder()), config.data)
+    return Job(config, {"train": train}, {}, "s3://bucket/runs/first/")
+
+
+def test_facts_are_those_of_the_rows_the_encoder_and_the_workers() -> None:
+    given = job((2,))
+    facts = facts_of(given, replace(World(), size=3))
+    lengths = [len(row) for row in given.parts["train"]["input_ids"]]
+    encoder = AutoConfig.from_pretrained(encoder_folder())
+    assert facts.flops_per_token == pytest.approx(sum(flops_per_row(encoder, n) for n in lengths) / sum(lengths))
+    assert facts.peak_flops == pytest.approx(3 * facts_of(given, World()).peak_flops)
+    assert facts.oversampling > 1
+    assert facts.labels == given.config.labels
+    assert run_tags(given) == {"run": "first", "study": "", "arm": "", "seed": str(given.config.train.seed)}
+
+
+@pytest.mark.parametrize(
+    ("storage", "place", "name"),
+    [
+        ("/data/runs/first", "/data/runs", "first/checkpoints"),
+        ("s3://bucket/runs/first/?region=eu", "s3://bucket/runs?region=eu", "first/checkpoints"),
+        ("s3://bucket", "s3://bucket", "checkpoints"),
+        ("file:///first", "file:///first", "checkpoints"),
+        ("/first", "/first", "checkpoints"),
+    ],
+)
+def test_ray_trains_own_run_is_called_by_the_runs_name(storage: str, place: str, name: str) -> None:
+    assert _train_run(storage) == (place, name)
+
+
+def test_frozen_layers_are_not_computed() -> None:
+    half = job()
+    half = replace(half, config=half.config.model_copy(update={"model": half.config.model.model_copy(update={"frozen_layers": 1})}))
+    assert facts_of(half, World()).flops_per_token == pytest.approx(0.5 * facts_of(job(), World()).flops_per_token)
+
+
+def test_counters_begin_where_the_checkpoint_stood(tmp_path: Path) -> None:
+    assert _stood_at(None) == (0, 0)
+    save_checkpoint(tmp_path, TrainState(step=7, bad_steps=2), {"w": torch.zeros(1)}, None, {}, {})
+    assert _stood_at(tmp_path) == (7, 2)
+
+
+@pytest.mark.parametrize("points", [(), (2,)])
+def test_the_oversampling_rate_is_that_of_the_rows_that_are_drawn(points: tuple[int, ...]) -> None:
+    given = job(points)
+    config, rows = given.config, tables(given.config, rows=90).train
+    drawn = [len(epoch_rows(rows, config, epoch)) / 90 for epoch in range(30)]  # row by row, an epoch is right on average only
+    assert facts_of(given, World()).oversampling == pytest.approx(np.mean(drawn), rel=0.01)
+
+
+def test_measuring_the_machine_draws_no_random_numbers() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    peak_flops("fp32", torch.device("cpu"), size=64, repeats=1)
+    assert torch.equal(torch.rand(3), expected)
