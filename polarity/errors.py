@@ -3,12 +3,24 @@
 The command line prints them without a traceback and exits with status 2; everything else is a bug and keeps its traceback.
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_PASSWORD = re.compile(r"(:/{1,2}[^\s/@:]*):(?!\d+(?:/|$))[^\s@]*@")
+_KEY = re.compile(r"([?&](?:access_key|account_key|client_secret|password|sas_token|secret|secret_key|sig|token)=)[^&\s]+", re.IGNORECASE)
+
+
+def redacted(text: str) -> str:
+    """`text` with the passwords and keys of addresses in it replaced by three stars."""
+    return _KEY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
+
 
 class PolarityError(Exception):
-    """Base of every error that the user, not the programmer, can mend."""
+    """Base of every error that the user, not the programmer, can mend; its message repeats no password of an address."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class ConfigError(PolarityError):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from polarity.artifacts import column_of_objects
 from polarity.data import hf_format
 from polarity.data.csv_format import open_csv
 from polarity.data.json_format import open_jsonl
@@ -82,6 +83,9 @@ def _open_parquet(name: str, path: Path) -> Source:
         metadata, schema = file.metadata, file.schema_arrow
         if metadata.num_rows == 0:
             raise DataError(f"{name}: the file has columns but no rows")
+        objects = column_of_objects(schema)
+        if objects is not None:
+            raise DataError(f"{name}: the column {objects!r} holds Ray's pickled objects, which run code when they are read: leave it out")
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     groups_per_part = -(-len(sizes) // MAX_PARTS)
     parts = []

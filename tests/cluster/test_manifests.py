@@ -118,7 +118,9 @@ def test_versions_and_commands_are_this_projects(overlay: str) -> None:
     workers = int(words[words.index("--workers") + 1])
     config = resolve(words[words.index("--preset") + 1], sets=[*sets, f"cluster.workers={workers}"]).config
     group = cluster["workerGroupSpecs"][0]
-    assert workers <= max(group["maxReplicas"], group["replicas"])
+    assert (config.cluster.max_workers or workers) <= max(group["maxReplicas"], group["replicas"])
+    for name, pod in pods(job):  # the last checkpoint is written before Kubernetes kills the pod
+        assert config.cluster.grace_s < pod["spec"].get("terminationGracePeriodSeconds", 30), name
     wants_gpu = config.cluster.gpu == "always"
     assert wants_gpu == ("nvidia.com/gpu" in str(group["template"]["spec"]["containers"][0]["resources"]))
 
@@ -142,3 +144,13 @@ def test_the_launcher_file_passes_rays_own_schema() -> None:
     jsonschema.validate(launcher, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**launcher, "no_such_key": 1}, schema)
+
+
+def test_tokens_reach_every_node_and_the_operator_reaches_the_dashboard() -> None:
+    launcher = yaml.safe_load((ROOT / "cluster" / "cloud.yaml").read_text())
+    assert "~/.ray/auth_token" in launcher["file_mounts"]
+    assert "ENV RAY_AUTH_MODE=token" in (ROOT / "cluster" / "Dockerfile").read_text()
+    policies = [m for m in built(KUBERNETES / "base") if m["kind"] == "NetworkPolicy"]
+    rules = [rule for policy in policies for rule in policy["spec"]["ingress"]]
+    operators = [r for r in rules if "kuberay-operator" in json.dumps(r.get("from", []))]
+    assert [port["port"] for rule in operators for port in rule["ports"]] == [8265]

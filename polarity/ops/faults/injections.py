@@ -212,9 +212,10 @@ def _slowed(stage: Stage, course: Course, reached: Callable[[], bool], what: str
 
 
 def _resumed(stage: Stage, step: int, outcome: str, words: str = "") -> Struck:
+    kept = bool(_checkpoints(stage))  # where the fault came before the first one, the run begins anew
     course = stage.resume()
     when = course.started
-    _expect(course, 0, words, "resumed after epoch")
+    _expect(course, 0, words, "resumed after epoch" if kept else "")
     return Struck(step, f"{outcome}; resumed", course.groups(), course.regained(step, when, anew=False))
 
 
