@@ -1,0 +1,39 @@
+"""Three of the faults of `jobs/faults.py`, injected for real: the command exits with 0 only where every promise was kept."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polarity.errors import ConfigError
+from polarity.ops.faults.injections import FAULTS
+from polarity.ops.faults.matrix import plan
+
+ROOT = Path(__file__).parents[2]
+CHOSEN = ["worker killed", "checkpoint truncated", "SIGTERM to the driver"]
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_run_survives_three_faults(tmp_path: Path) -> None:
+    """A worker's death, a driver's death with a damaged checkpoint, and a driver that is told to stop."""
+    command = [sys.executable, str(ROOT / "jobs" / "faults.py"), "--injections", str(len(CHOSEN)), "--out", str(tmp_path / "table.md")]
+    for name in CHOSEN:
+        command += ["--only", name]
+    environment = {**os.environ, "TMPDIR": "/tmp"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    rows = [line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()[2:]]
+    assert sorted(row[0] for row in rows) == sorted(CHOSEN)
+    for row in rows:
+        assert row[6:] == ["0", "0", "kept"]
+
+
+def test_plan_takes_all_faults_in_turn() -> None:
+    order = plan(30, 1, [])
+    assert len(order) == 30 and set(order[: len(FAULTS)]) == set(FAULTS) == set(order[len(FAULTS) : 2 * len(FAULTS)])
+    assert plan(30, 1, []) == order != plan(30, 2, [])
+    with pytest.raises(ConfigError, match="did you mean 'full disk'"):
+        plan(1, 0, ["ful disk"])
