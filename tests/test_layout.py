@@ -15,7 +15,7 @@ import yaml
 import polarity
 from polarity.cli import app
 from polarity.errors import PolarityError
-from polarity.ops.submit import JOBS
+from polarity.ops.submit import DOCTOR, JOBS
 from polarity.presets import preset_names
 from polarity.resolve import parse_config, resolve
 
@@ -111,7 +111,7 @@ def _arguments(command: Any, words: list[str]) -> Iterator[tuple[str, str | None
 def test_a_command_of_the_readme_exists(words: list[str]) -> None:
     command, rest = _leaf(words)
     if command.name == "submit":  # what follows the job's name is a command of its own
-        job = next(index for index, word in enumerate(rest) if word in JOBS)
+        job = next(index for index, word in enumerate(rest) if word in (*JOBS, DOCTOR))
         test_a_command_of_the_readme_exists(rest[job:])
         rest = rest[: job + 1]
     places = [option.nargs for option in command.params if option.param_type_name == "argument"]

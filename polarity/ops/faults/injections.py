@@ -55,6 +55,11 @@ def worker_hung(stage: Stage) -> Struck:
     return _restarted(stage, lambda course: _signal_worker(stage, signal.SIGSTOP))
 
 
+def only_worker_hung(stage: Stage) -> Struck:
+    """SIGSTOP to the only worker: no other one misses it, so Ray's own controller must."""
+    return _restarted(stage, lambda course: _signal_worker(stage, signal.SIGSTOP), workers="1")
+
+
 def node_lost(stage: Stage) -> Struck:
     """The second node dies with its worker; another one joins."""
 
@@ -183,9 +188,9 @@ def elastic(stage: Stage) -> Struck:
     return Struck(step, "2 workers, then 1, then 2", course.groups() - 1, course.regained(step, when, anew=True))
 
 
-def _restarted(stage: Stage, strike: Callable[[Course], None], words: str = "", late: float = 0.8) -> Struck:
+def _restarted(stage: Stage, strike: Callable[[Course], None], words: str = "", late: float = 0.8, workers: str = "2") -> Struck:
     """The fault strikes at a random step, and the run goes on by itself."""
-    course = stage.begin()
+    course = stage.begin(workers=workers)
     course.until_step(stage.moment(late=late))
     step, when = course.step, time.monotonic()
     strike(course)
@@ -253,10 +258,12 @@ FAULTS: dict[str, Callable[[Stage], Struck]] = {
     "storage unreachable": storage_gone,
     "checkpoint truncated": checkpoint_truncated,
     "worker hung": worker_hung,
+    "only worker hung": only_worker_hung,
     "slow node": node_slow,
     "elastic": elastic,
 }
 """By the name in the table."""
 
-ROUNDING = {"elastic": 1e-3}
-"""Most that probabilities may differ where the number of workers changed: floats are added in another order. Elsewhere they are equal."""
+ROUNDING = {"elastic": 1e-3, "only worker hung": 1e-3}
+"""Most that the numbers may differ where there are not as many workers as in the undisturbed run, so that floats are added in another order.
+Elsewhere they are equal."""
