@@ -265,5 +265,5 @@ FAULTS: dict[str, Callable[[Stage], Struck]] = {
 """By the name in the table."""
 
 ROUNDING = {"elastic": 1e-3, "only worker hung": 1e-3}
-"""Most that the numbers may differ where there are not as many workers as in the undisturbed run, so that floats are added in another order.
+"""Most that the numbers may differ where the number of workers is not that of the undisturbed run: floats are added in another order.
 Elsewhere they are equal."""
