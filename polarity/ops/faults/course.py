@@ -30,8 +30,6 @@ class Course:
 
     def __init__(self, arguments: list[str], address: str | None, log: Path) -> None:
         environment = {**os.environ, **({} if address is None else {"RAY_ADDRESS": address})}
-        place = Path(__file__).parents[3]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place), os.environ.get("PYTHONPATH")]))
         self.started = time.monotonic()
         self.lines: list[str] = []
         self.steps: list[Seen] = []

@@ -21,6 +21,8 @@ def own_home(folder: Path) -> None:
     token.write_text(secrets.token_hex(32))
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
         os.environ.pop(name, None)
+    package = str(Path(__file__).parents[3])  # the nodes' workers must find this package, installed or not
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     os.environ.update(
         HOME=str(folder / "home"), XDG_CACHE_HOME=str(folder / "home"), RAY_TMPDIR=str(folder / "ray"), RAY_AUTH_MODE="token",
         RAY_USAGE_STATS_ENABLED="0", RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S="0", OMP_NUM_THREADS="1",
