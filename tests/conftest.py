@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ import pytest
 
 hypothesis.settings.register_profile("shared machines", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("shared machines")
+
+# A shell ignores SIGINT in what it runs in the background, and processes hand that down: tests that press Ctrl-C would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before anything is imported that reads them at import. The folder's name is short because Ray puts Unix sockets below it,
 # whose paths may have 107 bytes: a long TMPDIR would not do.

@@ -12,13 +12,13 @@ from polarity.ops.faults.injections import FAULTS
 from polarity.ops.faults.matrix import plan
 
 ROOT = Path(__file__).parents[2]
-CHOSEN = ["worker killed", "checkpoint truncated", "SIGTERM to the driver"]
+CHOSEN = ["worker killed", "checkpoint truncated", "SIGTERM to a worker"]
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_a_run_survives_three_faults(tmp_path: Path) -> None:
-    """A worker's death, a driver's death with a damaged checkpoint, and a driver that is told to stop."""
+    """A worker's death, a driver's death with a damaged checkpoint, and a worker that is told to stop."""
     command = [sys.executable, str(ROOT / "jobs" / "faults.py"), "--injections", str(len(CHOSEN)), "--out", str(tmp_path / "table.md")]
     for name in CHOSEN:
         command += ["--only", name]
