@@ -92,7 +92,7 @@ FLIPS: dict[str, Flip] = {
     "model.head.intermediate_size": Flip(("null", "6")),
     "model.head.residual": Flip(("false", "true")),
     "model.multi_sample.samples": Flip(("0", "2", "3")),
-    "model.multi_sample.inference": Flip(("'off'", "mean", "vote"), ("model.dropout=0.7", "optim.lr=0.01")),
+    "model.multi_sample.inference": Flip(("'off'", "mean", "vote"), ("model.dropout=0.7", "optim.lr=0.01", "train.dropout_masks=torch")),
     "model.multi_sample.inference_samples": Flip(("3", "4"), ("model.multi_sample.inference=mean",)),
     "loss.task_weights": Flip(("{sentiment: 1.0}", "{sentiment: 0.0}", "{sentiment: 2.0}")),
     "loss.class_weights.multipliers": Flip(("{sentiment: {neutral: 1.0}}", "{sentiment: {neutral: 1.8}}")),

@@ -29,7 +29,7 @@ MODELING = "modeling_polarity"
 SETTINGS = "DataConfig = Any  # order, max_length, max_comment and max_title of config.json's text_settings"
 
 TEXT_PARTS = (
-    Part(errors, only=("PolarityError", "EncoderError", "RunError")),
+    Part(errors, only=("_PASSWORD", "_KEY", "redacted", "PolarityError", "EncoderError", "RunError")),
     Part(config, only=("MIN_COMMENT_TOKENS",)),
     Part(predictions, only=("Floats", "Codes")),
     Part(calibration, only=("SMALLEST", "apply", "_logs")),
