@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 import uuid
@@ -23,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from polarity.errors import RunError
+from polarity.errors import RunError, redacted
 
 SCHEMA_VERSION = 1
 
@@ -48,9 +47,6 @@ RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, HISTORY, PREDICTIONS, MODEL, CHECKPOI
 """Any of these makes a folder one that already holds a run."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_SECRETS = "access_key|account_key|client_secret|password|sas_token|secret|secret_key|sig|token"
-_SECRET_IN_URI = re.compile(rf"://[^\s/@:]*:(?!\d+(?:/|$))[^\s@]*@|[?&](?:{_SECRETS})=", re.IGNORECASE)
-"""`://name:password@`, but not `://host:port/`; or a parameter that is a key."""
 _RAYS = "ray."
 """How the names of Ray's Arrow extension types begin."""
 
@@ -68,7 +64,7 @@ def user_cache_dir() -> Path:
 
 def has_secret(text: str) -> bool:
     """Whether a URI in `text` carries a password or key, which would show in logs, on the dashboard and in the run's own files."""
-    return _SECRET_IN_URI.search(text) is not None
+    return redacted(text) != text
 
 
 def column_of_objects(schema: pa.Schema) -> str | None:

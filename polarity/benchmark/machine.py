@@ -1,12 +1,8 @@
-"""The machine's own limit, measured, and what it is."""
+"""The machine that is measured, in words."""
 
 import platform
 
 import torch
-
-from polarity.model.flops import flops_per_row, peak_flops
-
-__all__ = ["describe_machine", "flops_per_row", "peak_flops"]
 
 
 def describe_machine(device: torch.device) -> dict[str, str | int]:

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from polarity.benchmark.machine import describe_machine, flops_per_row, peak_flops
+from polarity.benchmark.machine import describe_machine
 from polarity.benchmark.points import point_costs
 from polarity.benchmark.prediction import prediction_contestants
 from polarity.benchmark.setting import Setting
 from polarity.benchmark.timing import Contestant, Race, Spread, race
 from polarity.benchmark.training import training_contestants
 from polarity.config import Config
+from polarity.model.flops import flops_per_row, peak_flops
 
 SCHEMA_VERSION = 1
 PARTS = ("training", "prediction", "limit", "checkpoint", "points", "oversampling", "startup", "trials")

@@ -74,9 +74,8 @@ def run_training(
     """Train `model`, keep the best epoch by overall macro-F1 on validation, and score validation and test with it.
 
     `resume` is a checkpoint folder, `watch` is shown how it goes, and `wants_checkpoint`, where given, is asked after each epoch
-    whether to write one. Raises `RunError` after `train.max_bad_steps` non-finite steps, naming
-    the batch's rows, and when a checkpoint belongs to another configuration or to other rows, and `ConfigError` where
-    `model.frozen_layers` does not fit.
+    whether to write one. Raises `RunError` after `train.max_bad_steps` non-finite steps, naming the batch's rows, and when a
+    checkpoint belongs to another configuration or to other rows, and `ConfigError` where `model.frozen_layers` does not fit.
     """
     started = time.monotonic()
     checkpoint = None if resume is None else load_checkpoint(resume)

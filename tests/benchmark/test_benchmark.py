@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polarity.benchmark.machine import flops_per_row, peak_flops
 from polarity.benchmark.oversampling import _in_process, write_rows
 from polarity.benchmark.setting import Setting
 from polarity.benchmark.training import training_contestants
 from polarity.errors import ConfigError
+from polarity.model.flops import flops_per_row, peak_flops
 from polarity.resolve import resolve
 from tests.train.runs import encoder_folder
 

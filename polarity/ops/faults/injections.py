@@ -148,7 +148,7 @@ def disk_full(stage: Stage) -> Struck:
                 file.write(b"\0" * 65536)
                 file.flush()
         except OSError:
-            pass
+            pass  # it is full, as it was to be
     try:
         _expect(course, 2, "the disk is full")
     finally:
