@@ -253,7 +253,7 @@ ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_t
 from polarity.config import ClusterConfig, Config
 from polarity.errors import RunError
 from polarity.train import driver
-from polarity.train.worker import Job
+from polarity.train.job import Job
 def asked(**changed):
     need = driver.scaling(ClusterConfig(**changed))
     return need.num_workers, need.use_gpu, need.resources_per_worker

@@ -125,7 +125,7 @@ def _positions(table: pa.Table) -> np.ndarray[Any, Any]:
 def _polarity(source: Path, out: Path) -> tuple[int, float, float]:
     from polarity.data.oversample_file import write_oversampled
     from polarity.resolve import resolve
-    from polarity.train.driver import start_ray
+    from polarity.train.cluster import start_ray
 
     config = resolve(points=[2]).config
     start_ray(config.cluster, lambda line: None)

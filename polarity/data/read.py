@@ -29,15 +29,18 @@ RETRY_NOTE = re.compile(r"\nFailed to .* after \d+/\d+ attempts.*", re.DOTALL)
 """What Ray Data writes behind the message of an error that it will not retry."""
 
 
-def read_comments(source: str, data: DataConfig, *, labelled: bool = True, say: Callable[[str], None] = print) -> pa.Table:
+def read_comments(
+    source: str, data: DataConfig, *, labelled: bool = True, say: Callable[[str], None] = print, through_ray: bool = True
+) -> pa.Table:
     """Read a whole source as a comments table, in file order, with Ray Data where Ray is running and in this process otherwise.
 
-    `labelled=False` reads texts alone, for prediction. Bad rows stop the reading or, with `data.bad_rows: drop`, are left out and told to
-    `say`. Raises DataError for whatever cannot be read, for missing columns, bad rows, duplicate row ids and for no rows.
+    `through_ray=False` reads in this process whatever is running; `labelled=False` reads texts alone, for prediction. Bad rows stop the
+    reading or, with `data.bad_rows: drop`, are left out and told to `say`. Raises DataError for whatever cannot be read, for missing
+    columns, bad rows, duplicate row ids and for no rows.
     """
     opened = open_source(source)
     layout = find_columns(opened, data, labelled=labelled)
-    if _ray_is_running():
+    if through_ray and _ray_is_running():
         table = _through_ray(opened, layout)
     else:
         table = pa.Table.from_batches([b for t in annotated_blocks(opened, layout) for b in t.to_batches()], schema=layout.schema)
@@ -76,10 +79,15 @@ def good_blocks(source: Source, layout: Layout, part: Part, data: DataConfig) ->
         bad = pc.is_valid(block[PROBLEM])
         if pc.any(bad).as_py():
             if data.bad_rows == "error":
-                found = [b.filter(pc.is_valid(b[PROBLEM])) for b in annotated_blocks(source, layout)]
-                raise DataError(_refusal(source, pa.concat_tables(found)))
+                raise refusal_of(source, layout)
             block = block.filter(pc.invert(bad))
         yield block.select(layout.canonical_schema.names)
+
+
+def refusal_of(source: Source, layout: Layout) -> DataError:
+    """The error for a source's bad rows: the first with its place, and how many there are; reads the source."""
+    found = [block.filter(pc.is_valid(block[PROBLEM])) for block in annotated_blocks(source, layout)]
+    return DataError(_refusal(source, pa.concat_tables(found)))
 
 
 def settle(table: pa.Table, source: Source, layout: Layout, data: DataConfig, say: Callable[[str], None]) -> pa.Table:

@@ -5,6 +5,7 @@ Nothing is resampled before this point, and nothing after it moves a row from on
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +18,8 @@ __all__ = ["Splits", "load_splits", "split_indices"]
 
 Say = Callable[[str], None]
 _SHOWN = 5
+SMALL_BYTES = 32_000_000
+"""A file up to this size is read, in about a second, while Ray is still starting."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +41,31 @@ class Splits:
         return both if self.test is None else {**both, "test": self.test}
 
 
-def load_splits(data: DataConfig, say: Say) -> Splits:
+def is_small(data: DataConfig) -> bool:
+    """Whether what `data` names are local files, or the sample, that this process reads sooner than Ray would start a task."""
+    sources = [source for source in (data.source, data.train, data.validation, data.test) if source]
+    return all(s.split(":")[0] == "sample" or (Path(s).is_file() and Path(s).stat().st_size <= SMALL_BYTES) for s in sources)
+
+
+def load_splits(data: DataConfig, say: Say, *, through_ray: bool = True) -> Splits:
     """Reads what `data` names and returns its parts, telling through `say` how they were made and what was left out.
 
-    Raises DataError where a source cannot be read or cut, where a part has no rows, no label of a task or no row of one of its
-    classes, and for leaks where `data.duplicates` is `error`.
+    `through_ray`: with Ray Data, where Ray is running. Raises DataError where a source cannot be read or cut, where a part has no rows,
+    no label of a task or no row of one of its classes, and for leaks where `data.duplicates` is `error`.
     """
-    parts = _own_files(data, say) if data.train else _cut_source(data, say)
+    parts = (_own_files if data.train else _cut_source)(data, say, through_ray)
     splits = _handle_leaks(parts, data, say)
     for part, table in splits.parts.items():
         _check_part(part, table, data)
     return splits
 
 
-def _cut_source(data: DataConfig, say: Say) -> dict[str, pa.Table]:
+def _cut_source(data: DataConfig, say: Say, through_ray: bool) -> dict[str, pa.Table]:
     from polarity.data.read import read_comments
 
     if not data.source:
         raise DataError("no data: give data.source (--data FILE), or data.train and data.validation (--train FILE --validation FILE)")
-    comments = read_comments(data.source, data, say=say)
+    comments = read_comments(data.source, data, say=say, through_ray=through_ray)
     try:
         rows = split_indices(comments, data.split, list(data.tasks))
     except DataError as error:
@@ -78,12 +87,12 @@ def _how(split: SplitConfig) -> str:
     return f"{kind}, seed {split.seed}" + (f", fold {split.fold} of {split.folds}" if split.folds else "")
 
 
-def _own_files(data: DataConfig, say: Say) -> dict[str, pa.Table]:
+def _own_files(data: DataConfig, say: Say, through_ray: bool) -> dict[str, pa.Table]:
     from polarity.data.read import read_comments
 
     whole = data.model_copy(update={"split": SplitConfig()})  # the files are the split: no column is asked for
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
-    parts = {name: read_comments(source, whole, say=say) for name, source in sources.items() if source}
+    parts = {name: read_comments(source, whole, say=say, through_ray=through_ray) for name, source in sources.items() if source}
     say("own split: " + ", ".join(f"{name} {table.num_rows:,} ({sources[name]})" for name, table in parts.items()))
     return _unique_ids(parts, say)
 

@@ -243,7 +243,7 @@ def doctor(config: Config, storage: str, working_dir: Path | None, say: Callable
 
 def join(config: Config, say: Callable[[str], None]) -> Finding | None:
     """Join the cluster that RAY_ADDRESS names, or start one here; what stands in the way of that, or None."""
-    from polarity.train.driver import start_ray
+    from polarity.train.cluster import start_ray
 
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith(("http://", "https://")):

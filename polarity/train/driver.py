@@ -1,77 +1,31 @@
-"""Ray Train around the loop: a group of workers under DDP, checkpoints on the run's storage, restarts from the newest one.
+"""Ray Train around the loop: a group of workers under DDP, started again from the newest checkpoint where one fails."""
 
-Checkpoints are written by the first worker, not by Ray's `report`: so they are whole or not there on a local disk, they count as soon as
-they are written (Ray registers one when its controller next looks, and a worker may be killed before), and what is damaged is passed over.
-"""
-
-import logging
-import math
 import os
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import ClusterConfig
-from polarity.errors import PolarityError, RunError
-from polarity.train.loop import Say
-from polarity.train.ray_metrics import LastValues, publish, watched
-from polarity.train.stop import StopDesk, hear, heed_sigterm, torch_config
-from polarity.train.watchdog import Pulse, on_sigterm, seconds, watched_pulse
-from polarity.train.worker import FolderReport, Job, checkpoint_names, newest_checkpoint, use_threads, work
-from polarity.train.world import World
+from polarity.errors import RunError
+from polarity.train.cluster import describe_resources
+from polarity.train.job import Job, Listener, Say, checkpoint_names
+from polarity.train.stop import StopDesk, torch_config
+from polarity.train.watchdog import on_sigterm, seconds
 
-POLL_S = "0.2"
-"""How often Ray Train's controller looks at its workers, in seconds; `report` waits for one look, two seconds by default."""
+if TYPE_CHECKING:
+    from polarity.train.ray_metrics import LastValues
 
 RESIZE_S = 30.0
 """Seconds between two looks whether the group can grow, unless POLARITY_RESIZE_S says otherwise: each growth repeats what was done since
 the last checkpoint."""
-
-ELASTIC_START_S = 30.0
-
-Listener = Callable[[dict[str, float]], None]
-
-
-def start_ray(cluster: ClusterConfig, say: Say) -> None:
-    """Join the cluster that RAY_ADDRESS names (as in a submitted job), or start one on this machine."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
-    # After a node's death Ray counts on its CPUs for a while, and waits so long for a group that is too large.
-    patience = cluster.start_timeout_s if cluster.max_workers is None else min(cluster.start_timeout_s, ELASTIC_START_S)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience)
-    # A worker whose process stands still cannot end itself, but it does not answer either.
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(seconds(cluster.stall_minutes) or math.inf)
-    os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every worker's line twice
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and timings are in Ray's log files
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that we draw our own
-    if not sys.stdout.isatty():
-        os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # no escape codes in a file
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS")
-    # "local": without it Ray would join, or wait for, whatever cluster was last started on this machine.
-    context = ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING)
-    url = context.dashboard_url
-    where = f"cluster {address}" if address else "Ray on this machine"
-    say(f"{where}: {describe_resources()}{f'; dashboard http://{url}' if url else ''}")
-
-
-def describe_resources() -> str:
-    """The cluster's CPUs and GPUs in words."""
-    have = ray.cluster_resources()
-    return f"{have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs on {len([n for n in ray.nodes() if n['Alive']])} node(s)"
 
 
 def scaling(cluster: ClusterConfig) -> ScalingConfig:
@@ -155,6 +109,8 @@ def fit(job: Job, say: Say, *, resume: bool, listener: Listener | None = None, t
     except ray.train.TrainingFailedError as error:
         raise RunError(_why(error)) from error
     if isinstance(result.return_value, tuple):
+        from polarity.train.ray_metrics import publish  # slow to import, and not needed before
+
         publish(*result.return_value)
     elif result.return_value is not None:
         raise RunError(str(result.return_value))
@@ -180,76 +136,8 @@ def _why(error: ray.train.TrainingFailedError) -> str:
     )
 
 
-def _train_on_worker(given: dict[str, Any]) -> str | LastValues | None:
-    """What Ray Train runs on every worker; returns a refusal that no restart can mend, or the first worker's last metrics."""
-    job: Job = replace(given["job"], parts={name: ray.get(ref) for name, ref in given["parts"].items()})
-    listener, cluster = given["listener"], job.config.cluster
-    use_threads(cluster.cpus_per_worker)
-    # It prints every report. Ray names this logger after its file.
-    logging.getLogger(str(Path(ray.__file__).parent / "train/v2/_internal/execution/context.py")).setLevel(logging.WARNING)
-    alone = listener is None  # a study reports epochs, and keeps or repeats its trials itself
-    pulse = Pulse(seconds(cluster.checkpoint_minutes) if alone else None, preemption if alone else None)
-    world = World.current(get_device(), pulse)
-    hear(given["desk"], pulse, first=world.is_first)
-    with (
-        tempfile.TemporaryDirectory(prefix="polarity-resume-") as temporary,
-        watched_pulse(pulse, seconds(cluster.stall_minutes) if alone else None),
-    ):
-        try:
-            resume = _newest(job, world, Path(temporary))
-            report = _Report(RunFolder.open(job.run_dir), world, listener)
-            with heed_sigterm(pulse, cluster.grace_s), watched(job, world, tags=given["tags"], resume=resume) as watch:
-                work(job, report, world=world, say=_say, resume=resume, watch=watch)
-            return None if watch is None else watch.last_values()
-        except PolarityError as error:
-            return str(error)
+def _train_on_worker(given: dict[str, Any]) -> "str | LastValues | None":
+    """What Ray Train runs on every worker; see `ray_worker`."""
+    from polarity.train.ray_worker import train_on_worker
 
-
-def _newest(job: Job, world: World, target: Path) -> Path | None:
-    """The run folder's newest whole checkpoint; the first worker chooses for all. A new run's folder has none."""
-    folder, found, problem = RunFolder.open(job.run_dir), None, None
-    if world.is_first:
-        try:
-            found = newest_checkpoint(folder, target, _say)
-        except PolarityError as error:
-            problem = str(error)
-    world.raise_together(problem)
-    name = world.gather(None if found is None else found.name)[0]
-    if name is None or found is not None:
-        return found
-    return folder.fetch_folder(f"{CHECKPOINTS}/{name}", target)
-
-
-def preemption() -> str | None:
-    """Which nodes of this group are about to be taken away; every worker must ask, for Ray makes them agree."""
-    info = ray.train.get_preemption_info()
-    if info is None:
-        return None
-    return f"preemption: {len(info.preempted_node_ids)} node(s) with worker(s) {', '.join(map(str, info.preempted_ranks))} will go"
-
-
-@dataclass(frozen=True)
-class _Report:
-    """The loop's report: the checkpoint goes into the run folder, then the metrics to Ray, and then to the listener."""
-
-    folder: RunFolder
-    world: World
-    listener: Listener | None
-
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
-        problem = None
-        try:
-            FolderReport(self.folder)(metrics, checkpoint, name)
-        except PolarityError as error:
-            problem = str(error)
-        self.world.raise_together(problem)  # the other workers would wait for the one whose disk is full
-        if not metrics:  # a checkpoint inside an epoch
-            return
-        ray.train.report(metrics)
-        if self.listener is not None:
-            self.listener(metrics)
-
-
-def _say(line: str) -> None:
-    if ray.train.get_context().get_world_rank() == 0:
-        print(line, flush=True)
+    return train_on_worker(given)

@@ -25,10 +25,10 @@ from polarity.config import Config
 from polarity.data.oversample import expected_multiplicity, label_arrays, stratum_ids
 from polarity.encoders import resolve_encoder
 from polarity.model.flops import flops_per_row, peak_flops
+from polarity.train.job import Job
 from polarity.train.precision import has_fast_bf16
 from polarity.train.progress import Record
 from polarity.train.validate import class_f1_key
-from polarity.train.worker import Job
 from polarity.train.world import World
 
 PREFIX = "polarity_"

@@ -1,10 +1,8 @@
 """What one worker does, with or without Ray: build the model, run the loop, and let the first one write the results to the run folder."""
 
-import re
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,33 +11,17 @@ from transformers import PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
 from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, RunFolder
-from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.errors import RunError
 from polarity.evaluate import build_predictions
-from polarity.loss.objective import TaskStatistics
 from polarity.model.multitask import MultitaskModel
 from polarity.train.checkpoints import temporary_room, verify
-from polarity.train.loop import Report, Result, Say, Tables, run_training
+from polarity.train.job import Job, Say, checkpoint_names
+from polarity.train.loop import Report, Result, Tables, run_training
 from polarity.train.progress import Record, Watch
 from polarity.train.trackers import open_trackers
 from polarity.train.world import World
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that a worker needs. `parts` are tokenized tables by name, `run_dir` is reachable from every worker.
-
-    `keep_model`: whether the model itself is written and the run tracked; a study's trials are judged by their predictions, and their
-    models would fill the disk, their curves (thousands of files in a study of 180 trials) every tracker: study.json has them.
-    """
-
-    config: Config
-    parts: dict[str, pa.Table]
-    statistics: dict[str, TaskStatistics]
-    run_dir: str
-    keep_model: bool = True
 
 
 def work(
@@ -118,11 +100,6 @@ class FolderReport:
         self._folder.write_folder(f"{CHECKPOINTS}/{name}", checkpoint)
         for old in checkpoint_names(self._folder)[:-2]:
             self._folder.delete_folder(f"{CHECKPOINTS}/{old}")
-
-
-def checkpoint_names(folder: RunFolder) -> list[str]:
-    """The run's checkpoints, oldest first."""
-    return [name for name in folder.list(CHECKPOINTS) if re.fullmatch(r"epoch_\d+(_step_\d+)?", name)]
 
 
 def newest_checkpoint(folder: RunFolder, target: Path, say: Say = print) -> Path | None:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from polarity.artifacts import RunFolder
 from polarity.train.driver import fit
-from polarity.train.worker import checkpoint_names
+from polarity.train.job import checkpoint_names
 from polarity.tune.trial import Stopped, Talk, TrialSpec, judge_trial
 
 

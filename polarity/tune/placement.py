@@ -8,7 +8,7 @@ import ray
 
 from polarity.config import ClusterConfig
 from polarity.errors import ConfigError, RunError
-from polarity.train.driver import describe_resources
+from polarity.train.cluster import describe_resources
 
 _LOCAL_PATIENCE_S = 5.0  # a local cluster cannot grow; what has just ended there gives its CPUs back within seconds
 _HEAD = "node:__internal_head__"

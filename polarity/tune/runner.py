@@ -13,7 +13,7 @@ from polarity.errors import RunError
 from polarity.loss.objective import TaskStatistics
 from polarity.resolve import dump_config
 from polarity.strategy import with_settings
-from polarity.train.driver import start_ray
+from polarity.train.cluster import start_ray
 from polarity.train.precision import resolve_precision
 from polarity.train.world import World
 from polarity.tune.asha import Asha

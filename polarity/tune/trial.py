@@ -27,8 +27,9 @@ from polarity.config import Config
 from polarity.errors import RunError
 from polarity.evaluate import Stability, build_metrics
 from polarity.loss.objective import TaskStatistics
+from polarity.train.job import Job, checkpoint_names
 from polarity.train.ray_metrics import watched
-from polarity.train.worker import Job, checkpoint_names, newest_checkpoint, use_threads, work
+from polarity.train.worker import newest_checkpoint, use_threads, work
 from polarity.train.world import World
 
 KEEP_AFTER_S = 600.0

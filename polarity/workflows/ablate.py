@@ -10,7 +10,7 @@ from polarity.artifacts import REPORT, RunFolder
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.resolve import parse_config
-from polarity.train.driver import start_ray
+from polarity.train.cluster import start_ray
 from polarity.tune.designs import Arm, Base, Design, Level, arm_configs, design_arms
 from polarity.tune.effects_text import render_effects
 from polarity.tune.findings import conclude, missing

@@ -26,7 +26,7 @@ def check(config: Config, *, encoder: str | None, as_json: bool) -> str:
 
 def oversample(source: str, config: Config, out: Path, *, epoch: int, overwrite: bool, say: Callable[[str], None]) -> None:
     """Write the table of one epoch (from 0) through Ray Data."""
-    from polarity.train.driver import start_ray
+    from polarity.train.cluster import start_ray
 
     start_ray(config.cluster, say)
     rows = write_oversampled(source, config.data, out, seed=config.train.seed, epoch=epoch, say=say, overwrite=overwrite)

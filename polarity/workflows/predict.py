@@ -131,7 +131,7 @@ def _score(
         predicted = in_process(todo, scorer)
     else:
         from polarity.config import ClusterConfig
-        from polarity.train.driver import start_ray
+        from polarity.train.cluster import start_ray
 
         start_ray(ClusterConfig(), say)
         predicted = through_ray(todo, options, "comments", workers, say)

@@ -31,7 +31,7 @@ def start(options: ScoreOptions, *, host: str, port: int, replicas: int, say: Sa
 
     from polarity.predict.batch import actor_resources
     from polarity.predict.serve import Service
-    from polarity.train.driver import start_ray
+    from polarity.train.cluster import start_ray
 
     start_ray(ClusterConfig(), say)
     each = actor_resources(ray.cluster_resources(), replicas, options.device)

@@ -1,6 +1,7 @@
 """`polarity train`: check the data, show the ledger, train, judge beside the floors, and write the run folder."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from polarity.artifacts import RunFolder, user_cache_dir
 from polarity.baselines import floors
 from polarity.config import Config
 from polarity.data.ledger import Ledger, build_ledger
-from polarity.data.split import Splits, load_splits
+from polarity.data.split import Splits, is_small, load_splits
 from polarity.data.tokenize import check_length, tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, resolve_encoder
 from polarity.environment import describe_environment
@@ -47,8 +48,7 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
     Raises `PolarityError` for everything a user can mend; then nothing is left behind but a finished part of a run.
     """
     with _new_or_resumed(run_dir, resume) as folder:
-        _start_ray(config, say)
-        prepared = prepare(config, say)
+        prepared = _start_and_prepare(config, say)
         if not resume:
             _describe(folder, config, prepared)
     _fit(config, folder, prepared, say, resume=resume)
@@ -61,8 +61,30 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
     return metrics
 
 
-def prepare(config: Config, say: Say) -> Prepared:
-    """Read, check, split and tokenize the data, and draw up the ledger."""
+def _start_and_prepare(config: Config, say: Say) -> Prepared:
+    """Start Ray, where there are workers, and prepare; small data meanwhile, for either takes seconds and leaves a core idle."""
+    if not config.cluster.workers:
+        return prepare(config, say)
+    from polarity.train.cluster import start_ray  # Ray is slow to import and not needed without workers
+
+    if not is_small(config.data):  # Ray Data is to read it
+        start_ray(config.cluster, say)
+        return prepare(config, say)
+    with ThreadPoolExecutor(max_workers=1) as pool:  # Ray wants the main thread, for its signal handlers
+        preparing = pool.submit(_prepare_here, config, say)
+        start_ray(config.cluster, say)
+        return preparing.result()
+
+
+def _prepare_here(config: Config, say: Say) -> Prepared:
+    prepared = prepare(config, say, through_ray=False)
+    import polarity.train.driver  # noqa: F401  # torch and Ray Train, which come next, take seconds to import
+
+    return prepared
+
+
+def prepare(config: Config, say: Say, *, through_ray: bool = True) -> Prepared:
+    """Read, check, split and tokenize the data, and draw up the ledger; `through_ray`: with Ray Data, where Ray is running."""
     check_trackers(config.tracking)
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
     tokenizer = load_tokenizer(encoder.folder)
@@ -71,7 +93,7 @@ def prepare(config: Config, say: Say) -> Prepared:
         from polarity.model.frozen import check_frozen_layers
 
         check_frozen_layers(config.model.frozen_layers, config.model.pooling, _encoder_config(encoder.folder))
-    splits = load_splits(config.data, say)
+    splits = load_splits(config.data, say, through_ray=through_ray)
     if _is_synthetic(config):
         say("the data is the SYNTHETIC sample corpus: its scores say nothing of real comments")
     ledger = build_ledger(splits.train, config)
@@ -140,18 +162,10 @@ def _describe(folder: RunFolder, config: Config, prepared: Prepared) -> None:
     folder.write_text(artifacts.CONFIG, dump_config(config))
 
 
-def _start_ray(config: Config, say: Say) -> None:
-    if config.cluster.workers:
-        from polarity.train.driver import start_ray  # Ray is slow to import and not needed without workers
-
-        start_ray(config.cluster, say)
-
-
 def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, resume: bool) -> None:
     from polarity.loss.objective import TaskStatistics
+    from polarity.train.job import Job
     from polarity.train.watchdog import Pulse, on_sigterm, seconds
-    from polarity.train.worker import FolderReport, Job, newest_checkpoint, use_threads, work
-    from polarity.train.world import World, device_here
 
     ledger = prepared.ledger
     statistics = {
@@ -164,6 +178,9 @@ def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, res
         fit(job, say, resume=resume)
         return
     import tempfile
+
+    from polarity.train.worker import FolderReport, newest_checkpoint, use_threads, work
+    from polarity.train.world import World, device_here
 
     use_threads(config.cluster.cpus_per_worker)
     pulse = Pulse(save_every_s=seconds(config.cluster.checkpoint_minutes))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from polarity.errors import ConfigError, RunError
 from polarity.resolve import dump_config
-from polarity.train.driver import start_ray
+from polarity.train.cluster import start_ray
 from polarity.tune.asha import REDUCTION
 from polarity.tune.designs import Arm, Base, arm_config
 from polarity.tune.findings import effect_rows, missing, overall_score

@@ -221,6 +221,23 @@ def test_saved_dataset_with_splits_asks_for_one(tmp_path: Path) -> None:
     assert read_comments(str(tmp_path / "some"), DataConfig())["comment"].to_pylist() == ["c", "a"]
 
 
+def test_a_dataset_by_name_is_read_split_by_split(tmp_path: Path) -> None:
+    """`datasets` takes a folder of files for a repository: the same call, without a hub."""
+    rows, folder = rows_of(["a", "b, c", "d"]), tmp_path / "repository"
+    folder.mkdir()
+    write_csv(folder / "train.csv", rows)
+    write_csv(folder / "test.csv", rows[:1])
+    table = read_comments(f"hf:{folder}@train", DataConfig())
+    assert table.equals(read_comments(str(folder / "train.csv"), DataConfig()))
+    assert read_comments(f"hf:{folder}@test", DataConfig()).num_rows == 1
+    with pytest.raises(DataError, match=r"holds the splits .*: name one, such as hf:.*@t"):
+        read_comments(f"hf:{folder}", DataConfig())
+    with pytest.raises(DataError, match=r"dev.*train"):
+        read_comments(f"hf:{folder}@dev", DataConfig())
+    (folder / "test.csv").unlink()
+    assert read_comments(f"hf:{folder}", DataConfig()).equals(table)
+
+
 def test_hub_that_cannot_be_reached_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
@@ -275,6 +292,19 @@ def test_ray_gives_the_same_table(tmp_path: Path) -> None:
         assert through_ray["comment"].to_pylist() == [row[2] for row in rows]
     numbered = read_comments(paths["parquet"], DataConfig(id_column=None))
     assert numbered["row_id"].to_pylist() == [str(i) for i in range(len(rows))]
+
+
+def test_reading_here_leaves_ray_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> pa.Table:
+        raise AssertionError("Ray was asked")
+
+    monkeypatch.setattr("polarity.data.read._ray_is_running", lambda: True)
+    monkeypatch.setattr("polarity.data.read._through_ray", refuse)
+    file = tmp_path / "c.csv"
+    file.write_text("Title,Comment,Final Sentiment,Final Polarization\nt,c,neutral,partisan\n")
+    assert read_comments(str(file), DataConfig(), through_ray=False).num_rows == 1
+    with pytest.raises(AssertionError, match="Ray was asked"):
+        read_comments(str(file), DataConfig())
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from polarity.config import DataConfig, SplitConfig
-from polarity.data.split import load_splits, split_indices
+from polarity.data.split import SMALL_BYTES, is_small, load_splits, split_indices
 from polarity.errors import DataError
 
 TASKS = ["sentiment", "polarization"]
@@ -310,3 +310,16 @@ def test_a_part_without_rows_is_refused(tmp_path: Path) -> None:
 def test_no_source_is_a_clear_error() -> None:
     with pytest.raises(DataError, match="--data FILE"):
         load_splits(DataConfig(), lambda line: None)
+
+
+def test_small_is_a_local_file_or_the_sample(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.csv", tmp_path / "large.csv"
+    small.write_text("Comment")
+    with large.open("wb") as file:
+        file.truncate(SMALL_BYTES + 1)
+    assert is_small(DataConfig(source=str(small))) and is_small(DataConfig(source="sample:300"))
+    assert is_small(DataConfig(train=str(small), validation=str(small)))
+    for other in (large, tmp_path, tmp_path / "missing.csv"):
+        assert not is_small(DataConfig(train=str(small), validation=str(other)))
+    assert not is_small(DataConfig(source="hf:someone/comments"))
+    assert not is_small(DataConfig(source="s3://bucket/comments.csv"))

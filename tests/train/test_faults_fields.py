@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from polarity.config import ClusterConfig, Config
 from polarity.train import driver
+from polarity.train.cluster import start_ray
 from polarity.train.loop import fingerprint
 from polarity.train.stop import torch_config
 from tests.train.runs import configured, tables
@@ -47,7 +48,7 @@ def test_every_worker_of_the_largest_group_needs_a_micro_batch() -> None:
 def test_the_stall_limit_reaches_ray_and_torch(minutes: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver.ray, "is_initialized", lambda: True)
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "1")
-    driver.start_ray(ClusterConfig(stall_minutes=minutes), lambda _: None)
+    start_ray(ClusterConfig(stall_minutes=minutes), lambda _: None)
     assert float(os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"]) == (30.0 if minutes else float("inf"))
     assert torch_config(30.0).timeout_s == 120 and torch_config(None).timeout_s == 1800
 

@@ -12,9 +12,10 @@ from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.train.checkpoints import load_checkpoint, seal, verify
+from polarity.train.job import checkpoint_names
 from polarity.train.loop import Result, run_training
 from polarity.train.watchdog import Pulse
-from polarity.train.worker import FolderReport, checkpoint_names, newest_checkpoint
+from polarity.train.worker import FolderReport, newest_checkpoint
 from polarity.train.world import World
 from tests.train.runs import configured, fresh_model, on_ranks, tables
 

@@ -16,9 +16,9 @@ from polarity.encoders import load_tokenizer
 from polarity.model.flops import flops_per_row, peak_flops
 from polarity.train.checkpoints import TrainState, save_checkpoint
 from polarity.train.driver import _train_run
+from polarity.train.job import Job
 from polarity.train.ray_metrics import COUNTERS, GAUGES, Facts, _stood_at, facts_of, run_tags, samples
 from polarity.train.validate import Predictions, class_f1_key, class_f1_scores
-from polarity.train.worker import Job
 from polarity.train.world import World
 from tests.tiny import tiny_comments
 from tests.train.runs import configured, encoder_folder, tables

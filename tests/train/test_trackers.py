@@ -22,11 +22,12 @@ from polarity.cli import main
 from polarity.config import Config
 from polarity.errors import ConfigError
 from polarity.resolve import resolve
+from polarity.train.job import Job
 from polarity.train.loop import fingerprint
 from polarity.train.progress import Record
 from polarity.train.tracked_run import TrackedRun, flattened, scalars
 from polarity.train.trackers import open_trackers
-from polarity.train.worker import Job, _tracked
+from polarity.train.worker import _tracked
 from polarity.train.world import World
 from tests.tiny import tiny_csv, tiny_encoder
 from tests.train.runs import configured, tables

@@ -1,0 +1,35 @@
+"""What a training is asked for, as its workers get it. Light to import: the driver has no use for the model."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from polarity.artifacts import CHECKPOINTS, RunFolder
+from polarity.config import Config
+from polarity.loss.objective import TaskStatistics
+
+Say = Callable[[str], None]
+Listener = Callable[[dict[str, float]], None]
+"""Called with each epoch's metrics."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a worker needs. `parts` are tokenized tables by name, `run_dir` is reachable from every worker.
+
+    `keep_model`: whether the model itself is written and the run tracked; a study's trials are judged by their predictions, and their
+    models would fill the disk, their curves (thousands of files in a study of 180 trials) every tracker: study.json has them.
+    """
+
+    config: Config
+    parts: dict[str, pa.Table]
+    statistics: dict[str, TaskStatistics]
+    run_dir: str
+    keep_model: bool = True
+
+
+def checkpoint_names(folder: RunFolder) -> list[str]:
+    """The run's checkpoints, oldest first."""
+    return [name for name in folder.list(CHECKPOINTS) if re.fullmatch(r"epoch_\d+(_step_\d+)?", name)]
