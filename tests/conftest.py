@@ -37,6 +37,18 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(_SCRATCH, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `-n 2 --dist loadgroup`: one process takes all that is heavy or starts Ray, in order as without it; the other the rest.
+
+    Two clusters at a time on two cores would wait for each other; a file stays in one process for the sake of its fixtures.
+    """
+    heavy = {"slow", "cluster"}
+    for item in items:
+        alone = heavy & {mark.name for mark in item.iter_markers()} or "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("heavy" if alone else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One local Ray with two CPUs, for the whole session."""

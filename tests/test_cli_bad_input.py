@@ -56,7 +56,7 @@ def refused(
     run_dir, around = data.parent / "runs" / "first", sorted(data.parent.iterdir())
     assert train(monkeypatch, encoder, data, run_dir, *more) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: ") and fragment in error and "Traceback" not in error
+    assert error.startswith("error: ") and data.name in error and fragment in error and "Traceback" not in error
     assert not run_dir.exists() and [path for path in sorted(data.parent.iterdir()) if path.name != "runs"] == around
 
 
@@ -152,7 +152,7 @@ def test_odd_comments_train_fine(
     for part in ("train", "validation", "test"):
         for name, text in ODD.items():
             quoted = text.replace('"', '""')
-            rows.append(f'{name} {part},title,"{part} {quoted}",neutral,objective,{part}')
+            rows.append(f'{name} {part},title,"{quoted}",neutral,objective,{part}')
     source = tmp_path / "odd.csv"
     source.write_text("\ufeff" + good.splitlines()[0] + ",split\n" + "\n".join(rows) + "\n", "utf-8", newline="")
     assert train(monkeypatch, encoder, source, tmp_path / "run", "--set", "data.split.kind=column", "--set", "data.duplicates=allow") == 0

@@ -2,16 +2,25 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
 from polarity.cli import main
+from polarity.errors import RunError
 from polarity.evaluate import metrics_schema
+from polarity.train.checkpoints import load_checkpoint
+from polarity.train.step import Stepper
+from polarity.train.worker import FolderReport
 from tests.tiny import tiny_csv, tiny_encoder
 
 SMALL = ["--epochs", "2", "--set", "train.precision=fp32", "--set", "train.resamples=100", "--set", "train.log_every=5"]
@@ -56,6 +65,11 @@ def test_run_in_this_process(
     check_run(tmp_path / "run")
     shown = capsys.readouterr().out
     assert "linear floor" in shown and "epoch 2 done" in shown
+    assert 0 <= shown.index("effective prior") < shown.index("Oversampling by label combination") < shown.index("step 5/")
+    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
+    for entry in [*ledger["tasks"]["sentiment"], *ledger["tasks"]["polarization"]]:
+        printed = [f"{entry[key]:.1%}" for key in ("share", "sampled_share", "effective_prior")] + [f"{entry['class_weight']:.3f}"]
+        assert any(all(word in line for word in (entry["name"], *printed)) for line in shown.splitlines()), entry
     assert call(command(inputs, tmp_path / "run", "--workers", "0"), monkeypatch) == 2
     assert "already holds a run" in capsys.readouterr().err
 
@@ -86,7 +100,8 @@ def test_stopped_and_resumed_run_has_the_numbers_of_a_whole_one(
         "save = worker.FolderReport.__call__\n"
         "def die(self, metrics, checkpoint, name):\n"
         "    save(self, metrics, checkpoint, name)\n"
-        "    os._exit(9)\n"
+        "    if checkpoint is not None:\n"
+        "        os._exit(9)\n"
         "worker.FolderReport.__call__ = die\n"
         "from polarity.cli import main\n"
         "main()\n"
@@ -94,11 +109,91 @@ def test_stopped_and_resumed_run_has_the_numbers_of_a_whole_one(
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     died = subprocess.run([sys.executable, "-c", script, *command(inputs, cut, "--workers", "0")], env=environment, check=False)
     assert died.returncode == 9
+    assert call(["train", "--resume", "--dry-run", "--run-dir", str(cut)], monkeypatch) == 2
+    assert "leave out --dry-run" in capsys.readouterr().err
     assert call(["train", "--resume", "--run-dir", str(cut), "--workers", "0"], monkeypatch) == 0
     assert (cut / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
     assert check_run(cut) == check_run(whole)
     assert call(["train", "--resume", "--run-dir", str(cut)], monkeypatch) == 2
     assert "finished" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_resumed_run_stops_early_where_a_whole_one_does(inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is learned, so the first epoch stays the best and the third is the last: also where the first two were of another process."""
+    more = ["--workers", "0", "--epochs", "6", "--set", "train.early_stopping_patience=2", "--set", "optim.lr=1e-9"]
+    assert call(command(inputs, tmp_path / "whole", *more), monkeypatch) == 0
+    save = FolderReport.__call__
+
+    def stop(self: FolderReport, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
+        save(self, metrics, checkpoint, name)
+        if name == "epoch_0002":
+            raise RunError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderReport, "__call__", stop)
+        assert call(command(inputs, tmp_path / "cut", *more), monkeypatch) == 2
+    assert call(["train", "--resume", "--run-dir", str(tmp_path / "cut"), "--workers", "0"], monkeypatch) == 0
+    whole, cut = (pq.read_table(tmp_path / name / "history.parquet").to_pylist() for name in ("whole", "cut"))
+    assert [row["epoch"] for row in whole if row["kind"] == "epoch"] == [1, 2, 3]
+    assert [row["loss"] for row in cut] == [row["loss"] for row in whole]
+    assert check_run(tmp_path / "cut") == check_run(tmp_path / "whole")
+
+
+def checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir() if path.name.startswith("epoch_"))
+
+
+@pytest.mark.slow
+def test_non_finite_steps_end_the_run_with_its_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One training row holds a word whose embedding is infinite, so each of the epochs has a bad step: the second one ends the run."""
+    texts = ["ang mga tao sa bayan", "lason"]
+    encoder = tiny_encoder(tmp_path / "encoder", "bert", vocab_texts=texts)
+    weights, word = load_file(encoder / "model.safetensors"), (encoder / "tokenizer.json").read_text()
+    weights["embeddings.word_embeddings.weight"][json.loads(word)["model"]["vocab"]["lason"]] = float("inf")
+    save_file(weights, encoder / "model.safetensors", {"format": "pt"})
+    train, validation = tiny_csv(tmp_path / "train.csv", 100), tiny_csv(tmp_path / "validation.csv", 60, seed=1)
+    with train.open("a", encoding="utf-8") as file:
+        file.write("the bad one,title,lason ang mga tao,negative,partisan\n")
+    run = ["train", "--preset", "small", "--encoder", str(encoder), "--train", str(train), "--validation", str(validation), *SMALL]
+    run += ["--run-dir", str(tmp_path / "run"), "--workers", "0", "--set", "train.max_bad_steps=2"]
+    assert call(run, monkeypatch) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "train.max_bad_steps" in error and "row ids" in error
+    assert checkpoints(tmp_path / "run") == ["epoch_0001"] and not (tmp_path / "run" / "metrics.json").exists()
+    kept = load_checkpoint(tmp_path / "run" / "checkpoints" / "epoch_0001")
+    assert kept.state.bad_steps == 1 and all(tensor.isfinite().all() for name, tensor in kept.model.items() if "word_embed" not in name)
+
+
+@pytest.mark.slow
+def test_checkpoint_minutes_is_read(inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for minutes, expected in (("1e-9", ["epoch_0000_step_00000002", "epoch_0001"]), ("null", ["epoch_0001"])):
+        run = command(inputs, tmp_path / minutes, "--workers", "0", "--max-steps", "2", "--set", f"cluster.checkpoint_minutes={minutes}")
+        assert call(run, monkeypatch) == 0
+        assert checkpoints(tmp_path / minutes) == expected
+
+
+@pytest.mark.slow
+def test_grace_is_read(
+    inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A SIGTERM in the second step, which then takes a second: with less grace than that there is no checkpoint of it."""
+    gradient = Stepper.gradient
+
+    def slow(self: Stepper, rows: Any, step: int, *more: Any) -> Any:
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1.0)
+        return gradient(self, rows, step, *more)
+
+    monkeypatch.setattr(Stepper, "gradient", slow)
+    for grace, words in (("0.2", "no step ended in time for a last checkpoint"), ("60", "stopped after step 2 with a checkpoint")):
+        folder = tmp_path / grace
+        assert call(command(inputs, folder, "--workers", "0", "--set", f"cluster.grace_s={grace}"), monkeypatch) == 2
+        assert words in capsys.readouterr().err
+        assert (folder / "checkpoints" / "epoch_0000_step_00000002").is_dir() == (grace == "60")
 
 
 BAD = {
@@ -135,12 +230,25 @@ def test_run_folder_that_is_a_file(
 
 
 @pytest.mark.slow
-def test_dry_run_estimates_and_writes_nothing(
+def test_dry_run_estimates_what_the_run_then_does_and_writes_nothing(
     inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(command(inputs, tmp_path / "run", "--workers", "0", "--dry-run"), monkeypatch) == 0
+    arguments = command(inputs, tmp_path / "run", "--workers", "0", "--points", "2")
+    assert call([*arguments, "--dry-run"], monkeypatch) == 0
     shown = capsys.readouterr().out
-    assert all(word in shown for word in ("steps:", "padding", "memory:")) and not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists() and "effective prior" in shown
+    assert re.search(r"^time: about \d+:\d\d of training in fp32 on 1 worker", shown, re.MULTILINE)
+    assert re.search(r"^memory: \d+\.\d M parameters, .* GB a worker", shown, re.MULTILINE)
+    train, epoch, steps, first = (int(found) for found in re.findall(r"rows: train (\d+).* has (\d+)\nsteps: (\d+) \((\d+) in", shown)[0])
+    padding = re.findall(r"padding ([\d.]+%)", shown)[0]
+    assert call(arguments, monkeypatch) == 0
+    real, history = capsys.readouterr().out, pq.read_table(tmp_path / "run" / "history.parquet").to_pylist()
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["rows"]["train"] == train
+    assert [sum(row["kind"] == "step" for row in rows) for rows in (history, history[:first])] == [steps, first]
+    assert history[first]["kind"] == "epoch" and f"padding {padding}" in real
+    assert json.loads((tmp_path / "run" / "ledger.json").read_text())["epoch_rows"] == epoch > train
+    assert call([*arguments, "--run-dir", str(tmp_path / "other"), "--set", "data.comment_column=Coment", "--dry-run"], monkeypatch) == 2
+    assert "did you mean 'Comment'" in capsys.readouterr().err
 
 
 def test_config_shows_where_values_come_from(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

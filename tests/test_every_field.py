@@ -139,7 +139,7 @@ TRACKING = {"tracking.tensorboard", "tracking.mlflow", "tracking.mlflow_experime
 """Flipped in tests/train/test_trackers.py."""
 CLUSTER = {"cluster.workers", "cluster.gpu", "cluster.cpus_per_worker", "cluster.max_failures", "cluster.start_timeout_s"}
 FAULTS = {"cluster.max_workers", "cluster.stall_minutes", "cluster.checkpoint_minutes", "cluster.grace_s"}
-"""Flipped in tests/train/test_faults_fields.py."""
+"""Flipped in tests/train/test_faults_fields.py; the last two in tests/test_cli_train.py."""
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:

@@ -49,7 +49,14 @@ def train(
         "--max-steps": max_steps, "--seed": seed, "--workers": workers,
     }  # fmt: skip
     if resume:
-        forbidden = {"CONFIG": config, "--preset": preset, "--points": points, "--tiers": tiers, "--without": without}
+        forbidden = {
+            "--dry-run": dry_run or None,
+            "CONFIG": config,
+            "--preset": preset,
+            "--points": points,
+            "--tiers": tiers,
+            "--without": without,
+        }
         kept = resumed_configuration(run_dir, {**forbidden, **given}, sets or [])
         run(kept, str(run_dir), resume=True, say=say)
         return

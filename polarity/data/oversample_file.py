@@ -15,13 +15,13 @@ from polarity.config import DataConfig
 from polarity.data.canonical import PROBLEM, Layout, find_columns
 from polarity.data.formats import open_source
 from polarity.data.oversample import row_hash
-from polarity.data.read import annotated_blocks, settle
+from polarity.data.read import annotated_blocks, refusal_of, settle
 from polarity.data.source import Part, Source
 from polarity.errors import DataError
 
 ROW_GROUP = 65_536
 Say = Callable[[str], None]
-_SURVEY = pa.schema([("hash", pa.uint64()), ("bad", pa.bool_())])
+_SURVEY = pa.schema([("hash", pa.uint64()), ("bad", pa.bool_()), ("fault", pa.large_string())])
 
 
 def _check_target(source: str, out: Path, overwrite: bool) -> None:
@@ -75,16 +75,22 @@ def _abandon(writer: pq.ParquetWriter) -> None:
 
 
 def _surveyed(source: Source, layout: Layout, part: Part) -> Iterator[pa.Table]:
-    """The hash of each row's id, and whether the row is bad."""
-    for block in annotated_blocks(source, layout, part):
-        ids = block["row_id"].fill_null("")
-        yield pa.table([pa.array(row_hash(ids, 0, 0)), pc.is_valid(block[PROBLEM])], schema=_SURVEY)
+    """The hash of each row's id, and whether the row is bad; what cannot be read at all comes as the text of a last row.
+
+    (An error that is raised in a task of Ray Data costs the user a page of Ray's own words.)
+    """
+    try:
+        for block in annotated_blocks(source, layout, part):
+            ids, none = block["row_id"].fill_null(""), pa.nulls(block.num_rows, pa.large_string())
+            yield pa.table([pa.array(row_hash(ids, 0, 0)), pc.is_valid(block[PROBLEM]), none], schema=_SURVEY)
+    except DataError as error:
+        yield pa.table([[0], [True], [str(error)]], schema=_SURVEY)
 
 
 def _check_rows(source: Source, layout: Layout, data: DataConfig, say: Say) -> None:
-    """Tell how many rows are left out as bad, and refuse row ids that stand twice: in the stage their copies would be mixed up.
+    """Refuse what cannot be read, bad rows (or tell how many are left out), and row ids that stand twice: the stage would mix them up.
 
-    Reads the source once and keeps 8 bytes a row; only where hashes meet, once more.
+    Reads the source once and keeps 8 bytes a row; only where something is wrong, once more.
     """
     from polarity.data.datasource import dataset_of
     from polarity.data.oversample_stage import arrow_batches
@@ -93,11 +99,15 @@ def _check_rows(source: Source, layout: Layout, data: DataConfig, say: Say) -> N
     rows, hashes = 0, [np.zeros(0, dtype=np.uint64)]
     with original_error():
         for batch in arrow_batches(dataset_of(source, lambda part: _surveyed(source, layout, part), _SURVEY)):
+            if faults := batch["fault"].drop_null().to_pylist():
+                raise DataError(faults[0])
             rows += batch.num_rows
             hashes.append(batch.filter(pc.invert(batch["bad"]))["hash"].to_numpy())
     good = np.concatenate(hashes)
     left_out = rows - len(good)
-    if left_out and data.bad_rows == "drop":
+    if left_out and data.bad_rows == "error":
+        raise refusal_of(source, layout)
+    if left_out:
         say(f"{source.name}: left out {left_out:,} of {rows:,} rows as bad (data.bad_rows=drop); `polarity data check` lists them")
     good.sort()
     twice = np.unique(good[1:][good[1:] == good[:-1]])
@@ -117,9 +127,9 @@ def write_oversampled(source: str, data: DataConfig, out: Path, *, seed: int, ep
     """Writes the rows of one epoch to the Parquet file `out`, as training would see them, and returns how many there are.
 
     Streams through Ray Data in flat memory. Columns: row_id, title, comment, each task's label as text, and `multiplicity` (int32,
-    how often the row is in the file). The file appears whole or not at all. `say` hears how many bad rows were left out; duplicates stay,
-    as it is for the split to find those that leak. Raises DataError for a source that cannot be read, row ids that stand twice, an
-    `out` that exists (unless `overwrite`) or cannot be written, or a full disk.
+    how often the row is in the file). The file appears whole or not at all. `say` hears how many bad rows were left out, and that the
+    file was neither split nor freed of duplicates: that is for the split, which finds those that leak. Raises DataError for a source that
+    cannot be read, row ids that stand twice, an `out` that exists (unless `overwrite`) or cannot be written, or a full disk.
     """
     from polarity.data.oversample_stage import arrow_batches, oversample_dataset
     from polarity.data.read import original_error, read_dataset
@@ -144,5 +154,6 @@ def write_oversampled(source: str, data: DataConfig, out: Path, *, seed: int, ep
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    say(f"{out}: {rows:,} rows of epoch {epoch}, seed {seed}")
+    say(f"{source}: every good row counts as a training row; data.split and data.duplicates were not applied, as `polarity train` would")
+    say(f"{out}: {rows:,} rows of epoch {epoch + 1}, seed {seed}")
     return rows

@@ -29,5 +29,4 @@ def oversample(source: str, config: Config, out: Path, *, epoch: int, overwrite:
     from polarity.train.cluster import start_ray
 
     start_ray(config.cluster, say)
-    rows = write_oversampled(source, config.data, out, seed=config.train.seed, epoch=epoch, say=say, overwrite=overwrite)
-    say(f"{out}: {rows} rows")
+    write_oversampled(source, config.data, out, seed=config.train.seed, epoch=epoch, say=say, overwrite=overwrite)
