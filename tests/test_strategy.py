@@ -89,6 +89,14 @@ def test_every_subset_without_one_is_valid(number: int) -> None:
             assert leaves(without.model_dump()).get(key) != value
 
 
+def test_every_combination_is_valid() -> None:
+    """All 1,024: each holds its points' values, and nothing of a point that is off."""
+    for size in range(len(ALL_POINTS) + 1):
+        for chosen in itertools.combinations(ALL_POINTS, size):
+            union = {key: value for number in chosen for key, value in EXPECTED[number].items()}
+            assert changes(BASELINE, apply_points(BASELINE, chosen)) == union, chosen
+
+
 def test_other_tasks_take_what_concerns_them() -> None:
     tasks = {"sentiment": TaskConfig(column="S", labels=["negative", "positive"]), "topic": TaskConfig(column="T", labels=["a", "b"])}
     config = Config(data=DataConfig(tasks=tasks), loss=LossConfig(focal_gamma={"topic": 3.0}))

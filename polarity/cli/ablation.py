@@ -34,6 +34,7 @@ MaxConcurrent = Annotated[int | None, typer.Option(help="Trials at a time; defau
 GpusPerTrial = Annotated[float | None, typer.Option(help="Part of a GPU a trial, such as 0.5; default: one, where there are any.")]
 Seed0 = Annotated[int, typer.Option("--seed0", help="The first run seed; the others count up from it. The split has its own.")]
 Reduction = Annotated[float, typer.Option(help="ASHA: one in so many trials goes on at each rung.")]
+Grace = Annotated[float, typer.Option(help="ASHA: share of its schedule that a trial has before the first rung; warm-up at least.")]
 
 
 _WITH_RESUME = {"study_dir", "resume", "retry_failed", "budget", "max_concurrent", "gpus_per_trial"}
@@ -50,7 +51,7 @@ def ablate(
     seeds: Annotated[int, typer.Option(help="Seeds that each confirmed arm runs in full; only these are compared.")] = 3,
     explore_seeds: Annotated[int, typer.Option(help="Seeds of the exploration, in which ASHA stops arms early.")] = 1,
     no_asha: Annotated[bool, typer.Option("--no-asha", help="Explore nothing: every arm in full over all seeds.")] = False,
-    seed0: Seed0 = 0, reduction: Reduction = 2.0,
+    seed0: Seed0 = 0, reduction: Reduction = 2.0, grace: Grace = 0.2,
     effects_on: Annotated[str, typer.Option(help="Rows that measure effects: validation or test.")] = "validation",
     budget: BudgetText = None, max_concurrent: MaxConcurrent = None, gpus_per_trial: GpusPerTrial = None,
     study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
@@ -76,7 +77,7 @@ def ablate(
     chosen: Design = design  # type: ignore[assignment]  # design_arms refuses what is none
     at: Level = level  # type: ignore[assignment]
     question = workflow.Question(base, "custom" if arms is not None and design == "only" else chosen, at, arms)
-    plan = StudyPlan(seeds, 0 if no_asha else explore_seeds, seed0, effects_on, reduction)
+    plan = StudyPlan(seeds, 0 if no_asha else explore_seeds, seed0, effects_on, reduction, grace)
     if dry_run:
         typer.echo(workflow.dry_run(question, plan, concurrent=max_concurrent, say=say))
         return

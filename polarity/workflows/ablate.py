@@ -112,7 +112,7 @@ def _prepare(configs: Mapping[str, Config], effects_on: str, say: Say) -> Prepar
 def _run_and_conclude(study: Study, prepared: Prepared, limits: Limits, say: Say) -> Study:
     reason = run_study(study, prepared, limits, lambda concurrent: live_or_lines(say, Pace(concurrent)), say)
     gaps = missing(study, reason)
-    study.head["notes"] = [*study.head.get("notes", []), *(gap for gap in gaps if gap not in study.head.get("notes", []))]
+    study.head["notes"] = gaps
     table = conclude(study, prepared.configs)
     say(render_effects(table, detectable=study.head["detectable"]))
     for gap in gaps:

@@ -24,7 +24,9 @@ def changed_lines(resolved: Resolved, preset: str | None) -> str:
 def points_table() -> str:
     """The ten points: what each sets, its source, the plan's claim, and the time of its step as a ratio to the baseline's."""
     costs = recorded_costs()
-    table = Table("point", "tier", "name", "sets", "source", "claim", "step costs", title="The plan's ten points")
+    table = Table(title="The plan's ten points")
+    for column in ("point", "tier", "name", "sets", "source", "claim", "step costs"):
+        table.add_column(column, overflow="fold")
     base = resolve().config
     for number, point in POINTS.items():
         before, after = leaves(base.model_dump()), leaves(point.apply(base).model_dump())

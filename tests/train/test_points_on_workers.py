@@ -10,6 +10,8 @@ import torch
 
 from polarity.config import Config
 from polarity.data.batch import global_batches
+from polarity.loss.adaptive import AdaptiveGamma
+from polarity.loss.objective import TaskObjective
 from polarity.train.loop import Training
 from polarity.train.precision import grad_scaler
 from polarity.train.step import bare
@@ -55,17 +57,36 @@ def first_steps(points: tuple[int, ...]) -> dict[str, Any]:
     config = small(points)
     parts, world = tables(config, 48), World.current(torch.device("cpu"))
     training = Training(config, parts, fresh_model(config), world, lambda _: None, precision="fp32")
-    batches, record = global_batches(parts.train, config, 0), []
+    batches, record, own = global_batches(parts.train, config, 0), [], []
     assert any((parts.train.labels[task][rows] < 0).any() for rows in batches[: STEPS + 1] for task in config.labels)
     for number, rows in enumerate(batches[: STEPS + 1]):
         if number == STEPS:
+            own = world.gather(of_own_rows(training))
             training._adapt_gamma()
         shares = training.stepper.gradient(rows, number, config.loss.r_drop_alpha, training.scaler)
         record.append((training._global_losses(shares), summary(training.model)))
         torch.nn.utils.clip_grad_norm_(training.model.parameters(), config.optim.max_grad_norm)
         training.optimizer.step()
         training.optimizer.zero_grad()
-    return {"record": record, "gammas": training.state.gammas}
+    everywhere = world.gather((training.state.gammas, {task: in_force(objective) for task, objective in training.objectives.items()}))
+    return {"record": record, "gammas": training.state.gammas, "own": own, "everywhere": everywhere}
+
+
+def of_own_rows(training: Training) -> dict[str, list[float]]:
+    """Each task's exponents as this worker's rows alone would set them, without the others'."""
+    found = {}
+    for task, objective in training.objectives.items():
+        if objective.adaptive:
+            seen = torch.cat(training.stepper.observed[task]).double().numpy()
+            state = AdaptiveGamma.start(objective.gamma.gamma, len(objective.gamma.gammas))
+            state.update(seen[:, 0].astype(np.int64), seen[:, 1], seen[:, 2])
+            found[task] = state.gammas
+    return found
+
+
+def in_force(objective: TaskObjective) -> list[list[float]]:
+    """Exponents and factors of the loss as it is computed."""
+    return [objective._terms.gamma_K.tolist(), objective._terms.factor_K.tolist()]
 
 
 def all_first_steps(every: list[tuple[int, ...]]) -> list[dict[str, Any]]:
@@ -122,3 +143,8 @@ def test_every_combination_is_the_same_on_one_and_two_workers(tmp_path: Path) ->
         consistency = [value for name, value in alone["record"][0][0].items() if name.startswith("consistency")]
         assert consistency and all(value > 0 for value in consistency), points
         assert bool(alone["gammas"]) == (6 in points)
+        first, second = together["everywhere"]
+        assert first == second, points  # to the bit, on both workers
+        if 6 in points:
+            mine, theirs = together["own"]
+            assert mine != theirs, points  # they saw other rows, so it is by exchange that they agree

@@ -95,6 +95,16 @@ def test_all_arms_without_effect_at_few_rows_and_with_arms_of_unlike_spread() ->
         assert (outcome.verdicts != "no evidence").any(axis=1).mean() <= most_errors(150)
 
 
+@pytest.mark.parametrize(("rows", "accuracy_sd", "seeds", "measured"), [(1500, 0.0215, 5, 0.0144), (300, 0.0425, 3, 0.0314)])
+def test_at_the_spreads_that_real_studies_have_measured(rows: int, accuracy_sd: float, seeds: int, measured: float) -> None:
+    """The seeds' spread in jobs/EXPERIMENTS.md: the tiers on 1,495 effect rows, and the titles on 300."""
+    found = run(World(EFFECTS, rows=rows, accuracy_sd=accuracy_sd), seeds, 150)
+    assert found.seed_sd == pytest.approx(measured, rel=0.1)
+    assert 0.92 <= found.covered.mean() <= 0.98
+    assert (found.verdicts[:, NULLS] != "no evidence").any(axis=1).mean() <= most_errors(150)
+    assert found.rate(0, "hurts") == found.rate(1, "helps") == 0
+
+
 def test_a_plain_bootstrap_of_three_seeds_would_not_cover() -> None:
     """The contrast: percentiles of three resampled differences leave out the rows' part and know only three values."""
     world, covered = World({"null": 0.0}), []

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray import cloudpickle
 
 from polarity.artifacts import RunFolder
 from polarity.config import ClusterConfig
@@ -19,6 +22,7 @@ from polarity.model.multitask import MultitaskModel
 from polarity.tune.asha import Asha
 from polarity.tune.conductor import Budget, Conductor
 from polarity.tune.designs import Arm
+from polarity.tune.findings import conclude
 from polarity.tune.placement import Placement, place_trials
 from polarity.tune.plan import StudyPlan
 from polarity.tune.ray_tune import run_trials
@@ -42,11 +46,22 @@ def ready(inputs: Inputs, ray_cluster: None) -> Prepared:
     return prepared(inputs)
 
 
+PUT: list[pa.Table] = []
+"""Tables that the undisturbed study put into the object store."""
+
+
 @pytest.fixture(scope="module")
 def undisturbed(ready: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Three arms explored and the survivors confirmed, one trial at a time."""
-    study = begun(tmp_path_factory.mktemp("whole") / "study", ready, PLAN)
-    assert run_study(study, ready, ONE, silent, lambda line: None) is None
+    study, put = begun(tmp_path_factory.mktemp("whole") / "study", ready, PLAN), ray.put
+
+    def noted(value: Any, **more: Any) -> Any:
+        PUT.extend([value] if isinstance(value, pa.Table) else [])
+        return put(value, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "put", noted)
+        assert run_study(study, ready, ONE, silent, lambda line: None) is None
     return study
 
 
@@ -65,6 +80,31 @@ def test_when_the_second_of_three_stops_the_third_starts(undisturbed: Study) -> 
         assert not (of[trial.id] / "model").exists() and not (of[trial.id] / "checkpoints").exists()
     same_rows = [pq.read_table(of[trial.id] / "predictions.parquet")["row_id"].to_pylist() for trial in undisturbed.of("confirm")]
     assert same_rows[0] == same_rows[1]
+
+
+@pytest.mark.slow
+def test_tokens_are_put_into_the_object_store_once(undisturbed: Study, ready: Prepared) -> None:
+    """Five trials of three arms, which cut texts alike: three tables; what a trial is sent names them and holds none."""
+    (tokens,) = ready.tokens.values()
+    assert len(undisturbed.trials) == 5
+    assert sorted(table.num_rows for table in PUT) == sorted(table.num_rows for table in tokens.values())
+    fresh = begun(Path(str(undisturbed.folder.local)).parent / "specs", ready, PLAN)
+    fresh.head["precision"] = "fp32"
+    spec = trial_specs(fresh, ready, ONE)["explore-baseline-s0"]
+    assert spec.tokens in ready.tokens and len(cloudpickle.dumps(spec)) < tokens["train"].nbytes
+
+
+@pytest.mark.slow
+def test_only_confirming_trials_are_effects_and_what_asha_saved_is_counted(undisturbed: Study, ready: Prepared) -> None:
+    table = conclude(undisturbed, ready.configs)
+    (overall,) = [row for row in table.to_pylist() if row["metric"] == "overall"]
+    assert (overall["arm"], overall["seeds"], overall["difference"], overall["verdict"]) == ("twin", 1, 0.0, "no evidence")
+    assert set(undisturbed.head["scores"]) == {"baseline", "twin"}  # the exploring seed is in none of it, the stopped arm neither
+    assert {name: entry["seeds"] for name, entry in undisturbed.head["scores"].items()} == {"baseline": 1, "twin": 1}
+    savings = undisturbed.head["savings"]
+    assert (savings["explore_epochs_run"], savings["explore_epochs_planned"], savings["explore_trials_stopped"]) == (4 + 1 + 4, 12, 1)
+    assert (savings["trial_epochs_run"], savings["trial_epochs_full"]) == (9 + 8, 12)
+    assert "asha_replay" not in undisturbed.head  # a replay needs the full grid
 
 
 @pytest.mark.slow

@@ -1,0 +1,68 @@
+"""Which points are on is to be seen: in the ledger, in the progress line, and in the table of `polarity points`."""
+
+import pytest
+
+from polarity.benchmark.costs import recorded_costs
+from polarity.config_checks import leaves
+from polarity.data.ledger import build_ledger
+from polarity.resolve import resolve
+from polarity.strategy import CLAIMS_NOTE, POINTS
+from polarity.train.loop import run_training
+from polarity.train.world import World
+from polarity.workflows.show_config import points_table
+from tests.tiny import tiny_comments
+from tests.train.runs import configured, fresh_model, tables
+
+ALL = tuple(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("points", "shown"), [((), "none of the plan"), ((6,), "6"), ((1, 2, 10), "1, 2, 10"), (ALL, ", ".join(map(str, ALL)))]
+)
+def test_the_ledger_says_which_points_are_on(points: tuple[int, ...], shown: str) -> None:
+    ledger = build_ledger(tiny_comments(120), configured(points))
+    assert ledger.points == ledger.to_json()["points"] == list(points)
+    assert f"points on: {shown}" in ledger.render().splitlines()
+
+
+@pytest.mark.parametrize(("points", "shown"), [((), None), ((6,), "points 6"), ((1, 6, 8), "points 1,6,8")])
+def test_the_progress_line_says_which_points_are_on(points: tuple[int, ...], shown: str | None) -> None:
+    config = configured(points, train={"max_steps": 2, "log_every": 1})
+    said: list[str] = []
+    run_training(config, tables(config), fresh_model(config), lambda *_: None, world=World(), say=said.append)
+    steps = [line for line in said if "step 1/" in line or "step 2/" in line]
+    assert len(steps) == 2
+    for line in steps:
+        assert [part for part in line.split("  ") if part.startswith("points")] == ([] if shown is None else [shown])
+
+
+def test_the_table_of_points_has_what_each_changes_its_paper_claim_and_cost() -> None:
+    """Cells fold within their columns, so a row's words are compared without spaces and lines."""
+    printed, costs, base = points_table(), recorded_costs()["step"], resolve().config
+    rows = _rows(printed)
+    assert list(rows) == [str(number) for number in POINTS]
+    for number, point in POINTS.items():
+        tier, title, sets, source, claim, cost = rows[str(number)]
+        before, after = leaves(base.model_dump()), leaves(point.apply(base).model_dump())
+        changed = "".join(f"{key}={after[key]}" for key in after if before.get(key) != after[key])
+        assert changed and sets == changed.replace(" ", "")
+        assert (tier, title, source) == (str(point.tier), point.title.replace(" ", ""), point.source.replace(" ", ""))
+        assert claim == f"+{point.claim[0]:g}to+{point.claim[1]:g}"
+        measured = costs[str(number)]
+        assert cost == f"x{measured['median']:.2f}[{measured['low']:.2f},{measured['high']:.2f}]"
+        assert 0 < measured["low"] <= measured["median"] <= measured["high"]
+    assert CLAIMS_NOTE in printed and "all ten together x" in printed
+
+
+def _rows(printed: str) -> dict[str, list[str]]:
+    """{first cell: the others} of a table, the lines of a cell joined and its spaces left out."""
+    rows: dict[str, list[str]] = {}
+    number = ""
+    for line in printed.splitlines():
+        cells = [cell.replace(" ", "") for cell in line.split("│")[1:-1]]
+        if not cells:
+            continue
+        number = cells[0] or number
+        so_far = rows.setdefault(number, [""] * (len(cells) - 1))
+        rows[number] = [a + b for a, b in zip(so_far, cells[1:], strict=True)]
+    return rows
