@@ -10,10 +10,11 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ EFFECTS = "effects.parquet"
 TRIALS = "trials"
 RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, HISTORY, PREDICTIONS, MODEL, CHECKPOINTS, ENSEMBLE)
 """Any of these makes a folder one that already holds a run."""
+
+Fill = Callable[[Path], None]
+"""Writes the files of a folder into the empty one that it is given; a refusal of the system is an OSError."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _RAYS = "ray."
@@ -90,14 +94,14 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def disk_errors(place: str) -> Iterator[None]:
+def disk_errors(place: str, instead: str = "choose another --run-dir") -> Iterator[None]:
     """Turns an operating system's refusal to write at `place` into a RunError that says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise RunError(f"{place}: the disk is full; free some space or choose another --run-dir") from error
-        raise RunError(f"{place}: cannot write here ({error.strerror or error}); choose another --run-dir") from error
+            raise RunError(f"{place}: the disk is full; free some space or {instead}") from error
+        raise RunError(f"{place}: cannot write here ({error.strerror or error}); {instead}") from error
 
 
 @contextmanager
@@ -229,16 +233,28 @@ class RunFolder:
         pq.write_table(table, sink, compression="zstd")
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
-    def write_folder(self, name: str, source: Path) -> None:
-        """Copies a local folder to `name`, replacing what was there; on a local disk the change is one rename."""
+    def write_folder(self, name: str, source: Path | Fill) -> None:
+        """Writes the folder `name`, replacing what was there: a copy of a local folder, or what `source` fills it with.
+
+        On a local disk it is filled beside its place, and the change is one rename; else in a temporary folder, and then copied.
+        """
         with disk_errors(f"{self.uri}/{name}"):
             if self.local is not None:
-                _replace_folder(source, self.local / name)
+                _replace_folder(partial(_copy, source) if isinstance(source, Path) else source, self.local / name)
                 return
-            if self.exists(name):
-                self.filesystem.delete_dir(self.path(name))
-            self.filesystem.create_dir(self.path(name), recursive=True)
-            pafs.copy_files(str(source), self.path(name), pafs.LocalFileSystem(), self.filesystem)
+            if isinstance(source, Path):
+                self._upload(name, source)
+                return
+            with tempfile.TemporaryDirectory(prefix="polarity-") as temporary:
+                with disk_errors(temporary, "set TMPDIR to a folder with room"):
+                    source(Path(temporary))
+                self._upload(name, Path(temporary))
+
+    def _upload(self, name: str, source: Path) -> None:
+        if self.exists(name):
+            self.filesystem.delete_dir(self.path(name))
+        self.filesystem.create_dir(self.path(name), recursive=True)
+        pafs.copy_files(str(source), self.path(name), pafs.LocalFileSystem(), self.filesystem)
 
     def remove_if_empty(self) -> None:
         """Deletes the run's folder itself where nothing is in it."""
@@ -316,23 +332,28 @@ def _plain(value: object) -> object:
     raise TypeError(f"not JSON: {type(value).__name__}")
 
 
-def _replace_folder(source: Path, target: Path) -> None:
-    """Copies beside the target first, so that the old folder stands until the new one is whole."""
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    except shutil.Error as error:
+        # copytree collects the refusals of single files and loses their numbers.
+        full = any("No space left" in str(reason) or "quota" in str(reason) for *_, reason in error.args[0])
+        raise OSError(errno.ENOSPC if full else errno.EIO, str(error.args[0][0][-1])) from error
+
+
+def _replace_folder(fill: Fill, target: Path) -> None:
+    """Fills a folder beside the target first, so that the old one stands until the new one is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    old = staging.with_name(staging.name + ".old")
+    new, old = staging / "new", staging.with_name(staging.name + ".old")
     try:
-        try:
-            shutil.copytree(source, staging / "new")
-        except shutil.Error as error:
-            # copytree collects the refusals of single files and loses their numbers.
-            full = any("No space left" in str(reason) or "quota" in str(reason) for *_, reason in error.args[0])
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error.args[0][0][-1])) from error
-        _sync(staging / "new")
+        new.mkdir()
+        fill(new)
+        _sync(new)
         if target.exists():
             os.replace(target, old)
         try:
-            os.replace(staging / "new", target)
+            os.replace(new, target)
         except OSError:
             with suppress(FileNotFoundError):
                 os.replace(old, target)

@@ -273,6 +273,8 @@ class TrainConfig(Section):
     """Stop after so many optimizer steps; the schedule stays that of `epochs`. For trying out."""
     early_stopping_patience: PositiveInt | None = 3
     """Epochs without a better overall macro-F1 on validation before training ends; null: never."""
+    average_epochs: PositiveInt = 1
+    """Judge and keep the mean of the weights after each of so many of the newest epochs; 1: those of the epoch alone."""
     global_batch_size: PositiveInt = 36
     """Rows of an optimizer step over all workers."""
     micro_batch_size: PositiveInt = 12

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
+from polarity.artifacts import Fill
 from polarity.cli import main
 from polarity.errors import RunError
 from polarity.evaluate import metrics_schema
@@ -125,7 +126,7 @@ def test_a_resumed_run_stops_early_where_a_whole_one_does(inputs: tuple[str, str
     assert call(command(inputs, tmp_path / "whole", *more), monkeypatch) == 0
     save = FolderReport.__call__
 
-    def stop(self: FolderReport, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
+    def stop(self: FolderReport, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
         save(self, metrics, checkpoint, name)
         if name == "epoch_0002":
             raise RunError("stopped")

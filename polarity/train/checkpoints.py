@@ -7,12 +7,14 @@ the best so far, and `checksums.json` of the others, written last: a copy that w
 It is made after an epoch, or inside one with what the epoch has summed up to there.
 """
 
+import errno
 import json
 import pickle
+import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +60,36 @@ class TrainState:
         """The checkpoint's folder; in the order of time where names are sorted."""
         return f"epoch_{self.epoch:04d}" + (f"_step_{self.step:08d}" if self.batch else "")
 
+    def copy(self) -> "TrainState":
+        """As it stands now. Rows of the history and gammas are added or replaced, but not changed, so they are shared."""
+        running = {name: list(values) for name, values in self.running.items()}
+        return replace(self, gammas=dict(self.gammas), history=list(self.history), running=running)
+
     def epochs_without_gain(self) -> int:
         """Completed epochs since the best one."""
         return self.epoch - 1 - self.best_epoch
 
 
+def host_copy(value: Any) -> Any:
+    """The value with a copy of every tensor in it, in the host's memory: it stays as it is while the training goes on."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: host_copy(part) for key, part in value.items()}
+    return [host_copy(part) for part in value] if isinstance(value, list) else value
+
+
 def save_checkpoint(
     folder: Path, state: TrainState, model: Weights, best: Weights | None, optimizer: dict[str, Any], scaler: dict[str, Any],
-    observed: Observed | None = None,
+    observed: Observed | None = None, recent: Sequence[Weights] = (),
 ) -> None:  # fmt: skip
-    """Write a complete checkpoint into the empty `folder`; `best` only where it is not `model`. Raises `RunError`: no room."""
-    with temporary_room(folder):
+    """Write a complete checkpoint into the empty `folder`; `best` only where it is not `model`. Raises `OSError`: no room."""
+    with _os_errors(folder):
         save_file(_plain(model), folder / "model.safetensors")
         if best is not None:
             save_file(_plain(best), folder / "best.safetensors")
-        torch.save({"optimizer": optimizer, "scaler": scaler, "observed": observed or {}}, folder / "optimizer.pt")
+        rest = {"optimizer": optimizer, "scaler": scaler, "observed": observed or {}, "recent": list(recent)}
+        torch.save(rest, folder / "optimizer.pt")
         (folder / "state.json").write_text(json.dumps(asdict(state)))
         seal(folder)
 
@@ -109,6 +126,17 @@ def _damaged(folder: Path, what: str) -> RunError:
 
 
 @contextmanager
+def _os_errors(folder: Path) -> Iterator[None]:
+    """Makes an OSError of what safetensors and torch raise where the system refuses to write; torch does not say why it did."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if shutil.disk_usage(folder).free < 1 << 20:
+            raise OSError(errno.ENOSPC, str(error)) from error
+        raise OSError(errno.EIO, f"{str(error).splitlines()[0]}; is the disk full, or a quota used up?") from error
+
+
+@contextmanager
 def temporary_room(folder: Path) -> Iterator[None]:
     """Turns a refusal to write into the temporary `folder` into a RunError; safetensors and torch raise errors of their own for it."""
     try:
@@ -131,6 +159,8 @@ class Checkpoint:
     optimizer: dict[str, Any]
     scaler: dict[str, Any]
     observed: Observed
+    recent: list[Weights]
+    """After each of the newest epochs, where weights are averaged over epochs."""
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -143,7 +173,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         rest = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
     except (OSError, ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise _damaged(folder, str(error)) from error
-    return Checkpoint(state, model, best if state.best_epoch >= 0 else None, rest["optimizer"], rest["scaler"], rest["observed"])
+    kept = best if state.best_epoch >= 0 else None
+    return Checkpoint(state, model, kept, rest["optimizer"], rest["scaler"], rest["observed"], rest["recent"])
 
 
 def _plain(weights: Weights) -> Weights:

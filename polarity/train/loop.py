@@ -5,10 +5,10 @@ It runs in one process without a process group, or as one of several under DDP, 
 
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from polarity.artifacts import Fill
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
 from polarity.errors import RunError
@@ -29,7 +30,9 @@ from polarity.model.vocabulary import WholeTable, use_rows
 from polarity.optim.centralization import centralizable, centralize_gradients
 from polarity.optim.groups import parameter_groups
 from polarity.optim.schedule import learning_rate
-from polarity.train.checkpoints import Checkpoint, Observed, TrainState, Weights, load_checkpoint, save_checkpoint
+from polarity.train.averaging import EpochAverage
+from polarity.train.background import Background
+from polarity.train.checkpoints import Checkpoint, Observed, TrainState, Weights, host_copy, load_checkpoint, save_checkpoint
 from polarity.train.features import weights_digest, with_features
 from polarity.train.precision import grad_scaler, resolve_precision
 from polarity.train.progress import Progress, Watch
@@ -41,10 +44,10 @@ Say = Callable[[str], None]
 
 
 class Report(Protocol):
-    """What the loop calls on every worker after each epoch, and inside one, without metrics, where a checkpoint is wished for; the first
-    worker passes a finished checkpoint's folder."""
+    """What the loop calls with metrics, on every worker, after each epoch; and with what writes a checkpoint, without metrics, on the first
+    worker, in a thread beside the training: one checkpoint at a time."""
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None: ...
+    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,10 @@ def run_training(
     """Train `model`, keep the best epoch by overall macro-F1 on validation, and score validation and test with it.
 
     `resume` is a checkpoint folder, `watch` is shown how it goes, and `wants_checkpoint`, where given, is asked after each epoch
-    whether to write one. Raises `RunError` after `train.max_bad_steps` non-finite steps, naming the batch's rows, and when a
-    checkpoint belongs to another configuration or to other rows, and `ConfigError` where `model.frozen_layers` does not fit.
+    whether to write one. Checkpoints are written while the training goes on, from a copy in the first worker's memory (up to three times
+    the trained weights), and are done when this returns or raises. Raises `RunError` on all workers where one failed, when the next is due
+    or at the end; after `train.max_bad_steps` non-finite steps, naming the batch's rows; and when a checkpoint belongs to another
+    configuration or to other rows; `ConfigError` where `model.frozen_layers` does not fit.
     """
     started = time.monotonic()
     checkpoint = None if resume is None else load_checkpoint(resume)
@@ -84,15 +89,17 @@ def run_training(
         training.restore(checkpoint)
         inside = f", {training.state.batch} batches into the next" if training.state.batch else ""
         say(f"resumed after epoch {training.state.epoch}{inside} (step {training.state.step})")
-    while not training.finished():
-        training.run_epoch(report)
-        training.validate()
-        training.save(report, wanted=wants_checkpoint is None or wants_checkpoint())
-    training.load_best()
-    training.restore_table()
-    parts = {"validation": tables.validation, "test": tables.test}
-    training.model = model  # whole again where layers were frozen: what is saved is what is judged
-    predictions = {name: training.predict(part) for name, part in parts.items() if part is not None}
+    with training.background as checkpoints:
+        while not training.finished():
+            training.run_epoch(report)
+            training.validate()
+            training.save(report, wanted=wants_checkpoint is None or wants_checkpoint())
+        training.load_best()
+        training.restore_table()
+        parts = {"validation": tables.validation, "test": tables.test}
+        training.model = model  # whole again where layers were frozen: what is saved is what is judged
+        predictions = {name: training.predict(part) for name, part in parts.items() if part is not None}
+        checkpoints.meet()
     return Result(model, predictions, training.state, time.monotonic() - started)
 
 
@@ -147,9 +154,11 @@ class Training:
         world.assert_equal("the number of steps", self.steps)
         self.state = TrainState(precision=self.precision, fingerprint=fingerprint(config, tables, left_out))
         self.best: Weights | None = None
+        self.average = EpochAverage(config.train.average_epochs)
         self.progress = Progress(config, self.steps, *((say, watch) if world.is_first else (None, None)))
         self.epoch = _Epoch()
         self.wishes: tuple[float, ...] = ()
+        self.background = Background(world)
 
     def _reduce(self, model: MultitaskModel, tables: Tables) -> tuple[MultitaskModel, Tables, str]:
         """The part of the model that is trained, the rows as it takes them, and a hash of what is left out of it and its checkpoints.
@@ -204,16 +213,18 @@ class Training:
             self.say(f"{news}: saving a checkpoint at step {self.state.step}")
         if stop or save or news:
             self.save_inside(report)
+        if stop or news:
+            self.background.meet()  # it must be on the storage before the worker, or its node, goes
         if stop:
             reason = next((r for r in self.world.gather(self.world.pulse.reason) if r), "asked to stop")
             raise RunError(f"{reason}: stopped after step {self.state.step} with a checkpoint of it; continue with --resume")
 
     def save_inside(self, report: Report) -> None:
-        """A checkpoint of the epoch under way."""
+        """Begin a checkpoint of the epoch under way."""
         self.state.running = self.epoch.so_far()
         mine = {task: torch.cat(seen).cpu() if seen else torch.zeros((0, 3)) for task, seen in self.stepper.observed.items()}
         each = self.world.gather(mine)
-        self._write({}, report, self.best, {task: [part[task] for part in each] for task in mine})
+        self._begin_checkpoint(report, {task: [part[task] for part in each] for task in mine})
         self.state.running = {}
 
     def step(self, rows: Rows, alpha: float) -> None:
@@ -222,9 +233,11 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_multiplier"]
         parts = self.stepper.gradient(rows, self.state.step, alpha, self.scaler)
-        losses = self._global_losses(parts)
+        values = self._global_values(parts)
         self.scaler.unscale_(self.optimizer)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm))
+        clipped = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
+        norm, *rest = torch.cat([clipped.reshape(1).float(), values]).tolist()  # the step's only wait for a GPU
+        losses = self._named_losses(rest)
         loss = sum(losses.values())
         finite = np.isfinite(loss) and np.isfinite(norm)
         # Where fp16's scale was too large it is halved and tried again; at a scale of 1 or less, scaling is not what is wrong.
@@ -243,14 +256,20 @@ class Training:
         self.state.history.append({**record, **losses})
         self.progress.step(self.state.history[-1], rows, self.tables.train)
 
-    def _global_losses(self, parts: dict[str, Tensor]) -> dict[str, float]:
-        """Every part of the loss, summed over the workers: one small exchange, and the step's only wait."""
-        names = [f"loss_{t}" for t in self.objectives] + [f"consistency_{t}" for t in self.objectives]
+    def _loss_names(self) -> list[str]:
+        return [f"loss_{t}" for t in self.objectives] + [f"consistency_{t}" for t in self.objectives]
+
+    def _global_values(self, parts: dict[str, Tensor]) -> Tensor:
+        """Every part of the loss, then the wishes, summed over the workers in one small exchange."""
         zero = torch.zeros((), device=self.world.device)
         wishes = torch.tensor(self.world.pulse.wishes(first=self.world.is_first), device=self.world.device)
-        values = self.world.sum(torch.cat([torch.stack([parts.get(name, zero).float() for name in names]), wishes])).tolist()
-        values, self.wishes = values[: len(names)], tuple(values[len(names) :])
-        return {n: v for n, v in zip(names, values, strict=True) if n.startswith("loss") or self.config.loss.r_drop_alpha}
+        return self.world.sum(torch.cat([torch.stack([parts.get(name, zero).float() for name in self._loss_names()]), wishes]))
+
+    def _named_losses(self, values: list[float]) -> dict[str, float]:
+        """The losses by name; takes note of the wishes behind them."""
+        names = self._loss_names()
+        self.wishes = tuple(values[len(names) :])
+        return {n: v for n, v in zip(names, values, strict=False) if n.startswith("loss") or self.config.loss.r_drop_alpha}
 
     def _note_bad_step(self, rows: Rows, loss: float, norm: float) -> None:
         self.state.bad_steps += 1
@@ -282,7 +301,9 @@ class Training:
     def validate(self) -> None:
         """Score validation, and remember the weights of the best epoch."""
         seconds = time.monotonic() - self.epoch.started
-        found, part, labels = self.predict(self.tables.validation), self.tables.validation, self.config.labels
+        part, labels = self.tables.validation, self.config.labels
+        with self.average.of(bare(self.model)) as judged:
+            found = self.predict(part)
         scores = macro_f1_scores(found, part, labels)
         state, losses = self.state, self.epoch.losses
         row = {f"validation_{name}": value for name, value in scores.items()}
@@ -293,31 +314,30 @@ class Training:
         state.history.append({**record, "seconds": seconds, "bad_steps": state.bad_steps, **row})
         if scores["overall"] > state.best_score:
             state.best_score, state.best_epoch = scores["overall"], state.epoch - 1
-            self.best = {n: t.detach().cpu().clone() for n, t in bare(self.model).state_dict().items()}
+            self.best = judged
         shown = {**state.history[-1], **class_f1_scores(found, part, labels)}  # a score of each class is for watchers, not for the history
         self.progress.end_epoch(shown, scores, time.monotonic() - self.epoch.started - seconds, state.best_epoch + 1)
 
     def save(self, report: Report, *, wanted: bool = True) -> None:
-        """Report on all workers, with a checkpoint from the first one where it is `wanted`."""
-        last = self.state.history[-1]
-        metrics = {k: float(v) for k, v in last.items() if isinstance(v, int | float)}
-        if not wanted:
-            report(metrics, None, self.state.name())
-            return
-        self._write(metrics, report, None if self.state.best_epoch == self.state.epoch - 1 else self.best)
+        """Begin a checkpoint where it is `wanted`, and report the epoch on all workers."""
+        if wanted:
+            self._begin_checkpoint(report)
+        metrics = {k: float(v) for k, v in self.state.history[-1].items() if isinstance(v, int | float)}
+        report(metrics, None, self.state.name())
 
-    def _write(self, metrics: dict[str, float], report: Report, best: Weights | None, observed: Observed | None = None) -> None:
-        """A checkpoint by the first worker, reported by all; an error of one is an error of all."""
-        name, weights, problem = self.state.name(), bare(self.model).state_dict(), None
-        with tempfile.TemporaryDirectory(prefix="polarity-checkpoint-") as folder:
-            if self.world.is_first:
-                try:
-                    optimizer, scaler = self.optimizer.state_dict(), self.scaler.state_dict()
-                    save_checkpoint(Path(folder), self.state, weights, best, optimizer, scaler, observed)
-                except RunError as error:
-                    problem = str(error)
-            self.world.raise_together(problem)
-            report(metrics, Path(folder) if self.world.is_first else None, name)
+    def _begin_checkpoint(self, report: Report, observed: Observed | None = None) -> None:
+        """Once the one before is done, copy on the first worker what changes with the next step, and write it beside the training."""
+        self.background.meet()
+        if self.world.is_first:
+            state, best = self.state.copy(), self.best
+            if self.average.epochs == 1 and best is not None and not state.batch and state.best_epoch == state.epoch - 1:
+                weights, best = best, None  # as they are now: `validate` has just copied them
+            else:
+                weights = host_copy(bare(self.model).state_dict())
+            rest = {"optimizer": host_copy(self.optimizer.state_dict()), "scaler": self.scaler.state_dict(), "observed": observed}
+            rest["recent"] = self.average.for_the_next()
+            write: Fill = partial(save_checkpoint, state=state, model=weights, best=best, **rest)
+            self.background.start(partial(report, {}, write, state.name()))
         self.world.pulse.saved()
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -327,7 +347,7 @@ class Training:
                 "the checkpoint was made with another configuration, other rows or other encoder weights: "
                 "resume with what it was started with"
             )
-        self.state, self.best = checkpoint.state, checkpoint.best
+        self.state, self.best, self.average.recent = checkpoint.state, checkpoint.best, checkpoint.recent
         if self.state.step != sum(self.steps[: self.state.epoch]) + self.state.batch and not self.finished():
             raise RunError(f"the run was cut inside epoch {self.state.epoch} by train.max_steps: the rest of that epoch cannot be made up")
         bare(self.model).load_state_dict(checkpoint.model)
@@ -351,12 +371,17 @@ class Training:
             self.word_table.restore(self._decay_of_unused_words())
 
     def _decay_of_unused_words(self) -> float:
-        """The product of 1 - rate x decay (AdamW's, Loshchilov & Hutter 2019) over the steps taken up to the best epoch."""
+        """The product of 1 - rate x decay (AdamW's, Loshchilov & Hutter 2019) over the steps up to the best epoch; where the weights are a
+        mean over epochs, the mean of such products."""
         weight = bare(self.model).encoder.get_input_embeddings().weight
         group = next(g for g in self.optimizer.param_groups if any(p is weight for p in g["params"]))
-        steps = [row for row in self.state.history if row["kind"] == "step" and row["epoch"] <= self.state.best_epoch + 1]
-        rates = np.array([row["lr"] for row in steps if np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"])])
-        return float(np.prod(1.0 - rates * group["lr_multiplier"] * group["weight_decay"]))
+        steps = [r for r in self.state.history if r["kind"] == "step" and np.isfinite(r["loss"]) and np.isfinite(r["grad_norm"])]
+        best = self.state.best_epoch + 1
+        left = [
+            np.prod([1.0 - r["lr"] * group["lr_multiplier"] * group["weight_decay"] for r in steps if r["epoch"] <= epoch])
+            for epoch in range(max(1, best - self.average.epochs + 1), best + 1)
+        ]
+        return float(np.mean(left))
 
 
 def fingerprint(config: Config, tables: Tables, left_out: str) -> str:

@@ -15,7 +15,7 @@ import ray
 import ray.train
 from ray.train.torch import get_device
 
-from polarity.artifacts import CHECKPOINTS, RunFolder
+from polarity.artifacts import CHECKPOINTS, Fill, RunFolder
 from polarity.errors import PolarityError
 from polarity.train.cluster import PREEMPTION_WATCHER
 from polarity.train.job import Job, Listener
@@ -47,7 +47,7 @@ def train_on_worker(given: dict[str, Any]) -> str | LastValues | None:
     ):
         try:
             resume = _newest(job, world, Path(temporary))
-            report = _Report(RunFolder.open(job.run_dir), world, listener)
+            report = _Report(RunFolder.open(job.run_dir), listener)
             with heed_sigterm(pulse, cluster.grace_s), watched(job, world, tags=given["tags"], resume=resume) as watch:
                 work(job, report, world=world, say=_say, resume=resume, watch=watch)
             return None if watch is None else watch.last_values()
@@ -80,20 +80,14 @@ def preemption() -> str | None:
 
 @dataclass(frozen=True)
 class _Report:
-    """The loop's report: the checkpoint goes into the run folder, then the metrics to Ray, and then to the listener."""
+    """The loop's report: a checkpoint goes into the run folder, metrics to Ray, and then to the listener."""
 
     folder: RunFolder
-    world: World
     listener: Listener | None
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
-        problem = None
-        try:
+    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
+        if checkpoint is not None:
             FolderReport(self.folder)(metrics, checkpoint, name)
-        except PolarityError as error:
-            problem = str(error)
-        self.world.raise_together(problem)  # the other workers would wait for the one whose disk is full
-        if not metrics:  # a checkpoint inside an epoch
             return
         ray.train.report(metrics)
         if self.listener is not None:

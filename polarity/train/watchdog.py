@@ -69,7 +69,7 @@ class Pulse:
         return new
 
     def saved(self) -> None:
-        """A checkpoint was written."""
+        """A checkpoint was begun: the next one is due so long after this moment, whose state it holds."""
         self._saved = time.monotonic()
         self.beat()
 

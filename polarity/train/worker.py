@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
-from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, RunFolder
+from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, Fill, RunFolder, disk_errors
 from polarity.data.batch import Corpus
 from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.errors import RunError
@@ -94,12 +94,16 @@ class FolderReport:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
+    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
         if checkpoint is None:
             return
-        self._folder.write_folder(f"{CHECKPOINTS}/{name}", checkpoint)
-        for old in checkpoint_names(self._folder)[:-2]:
-            self._folder.delete_folder(f"{CHECKPOINTS}/{old}")
+        with disk_errors(f"{self._folder.uri}/{CHECKPOINTS}"):
+            for left in self._folder.list(CHECKPOINTS):
+                if left.startswith(".epoch_"):  # of a worker that was killed while it wrote; there is no other writer
+                    self._folder.delete_folder(f"{CHECKPOINTS}/{left}")
+            self._folder.write_folder(f"{CHECKPOINTS}/{name}", checkpoint)
+            for old in checkpoint_names(self._folder)[:-2]:
+                self._folder.delete_folder(f"{CHECKPOINTS}/{old}")
 
 
 def newest_checkpoint(folder: RunFolder, target: Path, say: Say = print) -> Path | None:

@@ -22,7 +22,7 @@ import ray
 import torch
 from ray.tune import Trainable
 
-from polarity.artifacts import CHECKPOINTS, HISTORY, METRICS, PREDICTIONS, RunFolder
+from polarity.artifacts import CHECKPOINTS, HISTORY, METRICS, PREDICTIONS, Fill, RunFolder
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.evaluate import Stability, build_metrics
@@ -198,13 +198,14 @@ class TrialReport:
         """Whether the next checkpoint is kept: the loop writes no other."""
         return self._folder.local is not None and time.monotonic() - self._kept >= self._keep_after_s
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
+    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
         if checkpoint is not None:
             self._folder.write_folder(f"{CHECKPOINTS}/{name}", checkpoint)
             for other in checkpoint_names(self._folder):
                 if other != name:
                     self._folder.delete_folder(f"{CHECKPOINTS}/{other}")
             self._kept = time.monotonic()
+            return
         self._handover.report(metrics)
 
 

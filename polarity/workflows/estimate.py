@@ -45,6 +45,8 @@ def estimate(config: Config, *, say: Callable[[str], None]) -> str:
     trained = sum(p.numel() for p in training.model.parameters())
     states = corpus.tokens.size * model.encoder.config.hidden_size * 4 if config.model.frozen_layers else 0
     kept = " and the frozen layers' output" if states else ""
+    epochs = config.train.average_epochs
+    averaged = "" if epochs == 1 else f"; every worker {4 * epochs * trained / 1e9:.1f} GB for the mean over {epochs} epochs"
     lines = [
         f"rows: train {len(corpus)}, {', '.join(f'{n} {t.num_rows}' for n, t in prepared.tokens.items() if n != 'train')}; "
         f"an epoch has {sum(len(b) for b in batches)}",
@@ -54,7 +56,8 @@ def estimate(config: Config, *, say: Callable[[str], None]) -> str:
         "(without validation, start and exchange)",
         f"memory: {parameters / 1e6:.1f} M parameters, {trained / 1e6:.1f} M of them trained: about "
         f"{(4 * parameters + 12 * trained + states) / 1e9:.1f} GB a worker for weights, gradients, optimizer"
-        f"{kept}, plus activations and about 1 GB of libraries",
+        f"{kept}, plus activations and about 1 GB of libraries; the first worker holds up to {16 * trained / 1e9:.1f} GB more in the "
+        f"host's memory: the best epoch's weights, and the checkpoint that is being written{averaged}",
     ]
     return "\n".join(lines)
 

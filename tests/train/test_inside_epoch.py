@@ -1,6 +1,7 @@
 """A run that was stopped inside an epoch, at any batch, ends with the bits of an undisturbed one; a damaged checkpoint is passed over."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from polarity.artifacts import CHECKPOINTS, RunFolder
+from polarity.artifacts import CHECKPOINTS, Fill, RunFolder
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.train.checkpoints import load_checkpoint, seal, verify
@@ -18,6 +19,7 @@ from polarity.train.watchdog import Pulse
 from polarity.train.worker import FolderReport, newest_checkpoint
 from polarity.train.world import World
 from tests.train.runs import configured, fresh_model, on_ranks, tables
+from tests.train.test_resume import Keep
 
 EVERYTHING = tuple(range(1, 11))
 SIZES = {"global_batch_size": 16, "micro_batch_size": 8, "epochs": 2, "early_stopping_patience": None}
@@ -36,17 +38,9 @@ class StopAt(Pulse):
         return super().wishes(first=first)
 
 
-class Keep:
-    """A report that keeps every checkpoint of the first worker."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.metrics: list[dict[str, float]] = []
-
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
-        self.metrics.append(metrics)
-        if checkpoint is not None:
-            shutil.copytree(checkpoint, self.folder / name)
+def copied(source: Path) -> Fill:
+    """Fills a folder with what is in another one."""
+    return partial(shutil.copytree, source, dirs_exist_ok=True)
 
 
 def run(config: Config, folder: Path, resume: Path | None = None, stop_at: int | None = None) -> Result:
@@ -106,18 +100,24 @@ def test_a_stop_of_one_of_two_workers_stops_both(tmp_path: Path) -> None:
 
 
 def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
-    """They are reported without metrics, for no epoch has ended, and change nothing."""
+    """They are written without metrics, for no epoch has ended, and change nothing."""
     config = configured(train=SIZES | {"epochs": 1})
-    folder, report = RunFolder.create(tmp_path / "run"), Keep(tmp_path / "kept")
+    folder, keep, calls = RunFolder.create(tmp_path / "run"), Keep(tmp_path / "kept"), list[tuple[dict[str, float], bool]]()
     (tmp_path / "kept").mkdir()
+
+    def report(metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
+        calls.append((metrics, checkpoint is not None))
+        keep(metrics, checkpoint, name)
+
     world = World(pulse=Pulse(save_every_s=0.0))
     often = run_training(config, tables(config), fresh_model(config), report, world=world, say=lambda _: None)
     assert_same(numbers(run(config, tmp_path / "plain")), numbers(often))
-    assert report.metrics[:-1] == [{}] * (len(report.metrics) - 1) and report.metrics[-1]["epoch"] == 1.0
     names = sorted(path.name for path in (tmp_path / "kept").iterdir())
+    assert [metrics for metrics, written in calls if written] == [{}] * len(names)
+    assert [metrics["epoch"] for metrics, written in calls if not written] == [1.0]
     assert names[0] == "epoch_0000_step_00000001" and names[-1] == "epoch_0001"
     for name in names:
-        FolderReport(folder)({}, tmp_path / "kept" / name, name)
+        FolderReport(folder)({}, copied(tmp_path / "kept" / name), name)
     assert checkpoint_names(folder) == names[-2:]
     assert load_checkpoint(tmp_path / "kept" / names[0]).best is None
 
@@ -127,7 +127,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_word(tmp_path: Path) -> None
     run(config, tmp_path / "kept")
     folder, said = RunFolder.create(tmp_path / "run"), list[str]()
     for name in ("epoch_0001", "epoch_0002"):
-        FolderReport(folder)({}, tmp_path / "kept" / name, name)
+        FolderReport(folder)({}, copied(tmp_path / "kept" / name), name)
     newest = tmp_path / "run" / CHECKPOINTS / "epoch_0002" / "model.safetensors"
     content = newest.read_bytes()
     newest.write_bytes(content[:-100] + b"\0" + content[-99:])  # of the same size

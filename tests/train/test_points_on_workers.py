@@ -64,7 +64,7 @@ def first_steps(points: tuple[int, ...]) -> dict[str, Any]:
             own = world.gather(of_own_rows(training))
             training._adapt_gamma()
         shares = training.stepper.gradient(rows, number, config.loss.r_drop_alpha, training.scaler)
-        record.append((training._global_losses(shares), summary(training.model)))
+        record.append((training._named_losses(training._global_values(shares).tolist()), summary(training.model)))
         torch.nn.utils.clip_grad_norm_(training.model.parameters(), config.optim.max_grad_norm)
         training.optimizer.step()
         training.optimizer.zero_grad()

@@ -1,11 +1,11 @@
 """A run that was stopped and resumed ends with the bits of an uninterrupted one; damaged or foreign checkpoints are refused."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from polarity.artifacts import Fill
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.train.loop import Result, run_training
@@ -22,9 +22,10 @@ class Keep:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
-        assert checkpoint is not None
-        shutil.copytree(checkpoint, self.folder / name)
+    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
+        if checkpoint is not None:
+            (self.folder / name).mkdir()
+            checkpoint(self.folder / name)
 
 
 def run(config: Config, folder: Path, resume: Path | None = None) -> Result:

@@ -1,6 +1,5 @@
 """A run that was stopped on two workers and goes on with one, and the other way round, ends with the same numbers."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from polarity.config import Config
 from polarity.train.loop import run_training
 from polarity.train.world import World
 from tests.train.runs import configured, fresh_model, on_ranks, tables
+from tests.train.test_resume import Keep
 
 ALL = tuple(range(1, 11))
 STOPPED_AFTER, EPOCHS = 2, 4
@@ -21,17 +21,6 @@ def config(workers: int) -> Config:
     sizes = {"epochs": EPOCHS, "early_stopping_patience": None, "global_batch_size": 16, "micro_batch_size": 4}
     head = {"layers": 3, "hidden_size": 24, "intermediate_size": 32, "residual": True}
     return configured(ALL, train=sizes, cluster={"workers": workers}, model={"head": head})
-
-
-class Keep:
-    """A report that keeps every checkpoint, as the first worker's does."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, metrics: dict[str, float], checkpoint: Path | None, name: str) -> None:
-        if checkpoint is not None:
-            shutil.copytree(checkpoint, self.folder / name)
 
 
 def run(folder: Path, resume: Path | None) -> dict[str, Any]:

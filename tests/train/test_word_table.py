@@ -36,8 +36,9 @@ def run(config: Config, folder: Path | None = None, resume: Path | None = None) 
     return run_training(config, with_test(tables(config)), fresh_model(config), report, world=World(), say=lambda _: None, resume=resume)
 
 
-def test_weights_are_those_of_the_whole_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = configured(train=SIZES, optim=STRONG)
+@pytest.mark.parametrize("average", [1, 2])
+def test_weights_are_those_of_the_whole_table(average: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured(train=SIZES | {"average_epochs": average}, optim=STRONG)
     training = Training(config, tables(config), fresh_model(config), World(), lambda _: None, precision=None)
     assert training.word_table is not None and training.model.state_dict()[TABLE].shape[0] == len(training.word_table.used)
     reduced = run(config)
