@@ -281,7 +281,8 @@ for failures in (0, 2):
     folder = os.environ["RUN_FOLDER"] + str(failures)
     os.makedirs(folder + "/model")
     try:
-        driver.fit(Job(Config.model_validate({"cluster": {"max_failures": failures}}), {}, {}, folder), lambda _: None, resume=False)
+        job = Job(Config.model_validate({"cluster": {"max_failures": failures}}), {}, {}, folder, pad_id=0)
+        driver.fit(job, lambda _: None, resume=False)
     except Stop:
         pass
 found["max_failures"] = seen

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import ClusterConfig
 from polarity.errors import RunError
-from polarity.train.cluster import describe_resources
+from polarity.train.cluster import describe_resources, importing
 from polarity.train.job import Job, Listener, Say, checkpoint_names
 from polarity.train.stop import StopDesk, torch_config
 from polarity.train.watchdog import on_sigterm, seconds
@@ -138,6 +138,7 @@ def _why(error: ray.train.TrainingFailedError) -> str:
 
 def _train_on_worker(given: dict[str, Any]) -> "str | LastValues | None":
     """What Ray Train runs on every worker; see `ray_worker`."""
-    from polarity.train.ray_worker import train_on_worker
+    with importing():
+        from polarity.train.ray_worker import train_on_worker
 
     return train_on_worker(given)

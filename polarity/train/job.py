@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -19,6 +19,7 @@ Listener = Callable[[dict[str, float]], None]
 class Job:
     """Everything that a worker needs. `parts` are tokenized tables by name, `run_dir` is reachable from every worker.
 
+    `pad_id`: of the tokenizer, which takes a worker a second to load and is needed for the tokens alone.
     `keep_model`: whether the model itself is written and the run tracked; a study's trials are judged by their predictions, and their
     models would fill the disk, their curves (thousands of files in a study of 180 trials) every tracker: study.json has them.
     """
@@ -27,6 +28,7 @@ class Job:
     parts: dict[str, pa.Table]
     statistics: dict[str, TaskStatistics]
     run_dir: str
+    pad_id: int = field(kw_only=True)
     keep_model: bool = True
 
 

@@ -7,10 +7,10 @@ what was not exported; so it leaves its gauges' last values to its driver, which
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -174,18 +174,19 @@ def _gauges() -> dict[str, Gauge]:
 class RayMetrics:
     """A `Watch` that publishes what it is shown, under `tags` (see `RUN_TAGS`); inside its context a gauge keeps its last value.
 
+    `facts` is called with the first row: it takes a tenth of a second, which the first step need not wait for.
     `step` and `bad_steps` are where the run stood when these workers took it over: counters count what they did themselves.
     """
 
-    def __init__(self, tags: Mapping[str, str], facts: Facts, *, step: int = 0, bad_steps: int = 0) -> None:
-        self._tags, self._facts = dict(tags), facts
+    def __init__(self, tags: Mapping[str, str], facts: Callable[[], Facts], *, step: int = 0, bad_steps: int = 0) -> None:
+        self._tags, self._find_facts = dict(tags), facts
+        self._facts: Facts | None = None
         self._gauges = _gauges()
         self._counters = {name: Counter(PREFIX + name, text, RUN_TAGS) for name, text in COUNTERS.items()}
         self._counted = {"steps_total": step, "bad_steps_total": bad_steps}
         self._held: dict[Held, float] = {}
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="ray-metrics", daemon=True)
-        self._hold("oversampling_ratio", {}, facts.oversampling)
 
     def __enter__(self) -> "RayMetrics":
         self._thread.start()
@@ -196,7 +197,10 @@ class RayMetrics:
         self._thread.join()
 
     def __call__(self, record: Record) -> None:
-        """Publish a row of the history."""
+        """Publish a row of the history; before the first, the other workers wait for this one, so that the machine is measured at rest."""
+        if self._facts is None:
+            self._facts = self._find_facts()
+            self._hold("oversampling_ratio", {}, self._facts.oversampling)
         for name, tags, value in samples(record, self._facts):
             self._hold(name, tags, value)
         self._publish()
@@ -236,7 +240,7 @@ def watched(job: Job, world: World, *, tags: Mapping[str, str] | None = None, re
         yield None
         return
     step, bad_steps = _stood_at(resume)
-    with RayMetrics(tags or run_tags(job), facts_of(job, world), step=step, bad_steps=bad_steps) as watch:
+    with RayMetrics(tags or run_tags(job), partial(facts_of, job, world), step=step, bad_steps=bad_steps) as watch:
         yield watch
 
 

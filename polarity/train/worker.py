@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
-from transformers import PreTrainedTokenizerFast
 from transformers import logging as transformers_logging
 
 from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, Fill, RunFolder, disk_errors
@@ -37,8 +36,7 @@ def work(
     transformers_logging.disable_progress_bar()
     config = job.config
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
-    tokenizer = load_tokenizer(encoder.folder)
-    corpora = {name: Corpus.from_table(table, list(config.labels), tokenizer.pad_token_id) for name, table in job.parts.items()}
+    corpora = {name: Corpus.from_table(table, list(config.labels), job.pad_id) for name, table in job.parts.items()}
     tables = Tables(corpora["train"], corpora["validation"], corpora.get("test"), job.statistics)
     model = MultitaskModel.from_encoder(encoder.folder, config.model, config.labels, seed=config.train.seed)
     with _tracked(job, world, say) as tracking:
@@ -47,7 +45,7 @@ def work(
             config, tables, model, report, world=world, say=say, resume=resume, watch=watching, wants_checkpoint=wants_checkpoint
         )
         if world.is_first:
-            _write(job, result, tokenizer)
+            _write(job, result, encoder.folder)
 
 
 def _tracked(job: Job, world: World, say: Say) -> AbstractContextManager[Watch | None]:
@@ -67,7 +65,7 @@ def _both(first: Watch | None, second: Watch | None) -> Watch | None:
     return show
 
 
-def _write(job: Job, result: Result, tokenizer: PreTrainedTokenizerFast) -> None:
+def _write(job: Job, result: Result, encoder: Path) -> None:
     folder = RunFolder.open(job.run_dir)
     judged = [
         build_predictions(name, job.parts[name], scores.probabilities, job.config.labels, scores.predicted)
@@ -77,7 +75,7 @@ def _write(job: Job, result: Result, tokenizer: PreTrainedTokenizerFast) -> None
         with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary:
             with temporary_room(Path(temporary)):
                 result.model.save_pretrained(temporary)
-                tokenizer.save_pretrained(temporary)
+                load_tokenizer(encoder).save_pretrained(temporary)
             folder.write_folder(MODEL, Path(temporary))
     folder.write_parquet(HISTORY, pa.Table.from_pylist(_same_columns(result.state.history)))
     folder.write_parquet(PREDICTIONS, pa.concat_tables(judged))

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from polarity.artifacts import CHECKPOINTS, CONFIG, LEDGER, RunFolder
 from polarity.config import Config
 from polarity.data.batch import Corpus, steps_per_epoch
 from polarity.data.ledger import Ledger
+from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.errors import RunError
 from polarity.loss.objective import TaskStatistics
 from polarity.resolve import dump_config
@@ -123,10 +125,17 @@ def trial_specs(study: Study, prepared: Prepared, limits: Limits) -> dict[str, T
             trial_place(study, trial),
             prepared.total_steps(config),
             by_title=by_title(config),
+            pad_id=pad_id(config.model.encoder, config.model.revision),
             tags=trial_tags(study, trial),
             keep_after_s=limits.keep_after_s,
         )
     return specs
+
+
+@cache
+def pad_id(encoder: str, revision: str | None) -> int:
+    """The padding token of an encoder's tokenizer."""
+    return int(load_tokenizer(resolve_encoder(encoder, revision).folder).pad_token_id)
 
 
 def trial_tags(study: Study, trial: TrialRecord) -> dict[str, str]:

@@ -49,6 +49,7 @@ class TrialSpec:
     run_dir: str
     total_steps: int
     by_title: bool
+    pad_id: int
     tags: Mapping[str, str]
     """Of its metrics (`ray_metrics.RUN_TAGS`)."""
     keep_model: bool = False
@@ -57,7 +58,7 @@ class TrialSpec:
     def job(self, tables: Mapping[str, Any]) -> Job:
         """What a worker needs; `tables` are object references by part."""
         parts = {name: ray.get(ref) for name, ref in tables.items()}
-        return Job(self.config, parts, self.statistics, self.run_dir, keep_model=self.keep_model)
+        return Job(self.config, parts, self.statistics, self.run_dir, pad_id=self.pad_id, keep_model=self.keep_model)
 
 
 class Stopped(RunError):

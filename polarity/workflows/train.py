@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder, user_cache_dir
-from polarity.baselines import floors
 from polarity.config import Config
 from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.split import Splits, is_small, load_splits
@@ -38,8 +37,9 @@ class Prepared:
     encoder: EncoderFiles
     tokens: dict[str, pa.Table]
     ledger: Ledger
+    pad_id: int
     unknown_id: int | None
-    """The tokenizer's unknown token."""
+    """The tokenizer's padding and unknown tokens."""
 
 
 def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = print) -> dict[str, Any]:
@@ -65,12 +65,12 @@ def _start_and_prepare(config: Config, say: Say) -> Prepared:
     """Start Ray, where there are workers, and prepare; small data meanwhile, for either takes seconds and leaves a core idle."""
     if not config.cluster.workers:
         return prepare(config, say)
-    from polarity.train.cluster import start_ray  # Ray is slow to import and not needed without workers
+    from polarity.train.cluster import importing, start_ray  # Ray is slow to import and not needed without workers
 
     if not is_small(config.data):  # Ray Data is to read it
         start_ray(config.cluster, say)
         return prepare(config, say)
-    with ThreadPoolExecutor(max_workers=1) as pool:  # Ray wants the main thread, for its signal handlers
+    with importing(), ThreadPoolExecutor(max_workers=1) as pool:  # Ray wants the main thread, for its signal handlers
         preparing = pool.submit(_prepare_here, config, say)
         start_ray(config.cluster, say)
         return preparing.result()
@@ -104,11 +104,13 @@ def prepare(config: Config, say: Say, *, through_ray: bool = True) -> Prepared:
         )
         for name, table in splits.parts.items()
     }
-    return Prepared(splits, encoder, tokens, ledger, tokenizer.unk_token_id)
+    return Prepared(splits, encoder, tokens, ledger, int(tokenizer.pad_token_id), tokenizer.unk_token_id)
 
 
 def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> dict[str, Any]:
     """Score the run's own predictions.parquet beside the floors, and write metrics.json."""
+    from polarity.baselines import floors  # scikit-learn is slow to import and not needed before
+
     predictions = folder.read_parquet(artifacts.PREDICTIONS)
     held_out = {name: table for name, table in splits.parts.items() if name != "train"}
     metrics = build_metrics(
@@ -171,7 +173,7 @@ def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, res
     statistics = {
         task: TaskStatistics(ledger.class_weights(task), ledger.counts(task), ledger.sampled_prior(task)) for task in config.data.tasks
     }
-    job = Job(config, prepared.tokens, statistics, folder.uri)
+    job = Job(config, prepared.tokens, statistics, folder.uri, pad_id=prepared.pad_id)
     if config.cluster.workers:
         from polarity.train.driver import fit
 

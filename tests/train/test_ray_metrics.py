@@ -81,7 +81,7 @@ def test_f1_of_a_class_is_scikit_learns() -> None:
 def job(points: tuple[int, ...] = (), **changes: dict[str, object]) -> Job:
     config = configured(points, **changes, model={"encoder": str(encoder_folder())})  # type: ignore[arg-type]
     train = tokenize(tiny_comments(90, seed=0), load_tokenizer(encoder_folder()), config.data)
-    return Job(config, {"train": train}, {}, "s3://bucket/runs/first/")
+    return Job(config, {"train": train}, {}, "s3://bucket/runs/first/", pad_id=0)
 
 
 def test_facts_are_those_of_the_rows_the_encoder_and_the_workers() -> None:

@@ -281,10 +281,10 @@ def test_checkpoints_do_not_depend_on_tracking() -> None:
 def test_trials_of_a_study_have_no_trackers(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "trial")
     for keep_model, kept in ((False, [CONFIG]), (True, [CONFIG, "tensorboard"])):
-        with _tracked(Job(config(), {}, {}, folder.uri, keep_model), World(), print):
+        with _tracked(Job(config(), {}, {}, folder.uri, pad_id=0, keep_model=keep_model), World(), print):
             pass
         assert folder.list("") == kept
-    with _tracked(Job(config(), {}, {}, folder.uri), World(rank=1, size=2), print) as watch:
+    with _tracked(Job(config(), {}, {}, folder.uri, pad_id=0), World(rank=1, size=2), print) as watch:
         assert watch is None
 
 
