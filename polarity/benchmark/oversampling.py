@@ -1,12 +1,14 @@
 """Oversampling: rows a second and peak memory of one epoch's table, each contestant in a process of its own.
 
-Run as a module it is such a process: `python -m polarity.benchmark.oversampling METHOD FILE OUT` prints a line of JSON.
+A contestant that leaves the machine too little memory is ended, with that as its result. Run as a module it is such a process:
+`python -m polarity.benchmark.oversampling METHOD FILE OUT` prints a line of JSON.
 """
 
 import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +27,10 @@ STRATA = np.array([673, 128, 3332, 998, 227, 649, 271, 50, 647])
 """Rows of each label combination in the plan's training part, sentiment first."""
 _CHUNK = 250_000
 METHODS = ("polarity", "pyarrow take", "pandas", "imbalanced-learn")
+_LEAST_FREE = 0.04
+"""Share of the machine's memory that must stay free: without any, the system would choose by itself what to kill."""
+Run = dict[str, float]
+"""What one process measured: rows, out_rows, seconds and peak_mb."""
 
 
 def write_rows(path: Path, rows: int, seed: int = 0) -> None:
@@ -55,27 +61,42 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def compare(rows: int, *, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """{method: {"rows_per_s", "peak_mb", "seconds", "out_rows"}} for a file of `rows` rows, written to a file again by each.
+    """{method: {"rows_per_s", "peak_mb", "seconds", "out_rows", "repeats"}}, a peer's with "ratio", how many times as fast as it `polarity`
+    is; or {method: {"failed": why}}. Of a file of `rows` rows, written to a file again by each.
 
-    Seconds count from the first read to the last byte, without the start of Python or Ray; memory is the process's whole peak,
-    for `polarity` that of the largest Ray process.
+    Seconds count from the first read to the last byte, without the start of Python or Ray. Memory is the process's peak; for `polarity`
+    that of all processes together, Ray's own among them.
     """
     with tempfile.TemporaryDirectory(prefix="polarity-oversampling-") as folder:
         source = Path(folder) / "rows.parquet"
         write_rows(source, rows)
-        found: dict[str, list[dict[str, float]]] = {method: [] for method in METHODS}
+        runs: dict[str, list[Run]] = {method: [] for method in METHODS}
+        failed: dict[str, str] = {}
         for _ in range(repeats):
             for method in METHODS:
-                found[method].append(_in_process(method, source, Path(folder) / "out.parquet"))
-        result = {method: _summary(runs) for method, runs in found.items()}
-        for method, entry in result.items():
-            speed, peak = entry["rows_per_s"]["median"], entry["peak_mb"]["median"]
-            say(f"oversampling {rows:,} rows, {method}: {speed:,.0f} rows/s, peak {peak:,.0f} MB")
-        return result
+                if method not in failed:
+                    run = _in_process(method, source, Path(folder) / "out.parquet")
+                    if isinstance(run, str):
+                        failed[method] = run
+                    else:
+                        runs[method].append(run)
+    result = {method: {"failed": failed[method]} if method in failed else _summary(runs[method], runs["polarity"]) for method in METHODS}
+    for method, entry in result.items():
+        say(f"oversampling {rows:,} rows, {method}: {_words(entry)}")
+    return result
 
 
-def _summary(runs: list[dict[str, float]]) -> dict[str, Any]:
+def _words(entry: dict[str, Any]) -> str:
+    if "failed" in entry:
+        return str(entry["failed"])
+    return f"{entry['rows_per_s']['median']:,.0f} rows/s, peak {entry['peak_mb']['median']:,.0f} MB"
+
+
+def _summary(runs: list[Run], ours: list[Run]) -> dict[str, Any]:
     spread = {key: Spread.of([run[key] for run in runs]).to_json() for key in ("seconds", "peak_mb")}
+    if runs is not ours and ours:
+        ratios = [theirs["seconds"] / mine["seconds"] for theirs, mine in zip(runs, ours, strict=False)]
+        spread["ratio"] = Spread.of(ratios).to_json()
     return {
         **spread,
         "rows_per_s": Spread.of([run["rows"] / run["seconds"] for run in runs]).to_json(),
@@ -84,16 +105,48 @@ def _summary(runs: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def _in_process(method: str, source: Path, out: Path) -> dict[str, float]:
+def _in_process(method: str, source: Path, out: Path) -> Run | str:
+    """What the method's process measured, or how it ran out of memory. Raises PolarityError with its last word for any other failure."""
     command = [sys.executable, "-m", "polarity.benchmark.oversampling", method, str(source), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    out.unlink(missing_ok=True)
-    if done.returncode:
-        raise PolarityError(
-            f"oversampling with {method} failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else 'no word'}"
-        )
-    measured: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=said, stderr=errors, text=True) as process,
+    ):
+        too_much = _watch_memory(process)
+        out.unlink(missing_ok=True)
+        lines, last = ((file.seek(0), file.read().strip().splitlines())[1] for file in (said, errors))
+    if too_much:
+        return "ended: too little memory left"
+    if process.returncode:
+        word = last[-1] if last else f"status {process.returncode}"
+        raise PolarityError(f"oversampling with {method} failed: {word}")
+    measured: Run = json.loads(lines[-1])
     return measured
+
+
+def _watch_memory(process: "subprocess.Popen[str]") -> bool:
+    """Wait for the process's end; True where it had to be ended because little memory was left."""
+    while True:
+        try:
+            process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            if not _low_on_memory():
+                continue
+            process.terminate()  # Ray's driver ends its workers, too
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            return True
+        return False
+
+
+def _low_on_memory() -> bool:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return bool(memory.available < _LEAST_FREE * memory.total)
 
 
 def _targets(codes: dict[str, np.ndarray[Any, Any]]) -> tuple[np.ndarray[Any, Any], dict[int, int]]:
@@ -123,36 +176,62 @@ def _positions(table: pa.Table) -> np.ndarray[Any, Any]:
 
 
 def _polarity(source: Path, out: Path) -> tuple[int, float, float]:
+    import ray
+
     from polarity.data.oversample_file import write_oversampled
     from polarity.resolve import resolve
     from polarity.train.cluster import start_ray
 
     config = resolve(points=[2]).config
     start_ray(config.cluster, lambda line: None)
-    started = time.perf_counter()
-    written = write_oversampled(str(source), config.data, out, seed=0, epoch=0, say=lambda line: None)
-    seconds = time.perf_counter() - started
-    import ray
-
-    peak = _ray_peak_mb()
+    with _MemoryOfAll() as memory:
+        started = time.perf_counter()
+        written = write_oversampled(str(source), config.data, out, seed=0, epoch=0, say=lambda line: None)
+        seconds = time.perf_counter() - started
     ray.shutdown()
-    return written, seconds, peak
+    return written, seconds, memory.peak_mb
 
 
-def _peak_mb(process: str = "self") -> float:
-    """Peak memory (VmHWM) of a process in MB, 0 where it is gone. (getrusage's would be that of the process that started it.)"""
+class _MemoryOfAll:
+    """Inside its context, the greatest sum of this process's memory and its children's; what they share is counted once (PSS)."""
+
+    def __init__(self) -> None:
+        self.peak_mb = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_MemoryOfAll":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        import psutil
+
+        while not self._ended.wait(0.2):
+            here = psutil.Process()
+            self.peak_mb = max(self.peak_mb, sum(_pss_mb(process.pid) for process in [here, *here.children(recursive=True)]))
+
+
+def _pss_mb(process: int) -> float:
+    """Proportional share of memory of a process in MB, 0 where it is gone."""
+    return _kilobytes(f"/proc/{process}/smaps_rollup", "Pss:") / 1024
+
+
+def _peak_mb() -> float:
+    """Peak memory (VmHWM) of this process in MB. (getrusage's would be that of the process that started it.)"""
+    return _kilobytes("/proc/self/status", "VmHWM:") / 1024
+
+
+def _kilobytes(file: str, name: str) -> float:
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        lines = Path(file).read_text().splitlines()
     except OSError:
         return 0.0
-    return max((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM")), default=0.0)
-
-
-def _ray_peak_mb() -> float:
-    """The greatest peak of this session's Ray workers and of this process, in MB."""
-    import psutil
-
-    return max([_peak_mb(), *(_peak_mb(str(child.pid)) for child in psutil.Process().children(recursive=True))])
+    return max((float(line.split()[1]) for line in lines if line.startswith(name)), default=0.0)
 
 
 def _take(source: Path, out: Path) -> int:

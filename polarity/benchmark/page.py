@@ -64,7 +64,8 @@ def _oversampling(found: Mapping[str, Any]) -> Section:
     for count, methods in found.items():
         rows.append(f"{int(count):,} rows")
         rows += [Bar(name, e["rows_per_s"]["median"] / 1e6, e["rows_per_s"]["low"] / 1e6, e["rows_per_s"]["high"] / 1e6,
-                     note=f"{e['peak_mb']['median']:,.0f} MB") for name, e in methods.items()]  # fmt: skip
+                     note=f"{e['peak_mb']['median']:,.0f} MB") for name, e in methods.items() if "failed" not in e]  # fmt: skip
+        rows += [f"{name}: {e['failed']}" for name, e in methods.items() if "failed" in e]
     return Section("oversampling", "Oversampling", _chart(rows, "million rows a second"), "Million rows a second, and peak memory.")
 
 

@@ -67,16 +67,17 @@ def _points(part: Mapping[str, Any]) -> Table:
 
 
 def _oversampling(part: Mapping[str, Any]) -> Table:
-    table = Table("rows", "method", "repeats", "rows/s", "peak MB", title="Oversampling, file to file", title_justify="left")
+    table = Table(title="Oversampling, file to file", title_justify="left")
+    for name in ("rows", "method", "repeats", "rows/s", "peak MB", "polarity is x times as fast"):
+        table.add_column(name)
     for rows, methods in part.items():
         for method, entry in methods.items():
-            table.add_row(
-                f"{int(rows):,}",
-                method,
-                str(entry["repeats"]),
-                f"{entry['rows_per_s']['median']:,.0f}",
-                f"{entry['peak_mb']['median']:,.0f}",
-            )
+            if "failed" in entry:
+                table.add_row(f"{int(rows):,}", method, "", entry["failed"])
+                continue
+            speed, peak = entry["rows_per_s"]["median"], entry["peak_mb"]["median"]
+            ratio = _spread(entry["ratio"]) if "ratio" in entry else ""
+            table.add_row(f"{int(rows):,}", method, str(entry["repeats"]), f"{speed:,.0f}", f"{peak:,.0f}", ratio)
         table.add_section()
     return table
 

@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from polarity.benchmark import oversampling
 from polarity.benchmark.oversampling import _in_process, write_rows
+from polarity.benchmark.page import render_benchmark
+from polarity.benchmark.result import render
 from polarity.benchmark.setting import Setting
 from polarity.benchmark.training import training_contestants
 from polarity.errors import ConfigError
@@ -59,8 +62,27 @@ def test_the_peak_is_what_a_product_takes() -> None:
 def test_peers_of_oversampling_give_the_same_number_of_rows(method: str, tmp_path: Path) -> None:
     pytest.importorskip("imblearn")
     write_rows(tmp_path / "rows.parquet", 2000)
-    counts = [_in_process(m, tmp_path / "rows.parquet", tmp_path / "out.parquet")["out_rows"] for m in ("pyarrow take", method)]
+    runs = [_in_process(m, tmp_path / "rows.parquet", tmp_path / "out.parquet") for m in ("pyarrow take", method)]
+    counts = [run["out_rows"] for run in runs if not isinstance(run, str)]
     assert counts[0] == counts[1] > 2000
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_contestant_that_leaves_too_little_memory_is_ended_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    in_process = oversampling._in_process
+    monkeypatch.setattr(oversampling, "_in_process", lambda method, *files: (started.append(method), in_process(method, *files))[1])
+    monkeypatch.setattr(oversampling, "_low_on_memory", lambda: len(started) == 2)  # once the second runs
+    monkeypatch.setattr(oversampling, "METHODS", ("polarity", "pandas", "pyarrow take"))
+    said: list[str] = []
+    found = oversampling.compare(1000, repeats=1, say=said.append)
+    assert "too little memory" in found["pandas"]["failed"] and any("too little memory" in line for line in said)
+    assert found["pyarrow take"]["out_rows"] == found["polarity"]["out_rows"] > 1000
+    ours, theirs = found["polarity"]["seconds"]["median"], found["pyarrow take"]["seconds"]["median"]
+    assert found["pyarrow take"]["ratio"]["median"] == pytest.approx(theirs / ours)
+    everything = {"about": {"device": "", "threads": 1, "precision": "", "encoder": "", "repeats": 1}, "oversampling": {"1000": found}}
+    assert "too little memory" in render(everything) and "too little memory" in render_benchmark(everything)
 
 
 def test_the_command_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
