@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -108,43 +109,36 @@ def _summary(runs: list[Run], ours: list[Run]) -> dict[str, Any]:
 def _in_process(method: str, source: Path, out: Path) -> Run | str:
     """What the method's process measured, or how it ran out of memory. Raises PolarityError with its last word for any other failure."""
     command = [sys.executable, "-m", "polarity.benchmark.oversampling", method, str(source), str(out)]
-    with (
-        tempfile.TemporaryFile("w+") as said,
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(command, stdout=said, stderr=errors, text=True) as process,
-    ):
-        too_much = _watch_memory(process)
-        out.unlink(missing_ok=True)
-        lines, last = ((file.seek(0), file.read().strip().splitlines())[1] for file in (said, errors))
-    if too_much:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        ended = _until_the_end(process)
+    out.unlink(missing_ok=True)
+    if ended is None:
         return "ended: too little memory left"
+    said, errors = ended
     if process.returncode:
-        word = last[-1] if last else f"status {process.returncode}"
+        word = errors.strip().splitlines()[-1] if errors.strip() else f"status {process.returncode}"
         raise PolarityError(f"oversampling with {method} failed: {word}")
-    measured: Run = json.loads(lines[-1])
+    measured: Run = json.loads(said.strip().splitlines()[-1])
     return measured
 
 
-def _watch_memory(process: "subprocess.Popen[str]") -> bool:
-    """Wait for the process's end; True where it had to be ended because little memory was left."""
+def _until_the_end(process: "subprocess.Popen[str]") -> tuple[str, str] | None:
+    """The process's output and errors; None where it had to be ended because little memory was left."""
     while True:
         try:
-            process.wait(0.2)
+            return process.communicate(timeout=0.2)
         except subprocess.TimeoutExpired:
-            if not _low_on_memory():
-                continue
-            process.terminate()  # Ray's driver ends its workers, too
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            return True
-        return False
+            if _low_on_memory():
+                break
+    process.terminate()  # Ray's driver ends its workers, too
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    return None
 
 
 def _low_on_memory() -> bool:
-    import psutil
-
     memory = psutil.virtual_memory()
     return bool(memory.available < _LEAST_FREE * memory.total)
 
@@ -193,7 +187,8 @@ def _polarity(source: Path, out: Path) -> tuple[int, float, float]:
 
 
 class _MemoryOfAll:
-    """Inside its context, the greatest sum of this process's memory and its children's; what they share is counted once (PSS)."""
+    """Inside its context, the greatest sum of this process's memory and its children's, looked at five times a second; what
+    they share is counted once (PSS)."""
 
     def __init__(self) -> None:
         self.peak_mb = 0.0
@@ -209,29 +204,23 @@ class _MemoryOfAll:
         self._thread.join()
 
     def _watch(self) -> None:
-        import psutil
-
         while not self._ended.wait(0.2):
             here = psutil.Process()
-            self.peak_mb = max(self.peak_mb, sum(_pss_mb(process.pid) for process in [here, *here.children(recursive=True)]))
+            self.peak_mb = max(self.peak_mb, sum(_pss_mb(process) for process in [here, *here.children(recursive=True)]))
 
 
-def _pss_mb(process: int) -> float:
-    """Proportional share of memory of a process in MB, 0 where it is gone."""
-    return _kilobytes(f"/proc/{process}/smaps_rollup", "Pss:") / 1024
+def _pss_mb(process: psutil.Process) -> float:
+    """Proportional share of memory in MB, 0 where the process is gone."""
+    try:
+        return float(process.memory_full_info().pss) / 2**20
+    except psutil.NoSuchProcess:
+        return 0.0
 
 
 def _peak_mb() -> float:
     """Peak memory (VmHWM) of this process in MB. (getrusage's would be that of the process that started it.)"""
-    return _kilobytes("/proc/self/status", "VmHWM:") / 1024
-
-
-def _kilobytes(file: str, name: str) -> float:
-    try:
-        lines = Path(file).read_text().splitlines()
-    except OSError:
-        return 0.0
-    return max((float(line.split()[1]) for line in lines if line.startswith(name)), default=0.0)
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def _take(source: Path, out: Path) -> int:

@@ -1,12 +1,10 @@
 """Ray on this machine, or the cluster that the environment names. It imports nothing that is slow but Ray."""
 
-import gc
 import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import ray
 
@@ -18,20 +16,6 @@ POLL_S = "0.2"
 
 ELASTIC_START_S = 30.0
 PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Around slow imports: the garbage collector rests, for it would go through a million new objects again and again, a fifth of the time,
-    and leaves what is there alone afterwards."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if was_on:
-            gc.enable()
 
 
 def start_ray(cluster: ClusterConfig, say: Callable[[str], None]) -> None:

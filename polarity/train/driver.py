@@ -15,7 +15,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import ClusterConfig
 from polarity.errors import RunError
-from polarity.train.cluster import describe_resources, importing
+from polarity.train.cluster import describe_resources
+from polarity.train.importing import importing
 from polarity.train.job import Job, Listener, Say, checkpoint_names
 from polarity.train.stop import StopDesk, torch_config
 from polarity.train.watchdog import on_sigterm, seconds

@@ -118,7 +118,7 @@ def _encoder_config(name: str, revision: str | None) -> Any:
 def _peak(precision: str, device: torch.device) -> float:
     """A product small enough to take hundredths of a second on a CPU; `auto` is decided as the loop decides it.
 
-    The best of some: other workers start on the same machine meanwhile.
+    The best of some: other workers compute on the same machine meanwhile.
     """
     chosen = ("bf16" if has_fast_bf16(device) else "fp32") if precision == "auto" else precision
     return max(peak_flops(chosen, device, size=None if device.type == "cuda" else 768, repeats=1) for _ in range(4))
@@ -197,7 +197,7 @@ class RayMetrics:
         self._thread.join()
 
     def __call__(self, record: Record) -> None:
-        """Publish a row of the history; before the first, the other workers wait for this one, so that the machine is measured at rest."""
+        """Publish a row of the history; the first one has the machine measured."""
         if self._facts is None:
             self._facts = self._find_facts()
             self._hold("oversampling_ratio", {}, self._facts.oversampling)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from polarity.artifacts import RunFolder
 from polarity.config import Config
 from polarity.data.batch import Corpus
-from polarity.encoders import load_tokenizer, resolve_encoder
+from polarity.encoders import resolve_encoder
 from polarity.errors import ConfigError
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import dump_config
@@ -25,7 +25,7 @@ from polarity.tune.conductor import confirmation, exploration
 from polarity.tune.designs import Arm
 from polarity.tune.findings import detectable_before
 from polarity.tune.record import Study, TrialRecord
-from polarity.tune.rows import StudyRows, token_key
+from polarity.tune.rows import StudyRows, pad_id, token_key
 from polarity.tune.runner import Prepared
 
 _TIMED_BATCHES = 2
@@ -105,7 +105,7 @@ def trial_seconds(prepared: Prepared, arm: str) -> float:
     """Seconds of one trial of an arm on a machine like this one, from a few timed micro-batches; start included."""
     config = prepared.configs[arm]
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
-    pad = load_tokenizer(encoder.folder).pad_token_id
+    pad = pad_id(config.model.encoder, config.model.revision)
     whole = {p: Corpus.from_table(t, list(config.labels), pad) for p, t in prepared.tokens[token_key(config)].items()}
     small = _timed_config(config)
     part = Corpus.from_table(_sample(prepared.tokens[token_key(config)]["train"], small), list(config.labels), pad)

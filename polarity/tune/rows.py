@@ -8,6 +8,7 @@ test        the effect rows: the configuration's validation rows, or its test ro
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -139,6 +140,12 @@ def tokenized(rows: StudyRows, configs: Mapping[str, Config], say: Say) -> dict[
             for part, table in rows.parts.items()
         }
     return found
+
+
+@cache
+def pad_id(encoder: str, revision: str | None) -> int:
+    """The padding token of an encoder's tokenizer."""
+    return int(load_tokenizer(resolve_encoder(encoder, revision).folder).pad_token_id)
 
 
 def ledgers(rows: StudyRows, configs: Mapping[str, Config]) -> dict[str, Ledger]:

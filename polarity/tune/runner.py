@@ -3,14 +3,12 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 from polarity.artifacts import CHECKPOINTS, CONFIG, LEDGER, RunFolder
 from polarity.config import Config
 from polarity.data.batch import Corpus, steps_per_epoch
 from polarity.data.ledger import Ledger
-from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.errors import RunError
 from polarity.loss.objective import TaskStatistics
 from polarity.resolve import dump_config
@@ -23,7 +21,7 @@ from polarity.tune.conductor import MAX_ATTEMPTS, Budget, Conductor, Watcher, co
 from polarity.tune.placement import place_trials
 from polarity.tune.ray_tune import run_trials
 from polarity.tune.record import Study, TrialRecord
-from polarity.tune.rows import StudyRows, Tokens, ledgers, token_key, tokenized
+from polarity.tune.rows import StudyRows, Tokens, ledgers, pad_id, token_key, tokenized
 from polarity.tune.trial import KEEP_AFTER_S, TrialSpec
 
 Say = Callable[[str], None]
@@ -130,12 +128,6 @@ def trial_specs(study: Study, prepared: Prepared, limits: Limits) -> dict[str, T
             keep_after_s=limits.keep_after_s,
         )
     return specs
-
-
-@cache
-def pad_id(encoder: str, revision: str | None) -> int:
-    """The padding token of an encoder's tokenizer."""
-    return int(load_tokenizer(resolve_encoder(encoder, revision).folder).pad_token_id)
 
 
 def trial_tags(study: Study, trial: TrialRecord) -> dict[str, str]:

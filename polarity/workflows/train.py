@@ -22,6 +22,7 @@ from polarity.evaluate import Stability, build_metrics, render_metrics
 from polarity.evaluate.drift import describe_tokens
 from polarity.report.record import Comments
 from polarity.resolve import dump_config
+from polarity.train.importing import importing
 from polarity.train.trackers import check_trackers
 from polarity.workflows.calibrate import calibrate_run
 from polarity.workflows.report import report_run
@@ -65,11 +66,12 @@ def _start_and_prepare(config: Config, say: Say) -> Prepared:
     """Start Ray, where there are workers, and prepare; small data meanwhile, for either takes seconds and leaves a core idle."""
     if not config.cluster.workers:
         return prepare(config, say)
-    from polarity.train.cluster import importing, start_ray  # Ray is slow to import and not needed without workers
+    from polarity.train.cluster import start_ray  # Ray is slow to import and not needed without workers
 
     if not is_small(config.data):  # Ray Data is to read it
         start_ray(config.cluster, say)
         return prepare(config, say)
+    # Most of what either does is to import.
     with importing(), ThreadPoolExecutor(max_workers=1) as pool:  # Ray wants the main thread, for its signal handlers
         preparing = pool.submit(_prepare_here, config, say)
         start_ray(config.cluster, say)

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from polarity.train.cluster import importing
+from polarity.train.importing import importing
 
 
 @pytest.mark.parametrize("on", [True, False])
