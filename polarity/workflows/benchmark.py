@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from polarity.benchmark.page import render_benchmark
 from polarity.benchmark.result import render
 from polarity.benchmark.run import PARTS, run_benchmark
 from polarity.config import Config
-from polarity.errors import ConfigError
+from polarity.errors import ConfigError, RunError
 from polarity.train.worker import use_threads
+
+_PACKAGES = {"accelerate": "accelerate", "imblearn": "imbalanced-learn", "psutil": "psutil"}
+"""{module: package} of the peers, and of what reads memory."""
 
 
 def benchmark(
@@ -22,8 +26,11 @@ def benchmark(
     """Run the parts (all by default; `quick` leaves out what takes minutes) and return the figures; `out` keeps them as JSON, and
     beside it as a page with charts.
 
-    Raises ConfigError for an unknown part.
+    Raises ConfigError for an unknown part, RunError where a package of the extra `benchmark` is not installed.
     """
+    lacking = [package for module, package in _PACKAGES.items() if find_spec(module) is None]
+    if lacking:
+        raise RunError(f"polarity benchmark needs {', '.join(lacking)}: pip install 'polarity[benchmark]'")
     chosen = parts or (["training", "prediction", "limit"] if quick else list(PARTS))
     for part in chosen:
         if part not in PARTS:

@@ -85,6 +85,18 @@ def test_a_contestant_that_leaves_too_little_memory_is_ended_and_said_so(monkeyp
     assert "too little memory" in render(everything) and "too little memory" in render_benchmark(everything)
 
 
+def test_without_its_packages_the_command_names_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from polarity.cli import main
+    from polarity.workflows import benchmark
+
+    monkeypatch.setattr(benchmark, "find_spec", lambda name: None if name == "imblearn" else name)
+    monkeypatch.setattr("sys.argv", ["polarity", "benchmark", "--quick", "--encoder", str(encoder_folder())])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "needs imbalanced-learn: pip install 'polarity[benchmark]'" in capsys.readouterr().err
+
+
 def test_the_command_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from polarity.cli import main
 
