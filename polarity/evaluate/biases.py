@@ -6,6 +6,8 @@ Shapes: N rows, K classes, C cells, R resamples.
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import norm
 
 from polarity.evaluate.intervals import interval, joint_cells
 from polarity.evaluate.metrics import confusion_matrix, macro_f1
@@ -15,6 +17,10 @@ ROUNDS = 10
 LARGEST = 3.0
 """Bound of a bias: odds moved by a factor of 20."""
 RESAMPLES = 1000
+KEPT_ERRORS = 1.96
+"""Biases are kept where the cross-fitted gain exceeds so many of its standard errors: its 95 % interval excludes zero."""
+BOUND = 0.005
+"""The part of the 5 % that bounds a kept gain by the plain interval of the estimate."""
 
 
 def fit_biases(logs_NK: Floats, labels: Codes) -> list[float]:
@@ -64,7 +70,11 @@ def _best_bias(others_NK: Floats, labels: Codes, k: int, current: float, best: f
 
 
 def gain_of(labels: Codes, before: Codes, after: list[Codes], classes: int, seed: int) -> dict[str, Any]:
-    """Macro-F1 of `after` (one (N,) array a repeat, averaged) less that of `before`: gain, standard error, 95 % interval, `kept`."""
+    """Macro-F1 of `after` (one (N,) array a repeat, averaged) less that of `before`: `cross_fitted`, its standard error and 95 % interval.
+
+    `kept` only if the interval excludes zero. A gain is looked at only where it was kept, so a kept one is stated as what it is worth
+    given that it had to be large to be kept: `gain` and `gain_ci95` (see `after_selection`). Where it was not kept they are null.
+    """
     ids, first = joint_cells([labels, before, *after])
     counts_C = np.bincount(ids, minlength=len(first)).astype(np.float64)
     shares_C = counts_C / len(labels)
@@ -77,12 +87,40 @@ def gain_of(labels: Codes, before: Codes, after: list[Codes], classes: int, seed
 
     point_before, point_after = (np.mean([score(counts_C[None], p)[0] for p in some]) for some in ([before], after))
     spread = np.mean([score(drawn_RC, predicted) for predicted in after], axis=0) - score(drawn_RC, before)
-    gain, error = float(point_after - point_before), float(spread.std())
+    observed, error = float(point_after - point_before), float(spread.std())
+    kept = error > 0 and observed > KEPT_ERRORS * error
+    gain, gain_ci95 = after_selection(observed, error) if kept else (None, None)
     return {
         "macro_f1_before": float(point_before),
         "macro_f1_after": float(point_after),
-        "gain": gain,
+        "cross_fitted": observed,
         "standard_error": error,
         "ci95": interval(spread),
-        "kept": gain > error and gain > 0,
+        "kept": kept,
+        "gain": gain,
+        "gain_ci95": gain_ci95,
     }
+
+
+def after_selection(observed: float, error: float, threshold: float = KEPT_ERRORS) -> tuple[float, list[float]]:
+    """The gain behind an estimate that is reported only because it exceeded `threshold` standard errors, with its 95 % interval.
+
+    The estimate is normal around the true gain and cut off below the threshold. The value returned is the true gain under which the
+    observed estimate would be the median of what is left, so it is as often too high as too low; the limits likewise. Just above the
+    threshold that alone would allow any negative gain, so the gain is also held within the plain 99.5 % interval of the estimate: the
+    hybrid inference on winners of Andrews, Kitagawa and McCloskey (2024). Raises ValueError where the estimate is not above the threshold.
+    """
+    if observed <= threshold * error:
+        raise ValueError(f"an estimate of {observed} with standard error {error} does not exceed {threshold} of them")
+    z, reach = observed / error, float(norm.isf(BOUND / 2))
+
+    def share_above(mean: float) -> float:
+        """P(estimate > z) among the estimates that are above the threshold and within reach of the mean: rises with the mean."""
+        low, high = max(threshold - mean, -reach), reach
+        return float((norm.sf(z - mean) - norm.sf(high)) / (norm.sf(low) - norm.sf(high)))
+
+    def mean_of(share: float) -> float:
+        return error * float(brentq(lambda mean: share_above(mean) - share, z - reach + 1e-9, z + reach - 1e-9))
+
+    tail = (0.05 - BOUND) / (1 - BOUND) / 2
+    return mean_of(0.5), [mean_of(tail), mean_of(1 - tail)]

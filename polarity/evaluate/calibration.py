@@ -2,7 +2,7 @@
 
 The temperature minimises the negative log-likelihood (Guo et al. 2017) and changes no class. The biases maximise macro-F1 and change
 the class only, not the probabilities. What they gain is measured by cross-fitting: fitted on four fifths of the rows, judged on the
-last, for each fifth in turn. Biases are kept where their gain is larger than its standard error.
+last, for each fifth in turn. Biases are kept only where the 95 % interval of their gain excludes zero.
 
 Shapes: N rows, K classes.
 """
@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from polarity.artifacts import CALIBRATION, RunFolder
 from polarity.errors import RunError
 from polarity.evaluate.biases import fit_biases, gain_of
-from polarity.evaluate.metrics import confusion_matrix, macro_f1
 from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictions, probability_column, task_codes
-from polarity.evaluate.reliability import BINS, expected_calibration_error, log_loss, reliability, risk_coverage
+from polarity.evaluate.reliability import BINS, calibration_error, log_loss, reliability, risk_coverage
 
 SMALLEST = 1e-7
 FOLDS, REPEATS = 5, 5
@@ -32,10 +31,14 @@ HOTTEST = 20.0
 
 @dataclass(frozen=True)
 class TaskCalibration:
-    """`temperature` divides the logarithms of the probabilities; `biases` (K,), or None, are added to them to choose the class."""
+    """`temperature` divides the logarithms of the probabilities; `biases` (K,), or None, are added to them to choose the class.
+
+    `fitted` is false where there were too few rows to fit anything.
+    """
 
     temperature: float = 1.0
     biases: Sequence[float] | None = None
+    fitted: bool = True
 
 
 def apply(probabilities: NDArray[np.floating], temperature: float, biases: Sequence[float] | None) -> tuple[Floats, Codes]:
@@ -53,14 +56,15 @@ def apply(probabilities: NDArray[np.floating], temperature: float, biases: Seque
 def calibrate(predictions: pa.Table, labels: Labels, *, seed: int = 0) -> dict[str, Any]:
     """The content of calibration.json from a split's predictions table: {"method", "tasks": {T: {...}}}, plain JSON.
 
-    Per task `temperature`, `biases` (null: none kept), and what a reader wants to know, cross-fitted: `ece_before` and `ece_after`,
-    `nll_before` and `nll_after`, `bias_gain`, `reliability` before and after, `risk_coverage` after. Rows without a label of a task
+    Per task `temperature`, `biases` (null: none kept), and what a reader wants to know, cross-fitted: `ece_before` and `ece_after` with
+    interval and noise floor under `calibration_error`, `nll_before` and `nll_after` with the interval of their difference, `bias_gain`,
+    `reliability` before and after, `risk_coverage` after. Rows without a label of a task
     are left out of it; a task with too few rows keeps temperature 1 and says so in `note`. Raises what `check_predictions` raises.
     """
     check_predictions(predictions, labels)
     method = {
         "temperature": "minimal negative log-likelihood",
-        "biases": "maximal macro-F1, kept where the cross-fitted gain exceeds its standard error",
+        "biases": "maximal macro-F1, kept where the 95 % interval of the cross-fitted gain excludes zero",
         "ece": f"{BINS} bins of equal mass over the largest probability",
         "folds": FOLDS,
         "repeats": REPEATS,
@@ -79,11 +83,11 @@ def _calibrate_task(predictions: pa.Table, task: str, classes: Sequence[str], se
         note = f"{len(label)} labelled rows of {int((counts > 0).sum())} classes are too few to calibrate on: left as it is"
         return {"temperature": 1.0, "biases": None, "rows": len(label), "note": note}
     temperature = fit_temperature(probabilities, label)
-    crossed, _ = next(_cross_fit(probabilities, label, seed, with_biases=False, repeats=1))
+    crossed, _ = next(cross_fit(probabilities, label, seed, with_biases=False, repeats=1))
     entry = {"temperature": temperature, "biases": None, "rows": len(label), **_before_and_after(probabilities, crossed, label)}
     chosen = (crossed, predicted)
     if counts.min() >= MIN_CLASS_ROWS:
-        fits = list(_cross_fit(probabilities, label, seed, with_biases=True, repeats=REPEATS))
+        fits = list(cross_fit(probabilities, label, seed, with_biases=True, repeats=REPEATS))
         gain = gain_of(label, predicted, [by_bias for _, by_bias in fits], len(classes), seed)
         entry["bias_gain"] = gain
         if gain["kept"]:
@@ -95,13 +99,21 @@ def _calibrate_task(predictions: pa.Table, task: str, classes: Sequence[str], se
 
 
 def _before_and_after(before: Floats, after: Floats, label: Codes) -> dict[str, Any]:
+    rows = np.arange(len(label))
+    saved = np.log(np.clip(after[rows, label], 1e-12, 1.0)) - np.log(np.clip(before[rows, label], 1e-12, 1.0))
+    reach = 1.96 * float(saved.std(ddof=1)) / len(label) ** 0.5
     return {
-        "ece_before": expected_calibration_error(before, label),
-        "ece_after": expected_calibration_error(after, label),
+        **_errors(before, after, label),
         "nll_before": log_loss(before, label),
         "nll_after": log_loss(after, label),
+        "nll_saved_ci95": [float(saved.mean()) - reach, float(saved.mean()) + reach],
         "reliability": {"before": reliability(before, label), "after": reliability(after, label)},
     }
+
+
+def _errors(before: Floats, after: Floats, label: Codes) -> dict[str, Any]:
+    errors = {"before": calibration_error(before, label), "after": calibration_error(after, label)}
+    return {"ece_before": errors["before"]["ece"], "ece_after": errors["after"]["ece"], "calibration_error": errors}
 
 
 def fit_temperature(probabilities: NDArray[np.floating], labels: Codes) -> float:
@@ -119,7 +131,7 @@ def fit_temperature(probabilities: NDArray[np.floating], labels: Codes) -> float
     return exp(float(found.x))
 
 
-def _cross_fit(probabilities: Floats, labels: Codes, seed: int, *, with_biases: bool, repeats: int) -> Iterator[tuple[Floats, Codes]]:
+def cross_fit(probabilities: Floats, labels: Codes, seed: int, *, with_biases: bool, repeats: int) -> Iterator[tuple[Floats, Codes]]:
     """Per repeat the calibrated probabilities (N, K) and classes (N,) of each row, fitted without its fold."""
     from sklearn.model_selection import StratifiedKFold
 
@@ -137,7 +149,7 @@ def _cross_fit(probabilities: Floats, labels: Codes, seed: int, *, with_biases: 
 
 
 def check_on(predictions: pa.Table, labels: Labels, tasks: Mapping[str, Any]) -> dict[str, Any]:
-    """What a fitted calibration does on rows that it never saw: {task: rows, ECE and macro-F1 before and after}."""
+    """What a fitted calibration does on rows that it never saw: {task: rows, ECE and macro-F1 before and after, with intervals}."""
     found = {}
     for task, classes in labels.items():
         label, predicted = task_codes(predictions, task, classes)
@@ -147,12 +159,13 @@ def check_on(predictions: pa.Table, labels: Labels, tasks: Mapping[str, Any]) ->
         before = probabilities_of(predictions, task, classes)[known]
         after, biased = apply(before, tasks[task]["temperature"], tasks[task]["biases"])
         chosen = predicted[known] if tasks[task]["biases"] is None else biased
+        change = gain_of(label[known], predicted[known], [chosen], len(classes), seed=0)
         found[task] = {
             "rows": int(known.sum()),
-            "ece_before": expected_calibration_error(before, label[known]),
-            "ece_after": expected_calibration_error(after, label[known]),
-            "macro_f1_before": float(macro_f1(confusion_matrix(label[known], predicted[known], len(classes)))),
-            "macro_f1_after": float(macro_f1(confusion_matrix(label[known], chosen, len(classes)))),
+            **_errors(before, after, label[known]),
+            "macro_f1_before": change["macro_f1_before"],
+            "macro_f1_after": change["macro_f1_after"],
+            "macro_f1_change_ci95": change["ci95"],
         }
     return found
 
@@ -186,7 +199,8 @@ def _read_task(entry: Any, classes: int, place: str) -> TaskCalibration:
         raise RunError(f"{place} has the temperature {temperature!r}, which must be a number above 0; calibrate again, or use --raw")
     if biases is not None and not (isinstance(biases, list) and len(biases) == classes and all(map(_is_number, biases))):
         raise RunError(f"{place} must have null or {classes} numbers as biases, one a class; calibrate again, or use --raw")
-    return TaskCalibration(float(temperature), None if biases is None else [float(b) for b in biases])
+    fitted = biases is not None or temperature != 1.0
+    return TaskCalibration(float(temperature), None if biases is None else [float(b) for b in biases], fitted)
 
 
 def _is_number(value: Any) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.errors import DataError
-from polarity.evaluate.intervals import Scores, Unit, bootstrap, interval, paired_difference, unit_of
+from polarity.evaluate.intervals import Scores, Unit, bootstrap, interval, paired_difference, smallest_interval, unit_of
 from polarity.evaluate.metrics import accuracy, class_scores, confusions
 from polarity.evaluate.predictions import Labels, check_predictions
 from polarity.evaluate.slices import slices
@@ -91,11 +91,10 @@ def _tasks(predictions: pa.Table, labels: Labels, spread: Scores) -> dict[str, A
             "ci95": interval(spread.macro[task]),
             "accuracy": float(accuracy(confusion)),
             "labelled": int(confusion.sum()),
-            # The interval is of the smallest F1 in each resample: which class is weakest is itself uncertain.
             "weakest_class": {
                 "label": labels[task][weakest],
                 "f1": float(scores.f1[weakest]),
-                "ci95": interval(spread.f1[task].min(axis=1)),
+                "ci95": smallest_interval(spread.f1[task]),
             },
             "per_class": {
                 label: {

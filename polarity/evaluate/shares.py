@@ -31,7 +31,7 @@ FEW_ROWS = 30
 LOW_RECALL = 0.2
 """Share of a class's validation rows that must be found for its interval to be given without a warning."""
 WIDE = 0.5
-"""Width of a headline's interval above which the shares are called unknown."""
+"""Width of an interval above which the shares are called unknown: half of all that is possible."""
 NEWTON_STEPS = 2
 """Newton steps of a resample's calibration, from the whole's: each squares the distance, which begins at about a standard error."""
 EM_STEPS, EM_TOLERANCE = 500, 1e-6
@@ -40,7 +40,10 @@ _CHUNK_NUMBERS = 3_000_000
 
 @dataclass(frozen=True)
 class ClassShares:
-    """Shares of one task: `methods` {raw, adjusted, em: {class: {share, ci95}}}, which of them is the `headline`, and why."""
+    """Shares of one task: `methods` {raw, adjusted, em: {class: {share, ci95}}}, which of them is the `headline`, and why.
+
+    Where the intervals say next to nothing, `headline` is "unknown" and the corrected methods have null as `share`.
+    """
 
     rows: int
     validation_rows: int
@@ -88,7 +91,15 @@ def class_shares(
     drawn = {"raw": raw, "adjusted": adjusted, "em": _em(predicted, counts_RC, known, validation_RC, start_RK)}
     headline, reason = _choice(drawn["adjusted"], drawn["em"])
     methods = {name: _described(classes, draws) for name, draws in drawn.items()}
-    return ClassShares(predicted.rows, known.rows, methods, headline, reason, _notes(classes, known, raw, methods, headline))
+    notes = _notes(classes, known, raw, headline)
+    wide = [name for name in classes if np.ptp(methods[headline][name]["ci95"]) > WIDE]
+    if wide:
+        named = ", ".join(wide)
+        headline, reason = "unknown", f"the classifier says next to nothing of the share of {named}: it tells the classes apart too poorly"
+        notes.append("label a random sample of these comments by hand and count it: that needs no classifier")
+        for name in ("adjusted", "em"):
+            methods[name] = {label: {**entry, "share": None} for label, entry in methods[name].items()}
+    return ClassShares(predicted.rows, known.rows, methods, headline, reason, notes)
 
 
 def confusion(validation: Tally, counts_RC: Floats) -> Floats:
@@ -239,7 +250,7 @@ def _choice(adjusted: _Draws, em: _Draws) -> tuple[str, str]:
     return "em", "it uses the whole probabilities, and agrees with the adjusted counts within their noise"
 
 
-def _notes(classes: Sequence[str], validation: Tally, raw: _Draws, methods: dict[str, Any], headline: str) -> list[str]:
+def _notes(classes: Sequence[str], validation: Tally, raw: _Draws, headline: str) -> list[str]:
     notes = ["holds where comments of a class look alike here and in validation; another topic, place or time may break it"]
     if headline == "adjusted":
         notes.append("the two corrections differ: comments of a class seem to look different here, so read all shares with care")
@@ -247,9 +258,6 @@ def _notes(classes: Sequence[str], validation: Tally, raw: _Draws, methods: dict
     few = [f"{name} ({int(count)})" for name, count in zip(classes, rows, strict=True) if count < FEW_ROWS]
     if few:
         notes.append(f"few validation rows of {', '.join(few)}: its errors, and so the interval, are roughly known")
-    wide = [name for name in classes if np.ptp(methods[headline][name]["ci95"]) > WIDE]
-    if wide:
-        notes.append(f"the classifier says next to nothing of the share of {', '.join(wide)}: it tells the classes apart too poorly")
     matrix = confusion(validation, validation.count[None])[0]
     missed = [name for name, recall in zip(classes, np.diag(matrix), strict=True) if recall < LOW_RECALL]
     if missed:

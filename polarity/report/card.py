@@ -52,7 +52,8 @@ def render_card(record: Record) -> str:
         warnings=record.ledger["warnings"] if record.ledger else [],
         rough=_rough(split),
         weakest=[(plain(t), plain(s["weakest_class"]["label"]), fraction(s["weakest_class"]["f1"])) for t, s in split["tasks"].items()],
-        calibrated=sorted(map(plain, record.calibration)),
+        temperatures=sorted(plain(task) for task, found in record.calibration.items() if found.fitted),
+        biased=sorted(plain(task) for task, found in record.calibration.items() if found.biases is not None),
         packages=record.environment.get("packages", {}),
         commit=(record.environment.get("git") or {}).get("commit"),
     )  # fmt: skip

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from polarity.evaluate.calibration import apply
 from polarity.evaluate.predictions import Codes, Floats, probability_column, task_codes
-from polarity.evaluate.reliability import expected_calibration_error, reliability, risk_coverage
+from polarity.evaluate.reliability import CalibrationError, calibration_error, reliability, risk_coverage
 from polarity.report.charts import Axis, Point, Series, lines
 from polarity.report.confident import label_errors
 from polarity.report.page import Section, columns, fragment, table
@@ -46,7 +46,6 @@ class ShownRow(NamedTuple):
     label_probability: float
     title: str
     comment: str
-    suspect: bool
 
 
 def judged_tasks(record: Record) -> dict[str, Judged]:
@@ -70,13 +69,13 @@ def calibration_section(record: Record) -> Section:
             Series("confidence = accuracy", [Point(0, 0), Point(1, 1)], "flat", dashed=True),
             _dots("as trained", reliability(probabilities, labels, bins), "s1"),
         ]
-        row: list[Markup | str] = [task, f"{expected_calibration_error(probabilities, labels):.3f}"]
+        row: list[Markup | str] = [task, _error_words(calibration_error(probabilities, labels))]
         fitted = record.calibration.get(task)
         if fitted is not None:
             probabilities, predicted = apply(probabilities, fitted.temperature, fitted.biases)
             series.append(_dots("calibrated", reliability(probabilities, labels, bins), "s3"))
-            stated = record.calibration_record[task].get("ece_after")
-            row += [f"{expected_calibration_error(probabilities, labels):.3f}", "" if stated is None else f"{stated:.3f}"]
+            crossed = record.calibration_record[task].get("calibration_error")
+            row += [_error_words(calibration_error(probabilities, labels)), "" if crossed is None else _error_words(crossed["after"])]
             row += [f"{fitted.temperature:.3f}", _biases(record.labels[task], fitted.biases)]
         cells.append(row)
         unit = Axis("confidence (largest probability)", 0, 1)
@@ -91,6 +90,12 @@ def calibration_section(record: Record) -> Section:
     body = columns(*diagrams) + _calibration_table(record, cells)
     body += Markup("<h3>If the model may abstain</h3>") + risk
     return Section("calibration", "Calibration", body, f"How far its confidence can be trusted, on {record.main} rows.")
+
+
+def _error_words(error: CalibrationError) -> str:
+    low, high = error["ci95"]
+    noise = "" if error["evidence"] else f"; no evidence, chance gives up to {error['noise95']:.3f}"
+    return f"{error['ece']:.3f} [{low:.3f}, {high:.3f}]{noise}"
 
 
 def _dots(name: str, bins: Iterable[Mapping[str, Any]], tone: str) -> Series:
@@ -112,7 +117,10 @@ def _biases(classes: Sequence[str], biases: Sequence[float] | None) -> str:
 
 def _calibration_table(record: Record, cells: list[list[Markup | str]]) -> Markup:
     head = ["task", "calibration error as trained"]
-    note = "Expected calibration error: the mean gap between confidence and accuracy, over bins of equally many rows."
+    note = (
+        "Expected calibration error: the mean gap between confidence and accuracy, over bins of equally many rows, with its 95 % interval. "
+        "It is above zero also for perfect probabilities: “no evidence” stands where chance alone gives as much in one case of twenty."
+    )
     if not record.calibration:
         return table(head, cells, numeric=(1,), caption=note + " The run has no calibration.", narrow=True)
     if record.main == "validation":
@@ -129,17 +137,18 @@ def rows_sections(record: Record, comments: Comments, *, texts: bool) -> list[Se
         suggested = dict(zip(found.rows.tolist(), found.suggested.tolist(), strict=True))
         wrong = np.flatnonzero((judged.labels >= 0) & (judged.predicted != judged.labels))
         first = wrong[np.argsort(-judged.confidence[wrong], kind="stable")][:SHOWN]
-        errors += _listed(record, comments, task, judged, first, {}, suspects=set(suggested), texts=texts, count=f"{len(wrong):,} errors")
+        errors += _listed(record, comments, task, judged, first, {}, texts=texts, count=f"{len(wrong):,} errors")
         rest = np.array([row for row in found.rows if row not in set(first.tolist())][:SHOWN], np.int64)
         known = int((judged.labels >= 0).sum())
         share = f"{len(found.rows):,} of {known:,} rows ({len(found.rows) / known:.1%})"
         also = len(set(first.tolist()) & set(suggested))
         words = share + (f", {also} of them among the errors above" if also else "")
-        doubts += _listed(record, comments, task, judged, rest, suggested, suspects=set(), texts=texts, count=words)
+        doubts += _listed(record, comments, task, judged, rest, suggested, texts=texts, count=words)
     note = "" if texts else " Texts were left out of this page."
     note += f" {comments.missing}" if texts and comments.missing else ""
     lead = (
-        f"Errors on {record.main} rows of which the model was surest; “likely label error” marks those that the next part suspects.{note}"
+        f"Errors on {record.main} rows of which the model was surest. Confidence alone does not tell its errors from wrong labels: "
+        f"read the comments.{note}"
     )
     doubt = (
         "Rows whose label confident learning doubts (Northcutt et al. 2021): another class is the model's choice, and more probable than "
@@ -150,7 +159,7 @@ def rows_sections(record: Record, comments: Comments, *, texts: bool) -> list[Se
 
 def _listed(
     record: Record, comments: Comments, task: str, judged: Judged, rows: NDArray[np.int64], suggested: dict[int, int], *,
-    suspects: set[int], texts: bool, count: str,
+    texts: bool, count: str,
 ) -> Markup:  # fmt: skip
     part = record.rows(record.main).take(rows)
     ids = part["row_id"].to_pylist()
@@ -162,5 +171,5 @@ def _listed(
         odds = judged.probabilities[row]
         title = (title or "") if texts else ""
         chosen = (row_id, names[predicted], float(odds[predicted]), names[label], float(odds[label]))
-        shown.append(ShownRow(*chosen, title, known.get(row_id, ""), row in suspects))
+        shown.append(ShownRow(*chosen, title, known.get(row_id, "")))
     return fragment("rows.html", task=task, rows=shown, texts=texts, count=count)

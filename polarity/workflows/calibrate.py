@@ -10,6 +10,7 @@ from polarity.artifacts import CALIBRATION, CONFIG, PREDICTIONS, RunFolder
 from polarity.errors import RunError
 from polarity.evaluate.calibration import calibrate, check_on
 from polarity.evaluate.predictions import Labels
+from polarity.evaluate.reliability import CalibrationError
 from polarity.resolve import parse_config
 
 FITTED_ON = "validation"
@@ -43,14 +44,31 @@ def _of_split(predictions: pa.Table, split: str) -> pa.Table:
 def _line(task: str, entry: dict[str, Any], test: dict[str, Any] | None) -> str:
     if "ece_before" not in entry:
         return f"calibration of {task}: {entry['note']}"
-    parts = [f"temperature {entry['temperature']:.2f}, error {entry['ece_before']:.3f} -> {entry['ece_after']:.3f} (cross-fitted)"]
+    errors = entry["calibration_error"]
+    parts = [
+        f"temperature {entry['temperature']:.2f}, calibration error {_error(errors['before'])} -> {_error(errors['after'])} (cross-fitted)"
+    ]
     gain = entry.get("bias_gain")
     if gain is None:
         parts.append(entry["note"])
+    elif gain["kept"]:
+        low, high = gain["gain_ci95"]
+        parts.append(f"class biases kept: macro-F1 {gain['gain']:+.3f} [{low:+.3f}, {high:+.3f}], corrected for having been chosen")
     else:
-        kept = "kept" if gain["kept"] else "not kept"
-        parts.append(f"class biases {kept}: macro-F1 {gain['gain']:+.3f} ± {gain['standard_error']:.3f} cross-fitted")
+        low, high = gain["ci95"]
+        parts.append(
+            f"class biases not kept: macro-F1 {gain['cross_fitted']:+.3f} [{low:+.3f}, {high:+.3f}] cross-fitted, no evidence of a gain"
+        )
     if test is not None:
-        change = f"error {test['ece_before']:.3f} -> {test['ece_after']:.3f}"
-        parts.append(f"on test: {change}, macro-F1 {test['macro_f1_before']:.3f} -> {test['macro_f1_after']:.3f}")
+        errors, (low, high) = test["calibration_error"], test["macro_f1_change_ci95"]
+        parts.append(f"on test: error {_error(errors['before'])} -> {_error(errors['after'])}")
+        if entry["biases"] is not None:
+            change = test["macro_f1_after"] - test["macro_f1_before"]
+            parts[-1] += f", macro-F1 {change:+.3f} [{low:+.3f}, {high:+.3f}]"
     return f"calibration of {task}: {'; '.join(parts)}"
+
+
+def _error(error: CalibrationError) -> str:
+    low, high = error["ci95"]
+    noise = "" if error["evidence"] else f", no evidence: chance gives up to {error['noise95']:.3f}"
+    return f"{error['ece']:.3f} [{low:.3f}, {high:.3f}{noise}]"

@@ -67,9 +67,17 @@ def test_synthetic_model_is_called_synthetic(tmp_path: Path) -> None:
 
 def test_calibrated_model_says_so(tmp_path: Path, text: str) -> None:
     run = copied_run(tmp_path / "run")
-    tasks = {"sentiment": {"temperature": 1.4, "biases": None, "ece_before": 0.1, "ece_after": 0.04}}
+    tasks = {"sentiment": {"temperature": 1.4, "biases": None}, "polarization": {"temperature": 1.0, "biases": None}}
     (run / "model" / "calibration.json").write_text(json.dumps({"schema_version": 1, "tasks": tasks}))
-    assert "calibration.json" in model_card(RunFolder.open(run)) and "calibration.json" not in text
+    card = " ".join(model_card(RunFolder.open(run)).split())
+    assert "a temperature each for sentiment, and no class biases, fitted" in card and "calibration.json" not in text
+    tasks["polarization"]["biases"] = [0.1, 0.2, -0.3]
+    (run / "model" / "calibration.json").write_text(json.dumps({"schema_version": 1, "tasks": tasks}))
+    card = " ".join(model_card(RunFolder.open(run)).split())
+    assert "each for polarization and sentiment and class biases for polarization, fitted" in card
+    tasks = {"sentiment": {"temperature": 1.0, "biases": None, "note": "12 labelled rows are too few"}}
+    (run / "model" / "calibration.json").write_text(json.dumps({"schema_version": 1, "tasks": tasks}))
+    assert "temperature" not in model_card(RunFolder.open(run)), "nothing was fitted"
 
 
 def test_no_card_of_figures_that_disagree(tmp_path: Path) -> None:

@@ -164,10 +164,12 @@ def test_synthetic_data_is_said_in_big_letters_and_has_no_plan_beside_it(tmp_pat
 
 def test_calibration_is_drawn_where_the_run_has_one(tmp_path: Path, page: str) -> None:
     run = copied_run(tmp_path / "run")
-    tasks = {"sentiment": {"temperature": 1.4, "biases": [0.1, -0.1, 0.0], "ece_before": 0.1, "ece_after": 0.04321}}
+    after = {"ece": 0.04321, "ci95": [0.0, 0.0876], "noise": 0.05, "noise95": 0.0654, "evidence": False}
+    tasks = {"sentiment": {"temperature": 1.4, "biases": [0.1, -0.1, 0.0], "calibration_error": {"after": after}}}
     (run / "model" / "calibration.json").write_text(json.dumps({"schema_version": 1, "tasks": tasks}))
     calibrated = Path(report(str(run), say=print)).read_text()
-    assert "0.043" in calibrated and ">calibrated<" in calibrated and ">calibrated<" not in page
+    assert "0.043 [0.000, 0.088]; no evidence, chance gives up to 0.065" in calibrated
+    assert ">calibrated<" in calibrated and ">calibrated<" not in page
 
 
 def test_command_writes_page_and_card(tmp_path: Path) -> None:
