@@ -94,7 +94,7 @@ def _tasks(predictions: pa.Table, labels: Labels, spread: Scores) -> dict[str, A
             "weakest_class": {
                 "label": labels[task][weakest],
                 "f1": float(scores.f1[weakest]),
-                "ci95": smallest_interval(spread.f1[task]),
+                "ci95": smallest_interval(scores.f1, spread.f1[task]),
             },
             "per_class": {
                 label: {

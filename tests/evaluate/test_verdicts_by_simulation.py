@@ -25,9 +25,9 @@ def weakest_verdicts(truth: np.ndarray, target: float, rows: int, simulations: i
     rng = np.random.default_rng(0)
     above = below = 0
     for _ in range(simulations):
-        observed = rng.multinomial(rows, truth.ravel()) / rows
-        drawn = rng.multinomial(rows, observed, size=resamples).reshape(-1, 3, 3)
-        low, high = smallest_interval(class_scores(drawn).f1)
+        observed = rng.multinomial(rows, truth.ravel())
+        drawn = rng.multinomial(rows, observed / rows, size=resamples).reshape(-1, 3, 3)
+        low, high = smallest_interval(class_scores(observed.reshape(3, 3)).f1, class_scores(drawn).f1)
         above += low > target
         below += high < target
     return above / simulations, below / simulations
@@ -41,7 +41,7 @@ def symmetric(accuracy: float) -> np.ndarray:
 def test_classes_that_are_all_on_the_target_are_not_called_missed() -> None:
     """The percentiles of the resampled minimum called 19 % of such cases missed; 2.5 % are wanted at most."""
     above, below = weakest_verdicts(symmetric(0.68), 0.68, 900, 300)
-    assert below <= 0.05 and above <= 0.01
+    assert below <= 0.045 and above <= 0.01
     above, below = weakest_verdicts(symmetric(0.80), 0.68, 900, 50)
     assert above > 0.9 and below == 0, "where all classes are clearly above, it is said"
     above, below = weakest_verdicts(symmetric(0.58), 0.68, 900, 50)
