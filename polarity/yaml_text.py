@@ -74,13 +74,12 @@ def yaml_mapping(text: str, place: str) -> dict[str, Any]:
     return content
 
 
-def dump_tree(tree: Mapping[str, Any], sources: Mapping[str, str] | None = None) -> str:
-    """YAML with one leaf a line; with `sources` ({dotted leaf: source}) each leaf's source follows as a comment."""
+def dump_tree(tree: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> str:
+    """YAML with one leaf a line; `notes` ({dotted leaf: text}) follow theirs as comments."""
     rows = list(_rows(tree, "", 0))
-    if sources is None:
-        return "".join(f"{line}\n" for line, _ in rows)
-    width = min(max((len(line) for line, path in rows if path), default=0), 72)
-    return "".join(f"{line:<{width}}  # {sources[path]}\n" if path else f"{line}\n" for line, path in rows)
+    known = notes or {}
+    width = min(max((len(line) for line, path in rows if path in known), default=0), 72)
+    return "".join(f"{line:<{width}}  # {known[path]}\n" if path in known else f"{line}\n" for line, path in rows)
 
 
 def _rows(tree: Mapping[str, Any], prefix: str, depth: int) -> list[tuple[str, str]]:

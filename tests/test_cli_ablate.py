@@ -139,13 +139,19 @@ def test_mistakes_in_a_space_are_named(tmp_path: Path, text: str, message: str) 
 
 
 @pytest.mark.slow
-def test_a_search_writes_a_configuration_that_training_takes(inputs: Inputs, ray_cluster: None, tmp_path: Path) -> None:
+def test_a_search_writes_a_configuration_that_training_takes(
+    inputs: Inputs, ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From names relative to this folder, in which the trials' processes do not stand."""
+    monkeypatch.chdir(inputs.data.parent)
+    places = ["--data", inputs.data.name, "--encoder", inputs.encoder.name]
     path = space(tmp_path, "optim.lr: {choice: [1.0e-6, 2.0e-3]}\n")
     place = tmp_path / "search"
-    shown = call("tune", str(path), "--grid", *small(inputs, "--study-dir", str(place), "--max-concurrent", "1"))
+    shown = call("tune", str(path), "--grid", *small(inputs, *places, "--study-dir", str(place), "--max-concurrent", "1"))
     study = json.loads((place / "study.json").read_text())
     states = {trial["arm"]: trial["status"] for trial in study["trials"]}
     assert states["base"] == "finished" and states["sample-001"] == "stopped"  # it learns next to nothing
     best = load_config(place / "best.yaml")
+    assert (best.data.source, best.model.encoder) == (str(inputs.data), str(inputs.encoder))
     assert best.optim.lr == {"base": 3e-3, "sample-002": 2e-3}[study["best"]["arm"]]
     assert study["best"]["arm"] in shown and "rows that chose nothing" in shown

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,8 +80,12 @@ def test_run_in_this_process(
 def test_workers_of_ray_give_the_numbers_of_one_process(
     inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
 ) -> None:
-    assert call(command(inputs, tmp_path / "alone", "--workers", "0"), monkeypatch) == 0
-    assert call(command(inputs, tmp_path / "two", "--workers", "2"), monkeypatch) == 0
+    """The workers of Ray stand in other folders: the names are relative to this one, and one could be a name of the hub."""
+    monkeypatch.chdir(Path(inputs[0]).parent.parent)
+    relative = tuple(str(Path(path).relative_to(Path.cwd())) for path in inputs)
+    assert relative[0].count("/") == 1
+    assert call(command(relative, tmp_path / "alone", "--workers", "0"), monkeypatch) == 0
+    assert call(command(relative, tmp_path / "two", "--workers", "2"), monkeypatch) == 0
     alone, two = (check_run(tmp_path / name)["validation"]["overall"]["macro_f1"] for name in ("alone", "two"))  # type: ignore[index]
     assert two == pytest.approx(alone, abs=0.02)
     histories = [pq.read_table(tmp_path / name / "history.parquet").to_pylist() for name in ("alone", "two")]
@@ -92,9 +97,14 @@ def test_workers_of_ray_give_the_numbers_of_one_process(
 def test_stopped_and_resumed_run_has_the_numbers_of_a_whole_one(
     inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first run dies after its first epoch, as by a kill: the resumed one must end with the same weights."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    """The first run dies after its first epoch, as by a kill: the resumed one must end with the same weights.
+
+    It was begun with names relative to a folder; it goes on in another one, with data and encoder in new places.
+    """
+    whole, cut, begun, later = (tmp_path / name for name in ("whole", "cut", "begun", "later"))
     assert call(command(inputs, whole, "--workers", "0"), monkeypatch) == 0
+    shutil.copytree(inputs[0], begun / "models" / "bert")
+    shutil.copy(inputs[1], begun / "comments.csv")
     script = (
         "import os, sys\n"
         "from polarity.train import worker\n"
@@ -108,11 +118,25 @@ def test_stopped_and_resumed_run_has_the_numbers_of_a_whole_one(
         "main()\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    died = subprocess.run([sys.executable, "-c", script, *command(inputs, cut, "--workers", "0")], env=environment, check=False)
+    typed = command(("models/bert", "comments.csv"), Path("../cut"), "--workers", "0")
+    died = subprocess.run([sys.executable, "-c", script, *typed], env=environment, cwd=begun, check=False)
     assert died.returncode == 9
+    kept = (cut / "config.yaml").read_text()
+    assert f"source: {begun / 'comments.csv'}  # typed: comments.csv" in kept and f"encoder: {begun / 'models/bert'}" in kept
+    begun.rename(later)
+    monkeypatch.chdir(later)
+    resumed = ["train", "--resume", "--run-dir", "../cut", "--workers", "0"]
+    assert call(resumed, monkeypatch) == 2
+    assert "comments.csv: no such file; if the run's data was moved, name its new place with --data" in capsys.readouterr().err
+    Path("other.csv").write_bytes(Path("comments.csv").read_bytes().replace(b"mayor", b"major"))
+    assert call([*resumed, "--encoder", "models/bert", "--data", "other.csv"], monkeypatch) == 2
+    assert "other.csv: not the data that the run began with" in capsys.readouterr().err
+    assert call([*resumed, "--train", "comments.csv"], monkeypatch) == 2
+    assert "--train: the run began without it; it has --data" in capsys.readouterr().err
     assert call(["train", "--resume", "--dry-run", "--run-dir", str(cut)], monkeypatch) == 2
     assert "leave out --dry-run" in capsys.readouterr().err
-    assert call(["train", "--resume", "--run-dir", str(cut), "--workers", "0"], monkeypatch) == 0
+    assert call([*resumed, "--data", "comments.csv"], monkeypatch) == 0  # the encoder's new place is kept from above
+    assert f"source: {later / 'comments.csv'}" in (cut / "config.yaml").read_text()
     assert (cut / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
     assert check_run(cut) == check_run(whole)
     assert call(["train", "--resume", "--run-dir", str(cut)], monkeypatch) == 2

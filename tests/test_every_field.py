@@ -248,12 +248,13 @@ def _history() -> Any:
 
 
 PLACEMENT = """
-import json, os, time
+import json, os, pathlib, time
 import ray
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 from polarity.config import ClusterConfig, Config
 from polarity.errors import RunError
 from polarity.train import driver
+from polarity.encoders import EncoderFiles
 from polarity.train.job import Job
 def asked(**changed):
     need = driver.scaling(ClusterConfig(**changed))
@@ -281,7 +282,8 @@ for failures in (0, 2):
     folder = os.environ["RUN_FOLDER"] + str(failures)
     os.makedirs(folder + "/model")
     try:
-        job = Job(Config.model_validate({"cluster": {"max_failures": failures}}), {}, {}, folder, pad_id=0)
+        encoder = EncoderFiles("e", pathlib.Path("e"), "", None)
+        job = Job(Config.model_validate({"cluster": {"max_failures": failures}}), {}, {}, folder, encoder, pad_id=0)
         driver.fit(job, lambda _: None, resume=False)
     except Stop:
         pass

@@ -16,6 +16,7 @@ from polarity.data.json_format import open_jsonl
 from polarity.data.sample import DEFAULT_ROWS, sample_blocks, sample_columns
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source, positions, readable
 from polarity.errors import DataError, nearest
+from polarity.paths import absolute
 
 EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
 MAX_PARTS = 32
@@ -32,7 +33,7 @@ def open_source(name: str) -> Source:
     if name.startswith("hf:"):
         return hf_format.open_hub(name)
     # absolute, because Ray's workers may stand in another folder
-    path = Path(name).absolute()
+    path = Path(absolute(name))
     with readable(name):
         if not path.exists():
             raise DataError(f"{name}: no such file{_similar(path)}")

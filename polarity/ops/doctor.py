@@ -17,6 +17,7 @@ from polarity.config import Config
 from polarity.encoders import resolve_encoder
 from polarity.environment import installed_versions
 from polarity.errors import PolarityError
+from polarity.paths import OFFLINE_PREFIX, absolute, is_local_data, is_local_encoder, with_absolute_paths
 
 Level = Literal["ok", "warning", "problem"]
 COMPARED = ("python", "polarity", "ray", "torch", "transformers", "tokenizers", "safetensors", "pyarrow", "numpy")
@@ -54,16 +55,12 @@ def ask_nodes(config: Config, storage: str) -> Reports:
     addresses = [str(node["NodeManagerAddress"]) for node in nodes]
     # several nodes on one machine have one address
     names = [a if addresses.count(a) == 1 else f"{a} ({node['NodeID'][:6]})" for a, node in zip(addresses, nodes, strict=True)]
+    config = with_absolute_paths(config)  # processes on other nodes stand in other folders
     data, encoder = config.data, config.model.encoder
     sources = [source for source in (data.source, data.train, data.validation, data.test) if source]
-    what = (_everywhere(storage), _everywhere(encoder) if Path(encoder).exists() else encoder, config.model.revision)
-    asked = [_ask(node["NodeID"], *what, [_everywhere(source) for source in sources]) for node in nodes]
+    what = (storage if "://" in storage else absolute(storage), encoder, config.model.revision)
+    asked = [_ask(node["NodeID"], *what, [source for source in sources if is_local_data(source)]) for node in nodes]
     return {name: _answer(reference) for name, reference in zip(names, asked, strict=True)}
-
-
-def _everywhere(place: str) -> str:
-    """A path that means the same on other nodes, whose processes stand in other folders; URIs, `hf:NAME` and `sample` as they are."""
-    return place if "://" in place or place.startswith(("hf:", "sample")) else str(Path(place).expanduser().absolute())
 
 
 def _ask(node_id: str, *what: Any) -> Any:
@@ -91,14 +88,13 @@ def _look(storage: str, encoder: str, revision: str | None, sources: list[str]) 
     except PolarityError as error:
         written = str(error)
     versions = {"python": platform.python_version(), **installed_versions()}
-    missing = [s for s in sources if not s.startswith(("hf:", "sample")) and not Path(s).exists()]
+    missing = [s for s in sources if not Path(s).exists()]
     return {"versions": versions, "storage": written, "encoder": _encoder_here(encoder, revision), "missing": missing}
 
 
 def _encoder_here(name: str, revision: str | None) -> str:
     """Why this node cannot load the encoder, or "". Of the hub's encoders only the small configuration is fetched."""
-    path = Path(name).expanduser()
-    if path.exists() or name.startswith("offline:"):
+    if is_local_encoder(name) or name.startswith(OFFLINE_PREFIX):
         try:
             resolve_encoder(name, revision)
         except PolarityError as error:

@@ -4,17 +4,26 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from polarity.config import ClusterConfig
+from polarity.artifacts import RunFolder
+from polarity.config import ClusterConfig, Config
+from polarity.errors import ConfigError
+from polarity.paths import DATA_KEYS, is_local_data, is_local_encoder, with_absolute_paths
 from polarity.train.watchdog import seconds
 
 POLL_S = "0.2"
 """How often Ray Train's controller looks at its workers, in seconds; `report` waits for one look, two seconds by default."""
 
 ELASTIC_START_S = 30.0
+ASK_S = 120.0
+"""How long the nodes have to say what they see."""
 PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
@@ -49,3 +58,65 @@ def describe_resources() -> str:
     """The cluster's CPUs and GPUs in words."""
     have = ray.cluster_resources()
     return f"{have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs on {len([n for n in ray.nodes() if n['Alive']])} node(s)"
+
+
+def check_nodes(configs: Iterable[Config], folder: RunFolder | None, say: Callable[[str], None], *, with_data: bool) -> None:
+    """Raise ConfigError where a node of the cluster does not see a local place that a worker on it needs: now, not after minutes.
+
+    These are folders of encoders, the run's (or study's) folder, and, `with_data`, the data, which Ray Data reads on any node. A cluster
+    of this machine alone is not asked; a node that does not answer is told of.
+    """
+    here = ray.get_runtime_context().get_node_id()
+    others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != here and n["Resources"].get("CPU", 0) >= 1]
+    if not others:
+        return
+    places: dict[str, str] = {}
+    for config in map(with_absolute_paths, configs):
+        if is_local_encoder(config.model.encoder):
+            places[config.model.encoder] = "model.encoder"
+        data = {key: getattr(config.data, key.removeprefix("data.")) for key in DATA_KEYS}
+        places |= {place: key for key, place in data.items() if with_data and place is not None and is_local_data(place)}
+    with _mark(folder) as mark:
+        if mark is not None:
+            places[mark] = "the run folder"
+        asked = [(str(n["NodeManagerAddress"]), _ask(n["NodeID"], list(places))) for n in others]
+        unseen = [(place, name) for name, reference in asked for place in _answer(name, reference, say)]
+    for place, name in unseen:
+        more = len({other for which, other in unseen if which == place}) - 1
+        also = f" and {more} more" if more else ""
+        shown = str(Path(place).parent) if place == mark else place
+        raise ConfigError(
+            f"{places[place]}: {shown}: the node {name}{also} of the cluster does not see it, and a worker may start there. Put it where "
+            "every node sees it (a shared disk, the nodes' image, or a URI such as s3:// for the run folder), or use one machine"
+        )
+
+
+@contextmanager
+def _mark(folder: RunFolder | None) -> Iterator[str | None]:
+    """A new file in a local folder, so that a node's own folder of the same name is not taken for it; None for a remote one."""
+    if folder is None or folder.local is None:
+        yield None
+        return
+    name = f".node-check-{uuid.uuid4().hex[:8]}"
+    folder.write_bytes(name, b"polarity")
+    try:
+        yield folder.path(name)
+    finally:
+        folder.filesystem.delete_file(folder.path(name))
+
+
+def _ask(node_id: str, places: list[str]) -> "ray.ObjectRef[list[str]]":
+    strategy = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
+    return ray.remote(_unseen).options(num_cpus=0, scheduling_strategy=strategy).remote(places)
+
+
+def _answer(name: str, reference: "ray.ObjectRef[list[str]]", say: Callable[[str], None]) -> list[str]:
+    try:
+        return ray.get(reference, timeout=ASK_S)
+    except ray.exceptions.RayError as error:  # it may have gone, and another may come: the training will see
+        say(f"node {name}: does not say what it sees ({type(error).__name__})")
+        return []
+
+
+def _unseen(places: list[str]) -> list[str]:
+    return [place for place in places if not os.path.exists(place)]

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import Config
+from polarity.encoders import EncoderFiles
 from polarity.loss.objective import TaskStatistics
 
 Say = Callable[[str], None]
@@ -19,6 +20,7 @@ Listener = Callable[[dict[str, float]], None]
 class Job:
     """Everything that a worker needs. `parts` are tokenized tables by name, `run_dir` is reachable from every worker.
 
+    `encoder` is what the driver resolved and checked: a worker takes these files and no other, see `same_encoder`.
     `pad_id`: of the tokenizer, which takes a worker a second to load and is needed for the tokens alone.
     `keep_model`: whether the model itself is written and the run tracked; a study's trials are judged by their predictions, and their
     models would fill the disk, their curves (thousands of files in a study of 180 trials) every tracker: study.json has them.
@@ -28,6 +30,7 @@ class Job:
     parts: dict[str, pa.Table]
     statistics: dict[str, TaskStatistics]
     run_dir: str
+    encoder: EncoderFiles
     pad_id: int = field(kw_only=True)
     keep_model: bool = True
 

@@ -386,8 +386,14 @@ class Training:
 
 def fingerprint(config: Config, tables: Tables, left_out: str) -> str:
     """Hash of what decides a run's numbers: configuration (placement, tracking and step limit left out), training and validation rows, and
-    the hash of the weights that are left out of checkpoints."""
-    numberless: dict[str, Any] = {"cluster": True, "tracking": True, "train": {"max_steps", "log_every", "resamples"}}
+    the hash of the weights that are left out of checkpoints. Places do not count, for data and encoder may be moved."""
+    numberless: dict[str, Any] = {
+        "cluster": True,
+        "tracking": True,
+        "train": {"max_steps", "log_every", "resamples"},
+        "data": {"source", "train", "validation", "test"},
+        "model": {"encoder", "revision"},
+    }
     settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)
     digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + left_out).encode())
     for corpus in (tables.train, tables.validation):

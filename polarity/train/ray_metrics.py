@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,6 @@ from transformers import AutoConfig
 
 from polarity.config import Config
 from polarity.data.oversample import expected_multiplicity, label_arrays, stratum_ids
-from polarity.encoders import resolve_encoder
 from polarity.model.flops import flops_per_row, peak_flops
 from polarity.train.job import Job
 from polarity.train.precision import has_fast_bf16
@@ -99,19 +97,14 @@ class Facts:
 
 
 def facts_of(job: Job, world: World) -> Facts:
-    """Measure and count them; takes a tenth of a second on a CPU, once a process. Raises `EncoderError` as the training would."""
+    """Measure and count them; takes a tenth of a second on a CPU, once a process."""
     config, train = job.config, job.parts["train"]
-    encoder = _encoder_config(config.model.encoder, config.model.revision)
+    encoder = AutoConfig.from_pretrained(job.encoder.folder)
     layers = int(encoder.num_hidden_layers) - config.model.frozen_layers
     lengths, rows = np.unique(pc.list_value_length(train["input_ids"]).to_numpy(), return_counts=True)
     flops = [flops_per_row(encoder, int(length), layers=layers) for length in lengths]
     peak = _peak(config.train.precision, world.device)
     return Facts(config.labels, float(np.dot(flops, rows) / np.dot(lengths, rows)), peak * world.size, oversampling_ratio(train, config))
-
-
-@cache
-def _encoder_config(name: str, revision: str | None) -> Any:
-    return AutoConfig.from_pretrained(resolve_encoder(name, revision).folder)
 
 
 @cache

@@ -11,7 +11,7 @@ from transformers import logging as transformers_logging
 
 from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, Fill, RunFolder, disk_errors
 from polarity.data.batch import Corpus
-from polarity.encoders import load_tokenizer, resolve_encoder
+from polarity.encoders import load_tokenizer, same_encoder
 from polarity.errors import RunError
 from polarity.evaluate import build_predictions
 from polarity.model.multitask import MultitaskModel
@@ -35,7 +35,7 @@ def work(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     config = job.config
-    encoder = resolve_encoder(config.model.encoder, config.model.revision)
+    encoder = same_encoder(job.encoder)
     corpora = {name: Corpus.from_table(table, list(config.labels), job.pad_id) for name, table in job.parts.items()}
     tables = Tables(corpora["train"], corpora["validation"], corpora.get("test"), job.statistics)
     model = MultitaskModel.from_encoder(encoder.folder, config.model, config.labels, seed=config.train.seed)

@@ -20,7 +20,7 @@ from polarity.data.duplicates import find_leaks
 from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.split import load_splits, split_indices
 from polarity.data.tokenize import check_length, tokenize
-from polarity.encoders import load_tokenizer, resolve_encoder
+from polarity.encoders import EncoderFiles, load_tokenizer, resolve_encoder
 from polarity.errors import ConfigError, DataError
 
 Say = Callable[[str], None]
@@ -140,6 +140,12 @@ def tokenized(rows: StudyRows, configs: Mapping[str, Config], say: Say) -> dict[
             for part, table in rows.parts.items()
         }
     return found
+
+
+def encoders_of(configs: Mapping[str, Config]) -> dict[str, EncoderFiles]:
+    """{arm: its encoder's files}, each encoder checked and hashed once."""
+    found = {which: resolve_encoder(*which) for which in {(c.model.encoder, c.model.revision) for c in configs.values()}}
+    return {name: found[config.model.encoder, config.model.revision] for name, config in configs.items()}
 
 
 @cache

@@ -9,6 +9,7 @@ from polarity.artifacts import CHECKPOINTS, CONFIG, LEDGER, RunFolder
 from polarity.config import Config
 from polarity.data.batch import Corpus, steps_per_epoch
 from polarity.data.ledger import Ledger
+from polarity.encoders import EncoderFiles, pinned
 from polarity.errors import RunError
 from polarity.loss.objective import TaskStatistics
 from polarity.resolve import dump_config
@@ -21,7 +22,7 @@ from polarity.tune.conductor import MAX_ATTEMPTS, Budget, Conductor, Watcher, co
 from polarity.tune.placement import place_trials
 from polarity.tune.ray_tune import run_trials
 from polarity.tune.record import Study, TrialRecord
-from polarity.tune.rows import StudyRows, Tokens, ledgers, pad_id, token_key, tokenized
+from polarity.tune.rows import StudyRows, Tokens, encoders_of, ledgers, pad_id, token_key, tokenized
 from polarity.tune.trial import KEEP_AFTER_S, TrialSpec
 
 Say = Callable[[str], None]
@@ -42,12 +43,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The arms' configurations, the rows, the tokens by key, and each arm's account of its training rows."""
+    """The arms' configurations, the rows, the tokens by key, and each arm's account of its training rows and encoder."""
 
     configs: Mapping[str, Config]
     rows: StudyRows
     tokens: Mapping[str, Tokens]
     ledgers: Mapping[str, Ledger]
+    encoders: Mapping[str, EncoderFiles]
 
     def statistics(self, arm: str) -> dict[str, TaskStatistics]:
         """What the arm's loss must know of each task."""
@@ -67,8 +69,13 @@ class Prepared:
 
 
 def prepare_study(configs: Mapping[str, Config], rows: StudyRows, say: Say) -> Prepared:
-    """Tokenize once for each way in which arms cut the texts, and draw up each arm's ledger of the inner training rows."""
-    return Prepared(configs, rows, tokenized(rows, configs, say), ledgers(rows, configs))
+    """Tokenize once for each way in which arms cut the texts, and draw up each arm's ledger of the inner training rows.
+
+    The configurations are kept with absolute places and the hub's commit: trials, and a study that goes on, find the same files.
+    """
+    encoders = encoders_of(configs)
+    configs = {name: pinned(config, encoders[name]) for name, config in configs.items()}
+    return Prepared(configs, rows, tokenized(rows, configs, say), ledgers(rows, configs), encoders)
 
 
 def run_study(study: Study, prepared: Prepared, limits: Limits, watching: Watching, say: Say) -> str | None:
@@ -123,6 +130,7 @@ def trial_specs(study: Study, prepared: Prepared, limits: Limits) -> dict[str, T
             trial_place(study, trial),
             prepared.total_steps(config),
             by_title=by_title(config),
+            encoder=prepared.encoders[trial.arm],
             pad_id=pad_id(config.model.encoder, config.model.revision),
             tags=trial_tags(study, trial),
             keep_after_s=limits.keep_after_s,

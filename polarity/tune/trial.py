@@ -7,7 +7,6 @@ the next trial without importing torch and transformers again.
 
 import ctypes
 import gc
-import os
 import queue
 import sys
 import threading
@@ -24,6 +23,7 @@ from ray.tune import Trainable
 
 from polarity.artifacts import CHECKPOINTS, HISTORY, METRICS, PREDICTIONS, Fill, RunFolder
 from polarity.config import Config
+from polarity.encoders import EncoderFiles
 from polarity.errors import RunError
 from polarity.evaluate import Stability, build_metrics
 from polarity.loss.objective import TaskStatistics
@@ -49,6 +49,7 @@ class TrialSpec:
     run_dir: str
     total_steps: int
     by_title: bool
+    encoder: EncoderFiles
     pad_id: int
     tags: Mapping[str, str]
     """Of its metrics (`ray_metrics.RUN_TAGS`)."""
@@ -58,7 +59,7 @@ class TrialSpec:
     def job(self, tables: Mapping[str, Any]) -> Job:
         """What a worker needs; `tables` are object references by part."""
         parts = {name: ray.get(ref) for name, ref in tables.items()}
-        return Job(self.config, parts, self.statistics, self.run_dir, pad_id=self.pad_id, keep_model=self.keep_model)
+        return Job(self.config, parts, self.statistics, self.run_dir, self.encoder, pad_id=self.pad_id, keep_model=self.keep_model)
 
 
 class Stopped(RunError):
@@ -122,9 +123,6 @@ class StudyTrial(Trainable):
         self._threads.shutdown(wait=True)
 
     def _start_trial(self, trial: str) -> None:
-        home = os.environ.get("TUNE_ORIG_WORKING_DIR")  # Tune moves its processes, and paths of encoders may be relative
-        if home and Path(home).is_dir():
-            os.chdir(home)
         spec = self._specs[trial]
         talk, train = self._begin(spec, self._tables[spec.tokens])
         self._talk = talk

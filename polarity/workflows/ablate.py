@@ -10,7 +10,7 @@ from polarity.artifacts import REPORT, RunFolder
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.resolve import parse_config
-from polarity.train.cluster import start_ray
+from polarity.train.cluster import check_nodes, start_ray
 from polarity.tune.designs import Arm, Base, Design, Level, arm_configs, design_arms
 from polarity.tune.effects_text import render_effects
 from polarity.tune.findings import conclude, missing
@@ -46,7 +46,7 @@ def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limit
     arms = question.arms()
     configs = checked_configs(question.base, arms)
     folder = open_study_folder(study_dir, resume=False)
-    prepared = _prepare(configs, plan.effects_on, say)
+    prepared = _prepare(configs, plan.effects_on, folder, say)
     about = {
         "name": Path(study_dir.rstrip("/")).name,
         "command": "polarity " + " ".join(sys.argv[1:]),
@@ -54,7 +54,7 @@ def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limit
         "level": question.level,
         "environment": _environment(configs[arms[0].name]),
     }
-    study = new_study(folder, plan, arms, configs, prepared.rows, about)
+    study = new_study(folder, plan, arms, prepared.configs, prepared.rows, about)
     say(detectable_line(study.head["detectable"]["before"], plan.seeds))
     return _run_and_conclude(study, prepared, limits or Limits(), say)
 
@@ -78,7 +78,7 @@ def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say)
     if began != command:
         raise RunError(f"{study_dir}: this study was begun by polarity {began}: go on with polarity {began} --resume")
     configs = {name: parse_config(text, f"{study_dir}, arm {name}") for name, text in study.head["configs"].items()}
-    prepared = _prepare(configs, study.head["data"]["effects_on"], say)
+    prepared = _prepare(configs, study.head["data"]["effects_on"], study.folder, say)
     if prepared.rows.fingerprint != study.head["data"]["fingerprint"]:
         raise RunError(f"{study_dir}: the data is not what the study began with; its finished trials cannot be compared with new ones")
     for trial in study.of(None, "failed") if retry_failed else []:
@@ -90,7 +90,7 @@ def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say)
 def dry_run(question: Question, plan: StudyPlan, *, concurrent: int | None = None, say: Say = print) -> str:
     """Check everything, then the plan in words; times come from a few timed batches of each arm on this machine."""
     arms = question.arms()
-    prepared = _prepare(checked_configs(question.base, arms), plan.effects_on, say)
+    prepared = _prepare(checked_configs(question.base, arms), plan.effects_on, None, say)
     place = place_trials(prepared.configs[arms[0].name].cluster, max_concurrent=concurrent)
     return describe(plan, arms, prepared, place.concurrent)
 
@@ -103,9 +103,10 @@ def checked_configs(base: Base, arms: Sequence[Arm]) -> dict[str, Config]:
     return configs
 
 
-def _prepare(configs: Mapping[str, Config], effects_on: str, say: Say) -> Prepared:
+def _prepare(configs: Mapping[str, Config], effects_on: str, folder: RunFolder | None, say: Say) -> Prepared:
     reference = next(iter(configs.values()))
     start_ray(reference.cluster, say)  # before anything else does: it knows which cluster to join, and quietens it
+    check_nodes(configs.values(), folder, say, with_data=True)
     return prepare_study(configs, study_rows(reference, effects_on=effects_on, say=say), say)
 
 

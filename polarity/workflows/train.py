@@ -1,6 +1,6 @@
 """`polarity train`: check the data, show the ledger, train, judge beside the floors, and write the run folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ from polarity.config import Config
 from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.split import Splits, is_small, load_splits
 from polarity.data.tokenize import check_length, tokenize
-from polarity.encoders import EncoderFiles, load_tokenizer, resolve_encoder
-from polarity.environment import describe_environment
+from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
+from polarity.environment import describe_environment, source_hashes
 from polarity.errors import ConfigError, RunError
 from polarity.evaluate import Stability, build_metrics, render_metrics
 from polarity.evaluate.drift import describe_tokens
+from polarity.paths import typed
 from polarity.report.record import Comments
 from polarity.resolve import dump_config
 from polarity.train.importing import importing
@@ -49,9 +50,12 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
     Raises `PolarityError` for everything a user can mend; then nothing is left behind but a finished part of a run.
     """
     with _new_or_resumed(run_dir, resume) as folder:
-        prepared = _start_and_prepare(config, say)
-        if not resume:
-            _describe(folder, config, prepared)
+        prepared = _start_and_prepare(config, folder, say)
+        given, config = config, pinned(config, prepared.encoder)
+        if resume:
+            _refuse_other_inputs(folder, config, prepared)
+        else:
+            _describe(folder, config, prepared, typed(given, config))
     _fit(config, folder, prepared, say, resume=resume)
     metrics = judge(config, folder, prepared.splits, say)
     say(render_metrics(metrics))
@@ -62,19 +66,21 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
     return metrics
 
 
-def _start_and_prepare(config: Config, say: Say) -> Prepared:
+def _start_and_prepare(config: Config, folder: RunFolder, say: Say) -> Prepared:
     """Start Ray, where there are workers, and prepare; small data meanwhile, for either takes seconds and leaves a core idle."""
     if not config.cluster.workers:
         return prepare(config, say)
-    from polarity.train.cluster import start_ray  # Ray is slow to import and not needed without workers
+    from polarity.train.cluster import check_nodes, start_ray  # Ray is slow to import and not needed without workers
 
     if not is_small(config.data):  # Ray Data is to read it
         start_ray(config.cluster, say)
+        check_nodes([config], folder, say, with_data=True)
         return prepare(config, say)
     # Most of what either does is to import.
     with importing(), ThreadPoolExecutor(max_workers=1) as pool:  # Ray wants the main thread, for its signal handlers
         preparing = pool.submit(_prepare_here, config, say)
         start_ray(config.cluster, say)
+        check_nodes([config], folder, say, with_data=False)
         return preparing.result()
 
 
@@ -150,11 +156,24 @@ def _new_or_resumed(run_dir: str, resume: bool) -> Iterator[RunFolder]:
             folder.local.rmdir()
 
 
-def _describe(folder: RunFolder, config: Config, prepared: Prepared) -> None:
+def _refuse_other_inputs(folder: RunFolder, config: Config, prepared: Prepared) -> None:
+    """A run goes on with the encoder and the data that it began with, wherever they lie now; raises RunError where it would not."""
+    began = folder.read_json(artifacts.ENVIRONMENT)
+    if prepared.encoder.sha256 != began["encoder"]["sha256"]:
+        raise RunError(f"{config.model.encoder}: not the encoder that the run began with (other files); give that one with --encoder")
+    for source, sha, known in zip(_sources(config), source_hashes(_sources(config)).values(), began["data"].values(), strict=True):
+        if sha != known:
+            raise RunError(f"{source}: not the data that the run began with (other bytes): give that with --data, or start a new run")
+
+
+def _sources(config: Config) -> list[str]:
+    return [s for s in (config.data.source, config.data.train, config.data.validation, config.data.test) if s]
+
+
+def _describe(folder: RunFolder, config: Config, prepared: Prepared, given: Mapping[str, str | None]) -> None:
     import torch
 
-    data = config.data
-    sources = [s for s in (data.source, data.train, data.validation, data.test) if s]
+    data, sources = config.data, _sources(config)
     seeds = {"run": config.train.seed, "split": data.split.seed}
     environment = describe_environment(seeds=seeds, sources=sources, encoder=prepared.encoder, torch=torch)
     splits = prepared.splits
@@ -163,7 +182,7 @@ def _describe(folder: RunFolder, config: Config, prepared: Prepared) -> None:
     environment["train_tokens"] = describe_tokens(prepared.tokens["train"]["input_ids"], prepared.unknown_id)
     folder.write_json(artifacts.ENVIRONMENT, environment)
     folder.write_json(artifacts.LEDGER, prepared.ledger.to_json())
-    folder.write_text(artifacts.CONFIG, dump_config(config))
+    folder.write_text(artifacts.CONFIG, dump_config(config, given))
 
 
 def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, resume: bool) -> None:
@@ -175,7 +194,7 @@ def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, res
     statistics = {
         task: TaskStatistics(ledger.class_weights(task), ledger.counts(task), ledger.sampled_prior(task)) for task in config.data.tasks
     }
-    job = Job(config, prepared.tokens, statistics, folder.uri, pad_id=prepared.pad_id)
+    job = Job(config, prepared.tokens, statistics, folder.uri, prepared.encoder, pad_id=prepared.pad_id)
     if config.cluster.workers:
         from polarity.train.driver import fit
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from polarity.errors import ConfigError, RunError
 from polarity.resolve import dump_config
-from polarity.train.cluster import start_ray
+from polarity.train.cluster import check_nodes, start_ray
 from polarity.tune.asha import REDUCTION
 from polarity.tune.designs import Arm, Base, arm_config
 from polarity.tune.findings import effect_rows, missing, overall_score
@@ -49,6 +49,7 @@ def tune(
     check_same_rows(configs, BASE)
     folder = open_study_folder(study_dir, resume=False)
     start_ray(configs[BASE].cluster, say)
+    check_nodes(configs.values(), folder, say, with_data=True)
     prepared = prepare_study(configs, study_rows(configs[BASE], effects_on="validation", say=say), say)
     plan = StudyPlan(seeds=1, explore_seeds=1, seed0=seed0, reduction=reduction, keep_ahead=False)
     about = {
@@ -57,7 +58,7 @@ def tune(
         "design": SEARCH,
         "level": "samples",
     }
-    study = new_study(folder, plan, arms, configs, prepared.rows, about)
+    study = new_study(folder, plan, arms, prepared.configs, prepared.rows, about)
     study.head["seeds"]["confirm"] = []  # the search ranks by the inner rows; nothing is confirmed
     study.save()
     return _run_and_conclude(study, prepared, limits or Limits(), say)

@@ -67,6 +67,16 @@ def test_the_workers_lay_on_both_nodes(cluster: Cluster, runs: Path) -> None:
     assert counts == [(1, 1), (2, 2)], actors
 
 
+def test_a_folder_that_a_node_does_not_see_is_named_before_the_data_is_read(cluster: Cluster, runs: Path) -> None:
+    """Other processes of this machine stand elsewhere, so a path by way of the own working directory leads nowhere on the other node."""
+    here, unseen = "/proc/self/cwd", r"the node \S+ of the cluster does not see it"
+    for encoder, place, named in ((here, "r", f"model.encoder: {here}/encoder"), (str(runs), here, f"the run folder: {here}/r")):
+        options = ["--encoder", f"{encoder}/encoder", "--data", f"{here}/rows.csv", "--run-dir", f"{place}/r"]
+        status, log = run(cluster.driver(), "polarity", "train", "--preset", "small", *options, cwd=runs)
+        assert status == 2 and re.search(f"{named}: {unseen}", log), log
+    assert not (runs / "r").exists()
+
+
 def test_the_doctor_asks_every_node(cluster: Cluster, runs: Path) -> None:
     options = ["--preset", "small", "--encoder", str(runs / "encoder"), "--run-dir", str(runs / "later"), "--workers", "2"]
     status, log = run(cluster.driver(), "polarity", "doctor", *options)

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from polarity.data.batch import epoch_rows
 from polarity.data.tokenize import tokenize
-from polarity.encoders import load_tokenizer
+from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.model.flops import flops_per_row, peak_flops
 from polarity.train.checkpoints import TrainState, save_checkpoint
 from polarity.train.driver import _train_run
@@ -81,7 +81,7 @@ def test_f1_of_a_class_is_scikit_learns() -> None:
 def job(points: tuple[int, ...] = (), **changes: dict[str, object]) -> Job:
     config = configured(points, **changes, model={"encoder": str(encoder_folder())})  # type: ignore[arg-type]
     train = tokenize(tiny_comments(90, seed=0), load_tokenizer(encoder_folder()), config.data)
-    return Job(config, {"train": train}, {}, "s3://bucket/runs/first/", pad_id=0)
+    return Job(config, {"train": train}, {}, "s3://bucket/runs/first/", resolve_encoder(config.model.encoder), pad_id=0)
 
 
 def test_facts_are_those_of_the_rows_the_encoder_and_the_workers() -> None:

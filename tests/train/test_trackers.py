@@ -20,6 +20,7 @@ import pytest
 from polarity.artifacts import CONFIG, RunFolder
 from polarity.cli import main
 from polarity.config import Config
+from polarity.encoders import EncoderFiles
 from polarity.errors import ConfigError
 from polarity.resolve import resolve
 from polarity.train.job import Job
@@ -32,6 +33,8 @@ from polarity.train.world import World
 from tests.tiny import tiny_csv, tiny_encoder
 from tests.train.runs import configured, tables
 from tests.trained import trained_run
+
+ENCODER = EncoderFiles("e", Path("e"), "", None)
 
 Curves = dict[str, list[tuple[int, float]]]
 OFF = "tracking.tensorboard=false"
@@ -281,10 +284,10 @@ def test_checkpoints_do_not_depend_on_tracking() -> None:
 def test_trials_of_a_study_have_no_trackers(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "trial")
     for keep_model, kept in ((False, [CONFIG]), (True, [CONFIG, "tensorboard"])):
-        with _tracked(Job(config(), {}, {}, folder.uri, pad_id=0, keep_model=keep_model), World(), print):
+        with _tracked(Job(config(), {}, {}, folder.uri, ENCODER, pad_id=0, keep_model=keep_model), World(), print):
             pass
         assert folder.list("") == kept
-    with _tracked(Job(config(), {}, {}, folder.uri, pad_id=0), World(rank=1, size=2), print) as watch:
+    with _tracked(Job(config(), {}, {}, folder.uri, ENCODER, pad_id=0), World(rank=1, size=2), print) as watch:
         assert watch is None
 
 
