@@ -1,12 +1,13 @@
-"""Multi-task classifiers of comments: trained, judged and compared. `load` a trained run, or `fit` one from Python."""
+"""Multi-task classifiers of comments: trained, judged and compared. `fit` a run, `load` its classifier, or open its folder as a `Run`."""
 
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "fit", "load"]
+__all__ = ["Run", "__version__", "fit", "load"]
 
 if TYPE_CHECKING:
     from polarity.predict import load_classifier as load
+    from polarity.run import Run
     from polarity.workflows.train import train as fit
 
 
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from polarity.predict import load_classifier
 
         return load_classifier
+    if name == "Run":
+        from polarity.run import Run
+
+        return Run
     if name == "fit":
         from polarity.workflows.train import train
 

@@ -37,6 +37,8 @@ REPORT = "report.html"
 MODEL = "model"
 CALIBRATION = "model/calibration.json"
 ENSEMBLE = "ensemble.json"
+SOUP = "soup.json"
+SEEN = "seen.parquet"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 WANDB = "wandb"
@@ -148,7 +150,7 @@ class RunFolder:
             raise RunError(
                 f"{folder.uri}: holds no run to resume; leave --resume out to start one, or name the run's folder with --run-dir"
             )
-        folder._check_writable()
+        folder.check_writable()
         return folder
 
     @classmethod
@@ -201,7 +203,7 @@ class RunFolder:
     def _holds_run(self) -> str | None:
         return next((name for name in RUN_FILES if self.exists(name)), None)
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
         """Writes and deletes a small file: better now than after an hour of training."""
         probe = f".probe-{uuid.uuid4().hex[:8]}"
         self.write_bytes(probe, b"polarity")

@@ -247,6 +247,16 @@ def parse_config(text: str, place: str) -> Config:
     return _checked_alone(yaml_mapping(text, place), place)
 
 
+def with_sets(config: Config, sets: Iterable[str]) -> Config:
+    """A whole configuration with "key=value" settings on top, checked anew. Raises ConfigError for one that is not allowed."""
+    layers = _Layers()
+    layers.add(config.model_dump(), "the run")
+    layers.add(parse_sets(sets), "--set")
+    checked = validate(layers.tree, layers.sources)
+    _refuse_idle_split(checked, layers.sources)
+    return checked
+
+
 def _checked_alone(tree: dict[str, Any], place: str) -> Config:
     layers = _Layers()
     if isinstance(part(tree, "data.tasks"), dict):

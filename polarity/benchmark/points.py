@@ -16,7 +16,6 @@ from polarity.data.ledger import build_ledger
 from polarity.data.sample import sample_comments
 from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer, resolve_encoder
-from polarity.loss.objective import TaskStatistics
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import resolve
 from polarity.strategy import ALL_POINTS
@@ -67,7 +66,7 @@ def _stepper(config: Config, comments: pa.Table, folder: Any) -> Contestant:
     tasks = list(config.labels)
     ledger = build_ledger(comments, config)
     corpus = Corpus.from_table(tokenize(comments, tokenizer, config.data), tasks, tokenizer.pad_token_id)
-    statistics = {t: TaskStatistics(ledger.class_weights(t), ledger.counts(t), ledger.sampled_prior(t)) for t in tasks}
+    statistics = ledger.task_statistics
     model = MultitaskModel.from_encoder(folder, config.model, config.labels, seed=0)
     world = World.current(device_here(config.cluster.gpu))
     training = Training(config, Tables(corpus, corpus, None, statistics), model, world, lambda line: None, precision=None)

@@ -10,11 +10,10 @@ from transformers import PreTrainedConfig
 
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows, micro_batches
-from polarity.data.ledger import build_ledger
+from polarity.data.ledger import TaskStatistics, build_ledger
 from polarity.data.split import load_splits
 from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer, resolve_encoder
-from polarity.loss.objective import TaskStatistics
 from polarity.model.multitask import MultitaskModel
 from polarity.train.loop import Tables
 from polarity.train.precision import resolve_precision
@@ -41,7 +40,7 @@ class Setting:
         train = load_splits(config.data, lambda line: None).train
         ledger = build_ledger(train, config)
         tasks = list(config.labels)
-        statistics = {t: TaskStatistics(ledger.class_weights(t), ledger.counts(t), ledger.sampled_prior(t)) for t in tasks}
+        statistics = ledger.task_statistics
         corpus = Corpus.from_table(tokenize(train.slice(0, rows), tokenizer, config.data), tasks, tokenizer.pad_token_id)
         world = World.current(device_here(config.cluster.gpu))
         precision = resolve_precision(config.train.precision, world)

@@ -57,6 +57,15 @@ class StratumEntry:
 
 
 @dataclass(frozen=True)
+class TaskStatistics:
+    """What the loss must know of a task's training rows: class weights (K,), class counts (K,), sampled prior (K,)."""
+
+    class_weights: list[float]
+    counts: list[int]
+    sampled_prior: list[float]
+
+
+@dataclass(frozen=True)
 class Ledger:
     """The account of a training table under a configuration; see the module's words."""
 
@@ -89,6 +98,11 @@ class Ledger:
     def effective_prior(self, task: str) -> list[float]:
         """Sampled share x class weight, normalised, in class order."""
         return [entry.effective_prior for entry in self.tasks[task]]
+
+    @property
+    def task_statistics(self) -> dict[str, TaskStatistics]:
+        """{task: what its loss must know of the training rows}."""
+        return {task: TaskStatistics(self.class_weights(task), self.counts(task), self.sampled_prior(task)) for task in self.tasks}
 
     def to_json(self) -> dict[str, Any]:
         """The whole ledger as plain values; shares are fractions."""

@@ -40,6 +40,11 @@ class Splits:
         both = {"train": self.train, "validation": self.validation}
         return both if self.test is None else {**both, "test": self.test}
 
+    @property
+    def held_out(self) -> dict[str, pa.Table]:
+        """The parts that judge: validation, and test where there is one."""
+        return {name: table for name, table in self.parts.items() if name != "train"}
+
 
 def is_small(data: DataConfig) -> bool:
     """Whether what `data` names are local files, or the sample, that this process reads sooner than Ray would start a task."""

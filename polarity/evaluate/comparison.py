@@ -22,15 +22,6 @@ from polarity.evaluate.predictions import Labels
 SPLITS = ("validation", "test")
 
 
-def labels_of(predictions: pa.Table) -> dict[str, list[str]]:
-    """{task: classes in order} as the columns of a predictions table name them."""
-    names: list[str] = list(predictions.column_names)
-    tasks = [name.removesuffix("_label") for name in names if name.endswith("_label")]
-    tasks = [task for task in tasks if f"{task}_prediction" in names]
-    found = {task: [name.removeprefix(f"{task}_p_") for name in names if name.startswith(f"{task}_p_")] for task in tasks}
-    return {task: classes for task, classes in found.items() if classes}
-
-
 def compare_predictions(
     first: pa.Table, second: pa.Table, labels: Labels, *, resamples: int, by_title: Mapping[str, bool], seed: int = 0
 ) -> dict[str, Any]:

@@ -97,6 +97,15 @@ def check_predictions(table: pa.Table, labels: Labels) -> None:
             _refuse(table, pc.invert(fits), f"column {name!r} holds NaN or something outside 0 to 1")
 
 
+def labels_of(predictions: pa.Table) -> dict[str, list[str]]:
+    """{task: classes in order} as the columns of a predictions table name them."""
+    names: list[str] = list(predictions.column_names)
+    tasks = [name.removesuffix("_label") for name in names if name.endswith("_label")]
+    tasks = [task for task in tasks if f"{task}_prediction" in names]
+    found = {task: [name.removeprefix(f"{task}_p_") for name in names if name.startswith(f"{task}_p_")] for task in tasks}
+    return {task: classes for task, classes in found.items() if classes}
+
+
 def task_codes(table: pa.Table, task: str, classes: Sequence[str]) -> tuple[Codes, Codes]:
     """Class indices (N,) of a task's labels, -1 where missing, and of its predictions; expects a checked table."""
     return _codes(table[label_column(task)], classes), _codes(table[prediction_column(task)], classes)

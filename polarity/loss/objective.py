@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polarity.config import LossConfig
+from polarity.data.ledger import TaskStatistics
 from polarity.loss.adaptive import AdaptiveGamma
 from polarity.loss.classification import MISSING, ClassTerms, row_losses, smoothing_per_class, symmetric_kl
 
@@ -33,15 +34,6 @@ class Counts:
 
     weight: float
     rows: float
-
-
-@dataclass(frozen=True)
-class TaskStatistics:
-    """What the loss must know of a task's training rows: class weights (K,), class counts (K,), sampled prior (K,)."""
-
-    class_weights: list[float]
-    counts: list[int]
-    sampled_prior: list[float]
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,13 @@ Shapes: N rows, K classes.
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polarity.artifacts import CALIBRATION, ENSEMBLE, ENVIRONMENT, METRICS, RunFolder
+from polarity.artifacts import CALIBRATION
 from polarity.data.canonical import VISIBLE
 from polarity.errors import DataError, RunError, nearest
 from polarity.evaluate.calibration import TaskCalibration, apply, read_calibration
@@ -20,6 +19,7 @@ from polarity.evaluate.predictions import probability_column
 from polarity.predict.classifier_ensemble import load_ensemble
 from polarity.predict.classifier_model import ModelScorer
 from polarity.predict.scores import Scorer, Scores
+from polarity.run import Run
 
 Votes = Literal["off", "mean", "vote"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -110,26 +110,13 @@ def load_classifier(
     if batch_size < 1:
         raise RunError(f"batch_size must be at least 1, got {batch_size}")
 
-    def member(folder: RunFolder) -> Scorer:
-        return ModelScorer.load(folder, votes=votes, device=device, batch_size=batch_size, precision=precision)
+    def member(of: Run) -> Scorer:
+        return ModelScorer.load(of, votes=votes, device=device, batch_size=batch_size, precision=precision)
 
-    folder = RunFolder.open(run)
-    check_version(folder)
-    scorer = load_ensemble(folder, member) if folder.exists(ENSEMBLE) else member(folder)
-    calibration = None if raw or not folder.exists(CALIBRATION) else read_calibration(folder, scorer.labels)
-    return Classifier(run_name(folder), scorer, calibration)
-
-
-def check_version(folder: RunFolder) -> None:
-    """Raise RunError where a run was written under another schema version; its files would be misread."""
-    for name in (ENVIRONMENT, METRICS):
-        if folder.exists(name):
-            folder.read_json(name)
-
-
-def run_name(folder: RunFolder) -> str:
-    """The last part of a run folder's path."""
-    return PurePosixPath(folder.root.rstrip("/\\").replace("\\", "/")).name or folder.uri
+    opened = Run.open(run)
+    scorer = load_ensemble(opened, member) if opened.kind == "ensemble" else member(opened)
+    calibration = None if raw or not opened.has(CALIBRATION) else read_calibration(opened.folder, scorer.labels)
+    return Classifier(opened.name, scorer, calibration)
 
 
 def _texts(values: Sequence[str], what: str) -> pa.Array:

@@ -6,7 +6,6 @@ absolute. With "linear": true the folder `linear/` beside it is one more member,
 Shapes: N rows, K classes.
 """
 
-import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from polarity.artifacts import ENSEMBLE, RunFolder
 from polarity.errors import RunError
 from polarity.predict.scores import Scorer, Scores
+from polarity.run import Run
 
 SMALLEST = 1e-6
 """Probabilities below count as this: a baseline's 0 for a class that it never saw must not forbid the class."""
@@ -57,27 +57,20 @@ def combine(probabilities: Sequence[NDArray[np.floating]], weights: Sequence[flo
     return Scores(mean_NK.astype(np.float32), mean_NK.argmax(axis=1))
 
 
-def load_ensemble(folder: RunFolder, load_member: Callable[[RunFolder], Scorer]) -> EnsembleScorer:
-    """The ensemble of a folder; members are taken without their own calibration. Raises RunError where it cannot be used."""
-    content = folder.read_json(ENSEMBLE)
-    names, kinds = content.get("members"), [kind for kind in FOLDER_MEMBERS if content.get(kind)]
-    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names) or not [*names, *kinds]:
-        raise RunError(f"{folder.uri}/{ENSEMBLE}: `members` must be a list of run folders; make the ensemble again")
-    weights = _weights(content.get("weights"), len(names) + len(kinds), f"{folder.uri}/{ENSEMBLE}")
-    members = [load_member(_member_folder(folder, name)) for name in names]
-    members += [_folder_member(FOLDER_MEMBERS[kind])(folder) for kind in kinds]
-    for name, member in zip([*names, *kinds], members, strict=True):
+def load_ensemble(run: Run, load_member: Callable[[Run], Scorer]) -> EnsembleScorer:
+    """The ensemble of a run; members are taken without their own calibration. Raises RunError where it cannot be used."""
+    content, place = run.ensemble_record, f"{run.uri}/{ENSEMBLE}"
+    kinds = [kind for kind in FOLDER_MEMBERS if content.get(kind)]
+    if not [*run.members, *kinds]:
+        raise RunError(f"{place}: `members` must be a list of run folders; make the ensemble again")
+    weights = _weights(content.get("weights"), len(run.members) + len(kinds), place)
+    members = [load_member(member) for member in run.members]
+    members += [_folder_member(FOLDER_MEMBERS[kind])(run.folder) for kind in kinds]
+    names = [*content["members"], *kinds]
+    for name, member in zip(names, members, strict=True):
         if member.labels != members[0].labels:
-            raise RunError(f"{folder.uri}/{ENSEMBLE}: the member {name} has other tasks or classes than {names[0]}")
+            raise RunError(f"{place}: the member {name} has other tasks or classes than {names[0]}")
     return EnsembleScorer(members, weights)
-
-
-def first_member(folder: RunFolder) -> RunFolder:
-    """The folder of an ensemble's first member run. Raises RunError where it has none."""
-    names = folder.read_json(ENSEMBLE).get("members")
-    if not isinstance(names, list) or not names:
-        raise RunError(f"{folder.uri}/{ENSEMBLE}: `members` must be a list of run folders; make the ensemble again")
-    return _member_folder(folder, str(names[0]))
 
 
 def _weights(given: Any, count: int, place: str) -> list[float]:
@@ -86,23 +79,6 @@ def _weights(given: Any, count: int, place: str) -> list[float]:
     if not fine or len(numbers) != count or not sum(numbers):
         raise RunError(f"{place}: `weights` must be {count} numbers of at least 0, not all 0: one a member; make the ensemble again")
     return [float(weight) for weight in numbers]
-
-
-def _member_folder(ensemble: RunFolder, name: str) -> RunFolder:
-    if "://" in name or posixpath.isabs(name):
-        where = name
-    elif ensemble.local is not None:
-        where = str(ensemble.local / name)
-    else:
-        scheme, _, path = ensemble.uri.partition("://")
-        where = f"{scheme}://{posixpath.normpath(posixpath.join(path, name))}"
-    try:
-        member = RunFolder.open(where)
-    except RunError as error:
-        raise RunError(f"{ensemble.uri}/{ENSEMBLE}: the member {name} cannot be used: {error}") from error
-    if member.exists(ENSEMBLE):
-        raise RunError(f"{ensemble.uri}/{ENSEMBLE}: the member {name} is an ensemble itself; name its members instead")
-    return member
 
 
 def _folder_member(place: str) -> Callable[[RunFolder], Scorer]:

@@ -20,12 +20,12 @@ from polarity.config import DataConfig
 from polarity.data.batch import Corpus, evaluation_batches
 from polarity.data.tokenize import plain_backend, tokenize_columns
 from polarity.encoders import load_tokenizer
-from polarity.errors import ConfigError, EncoderError, RunError
+from polarity.errors import EncoderError, RunError
 from polarity.evaluate.drift import describe_tokens
 from polarity.model.inference import score
 from polarity.model.multitask import MultitaskModel, load_model
 from polarity.predict.scores import Scores
-from polarity.resolve import parse_config
+from polarity.run import Run
 from polarity.train.precision import autocast, resolve_precision
 from polarity.train.validate import to_tensors
 from polarity.train.world import World
@@ -51,13 +51,13 @@ class ModelScorer:
     precision: str
 
     @classmethod
-    def load(cls, folder: RunFolder, *, votes: str | None, device: str, batch_size: int, precision: str) -> "ModelScorer":
+    def load(cls, run: Run, *, votes: str | None, device: str, batch_size: int, precision: str) -> "ModelScorer":
         """From a run folder's config.yaml and model/. Raises RunError: files missing, damaged or at odds, no such device."""
         chosen = choose_device(device)
-        model, tokenizer = load_parts(folder)
-        config = run_config(folder)
+        model, tokenizer = load_parts(run.folder)
+        config = run.config
         if config.labels != dict(model.config.task_labels or {}):
-            raise RunError(f"{folder.uri}: {CONFIG} and {MODEL}/config.json name different tasks or classes; they are not of one run")
+            raise RunError(f"{run.uri}: {CONFIG} and {MODEL}/config.json name different tasks or classes; they are not of one run")
         return cls(
             model=model.to(chosen),  # type: ignore[arg-type]
             labels=config.labels,  # config.json is sorted by name, the run's own order is this
@@ -98,14 +98,6 @@ class ModelScorer:
     def _tokens(self, table: pa.Table) -> pa.Table:
         texts = table.select(["title", "comment"]).cast(pa.schema([("title", pa.large_string()), ("comment", pa.large_string())]))
         return tokenize_columns(texts, self.backend, self.data, self.types)
-
-
-def run_config(folder: RunFolder) -> Any:
-    """The run's configuration from its config.yaml. Raises RunError where it is missing or not one."""
-    try:
-        return parse_config(folder.read_text(CONFIG), f"{folder.uri}/{CONFIG}")
-    except ConfigError as error:
-        raise RunError(f"{error} (is the file of another version of polarity, or edited?)") from error
 
 
 def load_parts(folder: RunFolder) -> tuple[MultitaskModel, "PreTrainedTokenizerFast"]:

@@ -8,13 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polarity.artifacts import CALIBRATION, ENSEMBLE, RunFolder, disk_errors, replacing
+from polarity.artifacts import disk_errors, replacing
 from polarity.config import MIN_COMMENT_TOKENS, Config
 from polarity.errors import RunError
-from polarity.evaluate.calibration import read_calibration
 from polarity.model.multitask import MultitaskModel
-from polarity.predict.classifier import check_version, run_name
-from polarity.predict.classifier_model import load_parts, run_config
+from polarity.predict.classifier_model import load_parts
+from polarity.run import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -34,19 +33,16 @@ class Exported:
     calibration: dict[str, Any]
 
     @classmethod
-    def load(cls, folder: RunFolder, *, raw: bool) -> "Exported":
-        """The run of a folder, `raw` without its calibration. Raises RunError: an ensemble, or files missing or damaged."""
-        if folder.exists(ENSEMBLE):
-            raise RunError(f"{folder.uri}: is an ensemble, and an export is one model: export its members, or `polarity soup` its runs")
-        check_version(folder)
-        model, tokenizer = load_parts(folder)
-        config = run_config(folder)
-        has_calibration = not raw and folder.exists(CALIBRATION)
-        fitted = read_calibration(folder, config.labels) if has_calibration else {}
+    def load(cls, run: Run, *, raw: bool) -> "Exported":
+        """A run to export, `raw` without its calibration. Raises RunError: an ensemble, or files missing or damaged."""
+        if run.kind == "ensemble":
+            raise RunError(f"{run.uri}: is an ensemble, and an export is one model: export its members, or `polarity soup` its runs")
+        model, tokenizer = load_parts(run.folder)
+        fitted = {} if raw else run.calibration
         calibration = {
             task: {"temperature": f.temperature, "biases": None if f.biases is None else list(f.biases)} for task, f in fitted.items()
         }
-        return cls(run_name(folder), config, model, tokenizer, calibration)
+        return cls(run.name, run.config, model, tokenizer, calibration)
 
     @property
     def votes(self) -> str:

@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import Config
+from polarity.data.ledger import TaskStatistics
 from polarity.encoders import EncoderFiles
-from polarity.loss.objective import TaskStatistics
 
 Say = Callable[[str], None]
 Listener = Callable[[dict[str, float]], None]

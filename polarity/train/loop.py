@@ -20,9 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 from polarity.artifacts import Fill
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
+from polarity.data.ledger import TaskStatistics
 from polarity.errors import RunError
 from polarity.loss.adaptive import AdaptiveGamma
-from polarity.loss.objective import TaskObjective, TaskStatistics, r_drop_alpha
+from polarity.loss.objective import TaskObjective, r_drop_alpha
 from polarity.model.dropout import use_cheap_dropout
 from polarity.model.frozen import split_model
 from polarity.model.multitask import MultitaskModel

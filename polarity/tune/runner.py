@@ -8,10 +8,9 @@ from typing import Any
 from polarity.artifacts import CHECKPOINTS, CONFIG, LEDGER, RunFolder
 from polarity.config import Config
 from polarity.data.batch import Corpus, steps_per_epoch
-from polarity.data.ledger import Ledger
+from polarity.data.ledger import Ledger, TaskStatistics
 from polarity.encoders import EncoderFiles, pinned
 from polarity.errors import RunError
-from polarity.loss.objective import TaskStatistics
 from polarity.resolve import dump_config
 from polarity.strategy import with_settings
 from polarity.train.cluster import start_ray
@@ -53,8 +52,7 @@ class Prepared:
 
     def statistics(self, arm: str) -> dict[str, TaskStatistics]:
         """What the arm's loss must know of each task."""
-        ledger = self.ledgers[arm]
-        return {t: TaskStatistics(ledger.class_weights(t), ledger.counts(t), ledger.sampled_prior(t)) for t in self.configs[arm].labels}
+        return self.ledgers[arm].task_statistics
 
     def total_steps(self, config: Config) -> int:
         """Optimizer steps of a configuration's whole schedule (up to `train.max_steps`)."""

@@ -21,12 +21,13 @@ import ray
 import torch
 from ray.tune import Trainable
 
-from polarity.artifacts import CHECKPOINTS, HISTORY, METRICS, PREDICTIONS, Fill, RunFolder
+from polarity.artifacts import CHECKPOINTS, METRICS, Fill, RunFolder
 from polarity.config import Config
+from polarity.data.ledger import TaskStatistics
 from polarity.encoders import EncoderFiles
 from polarity.errors import RunError
-from polarity.evaluate import Stability, build_metrics
-from polarity.loss.objective import TaskStatistics
+from polarity.evaluate import build_metrics
+from polarity.run import Run
 from polarity.train.job import Job, checkpoint_names
 from polarity.train.ray_metrics import watched
 from polarity.train.worker import newest_checkpoint, use_threads, work
@@ -210,17 +211,14 @@ class TrialReport:
 
 def judge_trial(spec: TrialSpec, folder: RunFolder) -> None:
     """Write the trial's metrics.json, without floors, which are the study's and not the trial's, and drop its checkpoints."""
-    epochs = [row for row in folder.read_parquet(HISTORY).to_pylist() if row["kind"] == "epoch"]
-    scores = [row["validation_overall"] for row in epochs]
-    losses = [row["classification_loss"] for row in epochs if row["classification_loss"] is not None]
-    stability = Stability(non_finite_steps=int(epochs[-1]["bad_steps"]), epoch_losses=losses, best_epoch=1 + scores.index(max(scores)))
+    run = Run(folder)
     metrics = build_metrics(
-        folder.read_parquet(PREDICTIONS),
+        run.predictions,
         {},
         spec.config.labels,
         resamples=spec.config.train.resamples,
         by_title=spec.by_title,
-        stability=stability,
+        stability=run.stability,
     )
     folder.write_json(METRICS, metrics)
     if folder.exists(CHECKPOINTS):

@@ -6,12 +6,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polarity.artifacts import CALIBRATION, CONFIG, PREDICTIONS, RunFolder
+from polarity.artifacts import CALIBRATION, PREDICTIONS, RunFolder
 from polarity.errors import RunError
 from polarity.evaluate.calibration import calibrate, check_on
 from polarity.evaluate.predictions import Labels
 from polarity.evaluate.reliability import CalibrationError
-from polarity.resolve import parse_config
+from polarity.run import Run
 
 FITTED_ON = "validation"
 
@@ -22,7 +22,7 @@ def calibrate_run(folder: RunFolder, say: Callable[[str], None], *, labels: Labe
     `labels` are the tasks with their classes, by default those of the run's config.yaml. Where there are test rows, the content says
     under `test` what the calibration does on them. Raises RunError where the run has no validation predictions.
     """
-    labels = parse_config(folder.read_text(CONFIG), f"{folder.uri}/{CONFIG}").labels if labels is None else labels
+    labels = Run(folder).labels if labels is None else labels
     predictions = folder.read_parquet(PREDICTIONS)
     rows = _of_split(predictions, FITTED_ON)
     if not rows.num_rows:

@@ -7,8 +7,9 @@ import pyarrow as pa
 
 from polarity.artifacts import METRICS, PREDICTIONS, SCHEMA_VERSION, RunFolder
 from polarity.errors import RunError
-from polarity.evaluate.comparison import compare_predictions, labels_of, render_comparison
-from polarity.predict.classifier import check_version, run_name
+from polarity.evaluate.comparison import compare_predictions, render_comparison
+from polarity.evaluate.predictions import labels_of
+from polarity.run import Run
 
 RESAMPLES = 2000
 
@@ -28,16 +29,14 @@ def compare(
     Without `data` the predictions of both folders (runs', or what `polarity evaluate --out` wrote) are matched by split and row id;
     with it both runs score the file. Raises RunError and DataError where the sides cannot be compared; it says why.
     """
-    folders = [RunFolder.open(run) for run in (first, second)]
-    for folder in folders:
-        check_version(folder)
-    sides = _scored(first, second, data, raw, sets, device, say) if data else [_predictions(folder) for folder in folders]
+    runs = [Run.open(run) for run in (first, second)]
+    sides = _scored(first, second, data, raw, sets, device, say) if data else [_predictions(run) for run in runs]
     labels = _common_labels(*(labels_of(side) for side in sides), say=say)
-    by_title = {split: unit == "title" for split, unit in _units(folders[0]).items()}
+    by_title = {split: unit == "title" for split, unit in _units(runs[0].folder).items()}
     splits = compare_predictions(sides[0], sides[1], labels, resamples=RESAMPLES, by_title=by_title)
-    names = [run_name(folder) for folder in folders]
+    names = [run.name for run in runs]
     if names[0] == names[1]:
-        names = [folder.uri for folder in folders]
+        names = [run.uri for run in runs]
     if names[0] == names[1]:
         names = [f"{names[0]} (1)", f"{names[0]} (2)"]
     return {"schema_version": SCHEMA_VERSION, "first": names[0], "second": names[1], "difference": "second - first", "splits": splits}
@@ -49,10 +48,10 @@ def render(compared: dict[str, Any]) -> str:
     return f"{render_comparison(compared)}\n{how}"
 
 
-def _predictions(folder: RunFolder) -> pa.Table:
-    if not folder.exists(PREDICTIONS):
-        raise RunError(f"{folder.uri}: has no {PREDICTIONS}; is the run finished? With --data FILE both runs score a file")
-    return folder.read_parquet(PREDICTIONS)
+def _predictions(run: Run) -> pa.Table:
+    if not run.has(PREDICTIONS):
+        raise RunError(f"{run.uri}: has no {PREDICTIONS}; is the run finished? With --data FILE both runs score a file")
+    return run.folder.read_parquet(PREDICTIONS)
 
 
 def _scored(first: str, second: str, data: str, raw: bool, sets: Sequence[str], device: str, say: Callable[[str], None]) -> list[pa.Table]:

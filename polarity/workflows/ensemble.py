@@ -14,8 +14,9 @@ from polarity.errors import RunError, nearest
 from polarity.evaluate import build_predictions, evaluate_split, paired_difference
 from polarity.predict.ensemble import Weighting, choose_weights, member_probabilities, pool
 from polarity.predict.linear_member import LINEAR
-from polarity.workflows.members import Made, Member, aligned_predictions, by_title, copy_folder, new_run, open_members, write_run
-from polarity.workflows.read_again import held_out_tables
+from polarity.run import Run
+from polarity.workflows.members import Made, by_title, copy_folder, new_run, open_members, write_run
+from polarity.workflows.read_again import aligned_predictions
 
 Say = Callable[[str], None]
 WEIGHTS = ("auto", "equal")
@@ -57,9 +58,9 @@ def _make(folder: RunFolder, runs: Sequence[str], linear: bool, weights: str, sa
     return write_run(folder, made, say)
 
 
-def _named(members: Sequence[Member]) -> dict[str, Member]:
+def _named(members: Sequence[Run]) -> dict[str, Run]:
     """Each member under its run's name, with a number behind where two runs have the same, and where it would be `linear`."""
-    found: dict[str, Member] = {}
+    found: dict[str, Run] = {}
     for member in members:
         name, number = member.name, 2
         while name in found or name == LINEAR:
@@ -68,12 +69,12 @@ def _named(members: Sequence[Member]) -> dict[str, Member]:
     return found
 
 
-def _fit_linear(first: Member, splits: Splits, say: Say) -> tuple[Any, Predicted]:
+def _fit_linear(first: Run, splits: Splits, say: Say) -> tuple[Any, Predicted]:
     from polarity.baselines.linear import fit_linear
 
     labels = first.config.labels
     floor = fit_linear(splits.train, labels, say=say)
-    tables = held_out_tables(splits)
+    tables = splits.held_out
     return floor, {name: build_predictions(name, table, floor.probabilities(table), labels) for name, table in tables.items()}
 
 
@@ -88,7 +89,7 @@ def _weigh(
 
 def _combine(predicted: dict[str, Predicted], weighting: Weighting, splits: Splits, labels: dict[str, list[str]]) -> Predicted:
     combined = {}
-    for name, table in held_out_tables(splits).items():
+    for name, table in splits.held_out.items():
         members = [member_probabilities(of_member[name], labels) for of_member in predicted.values()]
         combined[name] = build_predictions(name, table, pool(members, weighting.weights, labels), labels)
     return combined
@@ -126,7 +127,7 @@ def _points(difference: dict[str, Any]) -> str:
     return f"{100 * difference['difference']:+.1f} points [{low:+.1f}, {high:+.1f}], {difference['verdict']}"
 
 
-def _write_members(folder: RunFolder, members: dict[str, Member], floor: Any) -> None:
+def _write_members(folder: RunFolder, members: dict[str, Run], floor: Any) -> None:
     for name, member in members.items():
         for file in _COPIED:
             if member.folder.exists(file):
@@ -151,6 +152,6 @@ def _write_linear(folder: RunFolder, floor: Any, labels: dict[str, list[str]]) -
         ) from error
 
 
-def _made_from(members: Sequence[Member], linear: bool) -> list[dict[str, Any]]:
+def _made_from(members: Sequence[Run], linear: bool) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [{"run": name, "seeds": m.environment.get("seeds", {})} for name, m in _named(members).items()]
     return [*rows, {"run": LINEAR}] if linear else rows

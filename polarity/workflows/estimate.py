@@ -9,7 +9,6 @@ from transformers import logging as transformers_logging
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
 from polarity.encoders import load_tokenizer
-from polarity.loss.objective import TaskStatistics
 from polarity.model.multitask import MultitaskModel
 from polarity.train.loop import Tables, Training
 from polarity.train.progress import clock
@@ -29,10 +28,7 @@ def estimate(config: Config, *, say: Callable[[str], None]) -> str:
     corpus = Corpus.from_table(prepared.tokens["train"], list(config.labels), tokenizer.pad_token_id)
     steps, batches = steps_per_epoch(corpus, config), global_batches(corpus, config, 0)
     total = min(sum(steps), config.train.max_steps or sum(steps))
-    statistics = {
-        t: TaskStatistics(prepared.ledger.class_weights(t), prepared.ledger.counts(t), prepared.ledger.sampled_prior(t))
-        for t in config.labels
-    }
+    statistics = prepared.ledger.task_statistics
     model = MultitaskModel.from_encoder(prepared.encoder.folder, config.model, config.labels, seed=config.train.seed)
     use_threads(config.cluster.cpus_per_worker)
     world = World.current(device_here(config.cluster.gpu))

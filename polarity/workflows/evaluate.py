@@ -1,6 +1,5 @@
 """`polarity evaluate`: a run judged on any labelled file, as training judges, with slices by language and warnings of drift."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from polarity.evaluate.drift import drift, label_counts
 from polarity.evaluate.language import can_tell_languages, language_slices
 from polarity.evaluate.predictions import Labels, label_column
 from polarity.predict import Classifier, load_classifier
-from polarity.resolve import dump_config, parse_config, resolve
+from polarity.run import Run
 
 Say = Callable[[str], None]
 SPLIT = "test"
@@ -89,9 +88,9 @@ def score_file(
     say: Say = print,
 ) -> Scored:
     """Read a labelled file with the run's configuration and score it."""
-    folder = RunFolder.open(run)
+    opened = Run.open(run)
     classifier = load_classifier(run, raw=raw, votes=votes, device=device, batch_size=batch_size)
-    config = configuration(folder, sets)
+    config = opened.config_with(sets)
     labels = _judged_labels(config, classifier, source)
     comments = read_labelled(source, config.data, say)
     say(f"{source}: {comments.num_rows:,} rows, scored by {classifier.name}{'' if classifier.calibrated else ' (not calibrated)'}")
@@ -99,7 +98,7 @@ def score_file(
     predictions = build_predictions(
         SPLIT, comments, {t: scores[t].probabilities for t in labels}, labels, {t: scores[t].predicted for t in labels}
     )
-    marked, own = _mark_fitted(folder, predictions, labels, classifier.calibrated)
+    marked, own = _mark_fitted(opened.folder, predictions, labels, classifier.calibrated)
     return Scored(config, comments, marked, own, classifier)
 
 
@@ -107,19 +106,6 @@ def read_labelled(source: str, data: DataConfig, say: Say) -> pa.Table:
     """The comments table of a labelled file; a column that says the split is not looked for."""
     plain = data.model_copy(update={"split": SplitConfig(), "source": source, "train": None, "validation": None, "test": None})
     return read_comments(source, plain, say=say)
-
-
-def configuration(folder: RunFolder, sets: Sequence[str] = ()) -> Config:
-    """The run's configuration (an ensemble's first member's) with settings replaced."""
-    if folder.exists(artifacts.ENSEMBLE) and not folder.exists(artifacts.CONFIG):
-        from polarity.predict.classifier_ensemble import first_member
-
-        return configuration(first_member(folder), sets)
-    with tempfile.TemporaryDirectory(prefix="polarity-") as temporary:
-        path = Path(temporary) / artifacts.CONFIG
-        whole = parse_config(folder.read_text(artifacts.CONFIG), f"{folder.uri}/{artifacts.CONFIG}")
-        path.write_text(dump_config(whole), "utf-8")  # whole, so that no preset is below it
-        return resolve(file=path, sets=sets).config
 
 
 def _judged_labels(config: Config, classifier: Classifier, source: str) -> dict[str, list[str]]:
@@ -229,11 +215,11 @@ def _empty_folder(out: str | None) -> Iterator[RunFolder | None]:
         return
     if not out.strip():
         raise RunError("--out is empty: give a new folder or a URI such as s3://bucket/judged")
-    folder = RunFolder._locate(out)
+    folder = RunFolder.at(out)
     held = folder.list("")
     if held:
         raise RunError(f"{folder.uri}: holds something already ({held[0]}); choose another --out")
-    folder._check_writable()
+    folder.check_writable()
     try:
         yield folder
     finally:

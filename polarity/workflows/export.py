@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from polarity.artifacts import RunFolder
 from polarity.errors import DataError, PolarityError, RunError, nearest
 from polarity.predict.exported import Exported, check_free, new_folder
+from polarity.run import Run
 
 Say = Callable[[str], None]
 FORMATS = ("hf", "onnx")
@@ -25,24 +25,24 @@ def export(run: str, to: str, out: Path, *, int8: bool = False, raw: bool = Fals
     if int8 and to != "onnx":
         raise RunError("--int8 is for --to onnx")
     check_free(out)
-    folder = RunFolder.open(run)
+    opened = Run.open(run)
     if to == "onnx":
-        return _onnx(folder, out, int8=int8, raw=raw, say=say)
+        return _onnx(opened, out, int8=int8, raw=raw, say=say)
     from polarity.predict.export_hf import export_hf
 
-    exported = Exported.load(folder, raw=raw)
+    exported = Exported.load(opened, raw=raw)
     with new_folder(out) as temporary:
         about = export_hf(exported, temporary)
     say(f"exported for transformers: {out} (README.md says how to use it, and what it does not carry)")
     return about
 
 
-def _onnx(folder: RunFolder, out: Path, *, int8: bool, raw: bool, say: Say) -> dict[str, Any]:
+def _onnx(run: Run, out: Path, *, int8: bool, raw: bool, say: Say) -> dict[str, Any]:
     from polarity.predict.export_onnx import MODEL_INT8, CheckRows, check_installed, export_onnx
 
     check_installed()
-    exported = Exported.load(folder, raw=raw)
-    validation = _validation_rows(folder, exported, int8, say)
+    exported = Exported.load(run, raw=raw)
+    validation = _validation_rows(run, int8, say)
     texts, source = (validation, "validation rows of the run") if validation is not None else _sample()
     rows = CheckRows(_spread(texts), source, validation if int8 else None)
     if rows.validation is not None:
@@ -67,12 +67,12 @@ def _onnx(folder: RunFolder, out: Path, *, int8: bool, raw: bool, say: Say) -> d
     return about
 
 
-def _validation_rows(folder: RunFolder, exported: Exported, int8: bool, say: Say) -> pa.Table | None:
+def _validation_rows(run: Run, int8: bool, say: Say) -> pa.Table | None:
     """The run's validation rows; None, and said, where they cannot be read and int8 does not need them."""
     from polarity.workflows.read_again import read_again
 
     try:
-        return read_again(folder, exported.config, lambda _: None).validation
+        return read_again(run, lambda _: None).validation
     except PolarityError as error:
         if int8:
             raise RunError(

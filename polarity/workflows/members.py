@@ -21,43 +21,29 @@ from polarity.data.split import Splits
 from polarity.environment import describe_environment
 from polarity.errors import RunError
 from polarity.evaluate import build_metrics, render_metrics
-from polarity.evaluate.predictions import check_predictions
-from polarity.predict.classifier import check_version, run_name
-from polarity.predict.classifier_model import run_config
+from polarity.run import Run
 from polarity.workflows.calibrate import calibrate_run
-from polarity.workflows.read_again import aligned, held_out_tables
 
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Member:
-    """A finished run: its folder, its configuration, what it ran on, and what it predicted."""
-
-    name: str
-    folder: RunFolder
-    config: Config
-    environment: dict[str, Any]
-    predictions: pa.Table
-
-    @classmethod
-    def open(cls, run: str) -> "Member":
-        """The member of a run folder. Raises RunError: no run, unfinished, damaged, or an ensemble."""
-        folder = RunFolder.open(run)
-        check_version(folder)
-        if folder.exists(artifacts.ENSEMBLE):
-            raise RunError(f"{folder.uri}: is an ensemble itself; name its members' runs instead")
-        config = run_config(folder)
-        predictions = folder.read_parquet(artifacts.PREDICTIONS)
-        check_predictions(predictions, config.labels)
-        return cls(run_name(folder), folder, config, folder.read_json(artifacts.ENVIRONMENT), predictions)
+def _open_member(place: str) -> Run:
+    """A finished run. Raises RunError: no run, unfinished, damaged, or an ensemble."""
+    run = Run.open(place)
+    if run.kind == "ensemble":
+        raise RunError(f"{run.uri}: is an ensemble itself; name its members' runs instead")
+    for name in (artifacts.CONFIG, artifacts.PREDICTIONS, artifacts.ENVIRONMENT):
+        if not run.has(name):
+            raise RunError(f"{run.uri}: has no {name}; is the run finished?")
+    _ = run.predictions
+    return run
 
 
-def open_members(runs: Sequence[str], least: int) -> list[Member]:
+def open_members(runs: Sequence[str], least: int) -> list[Run]:
     """The members in the given order, checked to be of one kind. Raises RunError: too few, one named twice, other labels or rows."""
     if len(runs) < least:
         raise RunError(f"{len(runs)} run{'s' * (len(runs) != 1)} given, at least {least} are needed")
-    members = [Member.open(run) for run in runs]
+    members = [_open_member(run) for run in runs]
     places = [(m.folder.filesystem.type_name, m.folder.filesystem.normalize_path(m.folder.root)) for m in members]
     twice = next((m.folder.uri for m, place in zip(members, places, strict=True) if places.count(place) > 1), None)
     if twice is not None:
@@ -70,7 +56,7 @@ def open_members(runs: Sequence[str], least: int) -> list[Member]:
     return members
 
 
-def _check_same_training_rows(first: Member, other: Member) -> None:
+def _check_same_training_rows(first: Run, other: Run) -> None:
     """Predictions hold no training rows, so those are compared by the data's hash and their number."""
     hashes = [sorted(str(sha or name) for name, sha in m.environment.get("data", {}).items()) for m in (first, other)]
     rows = [m.environment.get("rows", {}).get("train") for m in (first, other)]
@@ -82,18 +68,12 @@ def _check_same_training_rows(first: Member, other: Member) -> None:
         )
 
 
-def aligned_predictions(member: Member, splits: Splits) -> dict[str, pa.Table]:
-    """The member's predictions of each held-out split, in the splits' row order. Raises RunError where its rows or labels are others."""
-    labels = member.config.labels
-    return {name: aligned(member.predictions, name, table, labels, member.folder.uri) for name, table in held_out_tables(splits).items()}
-
-
 @dataclass(frozen=True)
 class Made:
     """What was made: its configuration, its members' record, and its predictions of all held-out splits."""
 
     config: Config
-    first: Member
+    first: Run
     splits: Splits
     made_from: list[dict[str, Any]]
     predictions: pa.Table
@@ -156,7 +136,7 @@ def write_run(folder: RunFolder, made: Made, say: Say) -> dict[str, Any]:
     calibrate_run(folder, say, labels=config.labels)
     metrics = build_metrics(
         made.predictions,
-        floors(splits.train, held_out_tables(splits), config.labels, say=say),
+        floors(splits.train, splits.held_out, config.labels, say=say),
         config.labels,
         resamples=config.train.resamples,
         by_title=by_title(config),

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
-from polarity.artifacts import CALIBRATION, CONFIG, ENSEMBLE, MODEL, PREDICTIONS, RunFolder
+from polarity.artifacts import ENSEMBLE, MODEL, PREDICTIONS
 from polarity.errors import DataError
 from polarity.predict.batch import ChunkScorer, ScoreOptions, in_process, through_ray
 from polarity.predict.batch_join import JOINED, PartCursor, Written, check_out, join, plan_targets, put_in_place
 from polarity.predict.batch_parts import Parts, Predicted, fingerprint, part_schema, working_folder
 from polarity.predict.input import Columns, Input, chunk_parts, has_text, open_inputs
 from polarity.predict.output import prediction_names, refuse_taken
+from polarity.run import Run
 
 Say = Callable[[str], None]
 PROGRESS_SECONDS = 10.0
@@ -110,14 +110,7 @@ def absolute(run: str) -> str:
 
 def run_data(run: str) -> Any:
     """The data section of a run's configuration; of an ensemble, that of its first member."""
-    from polarity.resolve import parse_config
-
-    folder = RunFolder.open(run)
-    if not folder.exists(CONFIG) and folder.exists(ENSEMBLE):
-        members = folder.read_json(ENSEMBLE).get("members") or [""]
-        first = str(members[0])
-        return run_data(first if "://" in first or Path(first).is_absolute() else f"{run}/{first}")
-    return parse_config(folder.read_text(CONFIG), f"{folder.uri}/{CONFIG}").data
+    return Run.open(run).data
 
 
 def _score(
@@ -156,20 +149,19 @@ def _keep(parts: Parts, predicted: Iterator[Predicted], say: Say) -> int:
 def _identity(options: ScoreOptions, columns: Columns, inputs: list[Input]) -> dict[str, Any]:
     """What a prediction must have in common with the one that it goes on with."""
     settings = {"raw": options.raw, "votes": options.votes, "comment_column": columns.comment, "title_column": columns.title}
-    return {"input": fingerprint(inputs), "run": run_fingerprint(options.run), "settings": settings}
+    return {"input": fingerprint(inputs), "run": run_fingerprint(Run.open(options.run)), "settings": settings}
 
 
-def run_fingerprint(run: str) -> str:
+def run_fingerprint(run: Run) -> str:
     """SHA-256 over a run's model files, or over an ensemble's list, its linear member and its other members' files."""
     import hashlib
 
     digest = hashlib.sha256()
-    folder = RunFolder.open(run)
-    if folder.exists(ENSEMBLE):
+    folder = run.folder
+    if run.kind == "ensemble":
         digest.update(folder.read_bytes(ENSEMBLE))
-        for member in folder.read_json(ENSEMBLE).get("members") or []:
-            where = member if "://" in member or Path(member).is_absolute() else f"{run}/{member}"
-            digest.update(run_fingerprint(where).encode())
+        for member in run.members:
+            digest.update(run_fingerprint(member).encode())
     for name in [f"{part}/{name}" for part in (MODEL, "linear") for name in folder.list(part)]:
         with folder.filesystem.open_input_stream(folder.path(name), compression=None) as stream:
             digest.update(name.encode())
@@ -218,17 +210,15 @@ def _say_shares(options: ScoreOptions, labels: Any, written: Written, path: str 
 
 def validation_tallies(options: ScoreOptions, labels: Any) -> dict[str, Any]:
     """Per task the run's validation predictions, calibrated as predictions are; empty where the run has none."""
-    from polarity.evaluate.calibration import apply, read_calibration
-    from polarity.evaluate.predictions import check_predictions, probability_column, task_codes
+    from polarity.evaluate.calibration import apply
+    from polarity.evaluate.predictions import probability_column, task_codes
     from polarity.evaluate.tally import Tally
 
-    folder = RunFolder.open(options.run)
-    if not folder.exists(PREDICTIONS):
+    run = Run.open(options.run)
+    if not run.has(PREDICTIONS):
         return {}
-    table = folder.read_parquet(PREDICTIONS)
-    check_predictions(table, labels)
-    table = table.filter(pc.equal(table["split"], "validation"))
-    fitted = read_calibration(folder, labels) if folder.exists(CALIBRATION) and not options.raw else {}
+    table = run.rows("validation")
+    fitted = {} if options.raw else run.calibration
     tallies = {}
     for task, classes in labels.items():
         label, predicted = task_codes(table, task, classes)

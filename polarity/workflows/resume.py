@@ -7,7 +7,8 @@ from polarity.artifacts import CONFIG, RunFolder
 from polarity.config import Config
 from polarity.errors import ConfigError, RunError
 from polarity.paths import DATA_KEYS, is_local_data, typed, with_absolute_paths
-from polarity.resolve import dump_config, parse_config
+from polarity.resolve import dump_config
+from polarity.run import Run
 
 _PLACES = {"--data": "source", "--train": "train", "--validation": "validation", "--test": "test"}
 _FREE = {*_PLACES, "--encoder", "--workers", "--max-steps"}
@@ -26,7 +27,7 @@ def resumed_configuration(run_dir: str | None, given: dict[str, Any], sets: list
     if refused or sets:
         raise ConfigError(f"--resume takes the run's own settings; leave out {', '.join(refused + ['--set'] * bool(sets))}")
     folder = RunFolder.create(run_dir, resume=True)
-    kept = parse_config(folder.read_text(CONFIG), f"{folder.uri}/{CONFIG}")
+    kept = Run(folder).config
     moved = _with_new_places(kept, given)
     _check_places(moved)
     if moved != kept:

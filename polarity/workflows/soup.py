@@ -23,14 +23,14 @@ from polarity.model.multitask import MultitaskModel
 from polarity.predict.classifier_model import load_parts
 from polarity.predict.exported import no_progress_bars
 from polarity.predict.soup import Weights, average, completed, greedy
+from polarity.run import Run
 from polarity.train.validate import Predictions, macro_f1_scores, predict
 from polarity.train.worker import use_threads
 from polarity.train.world import World, device_here
-from polarity.workflows.members import Made, Member, aligned_predictions, new_run, open_members, write_run
-from polarity.workflows.read_again import held_out_tables
+from polarity.workflows.members import Made, new_run, open_members, write_run
+from polarity.workflows.read_again import aligned_predictions
 
 Say = Callable[[str], None]
-SOUP = "soup.json"
 _CHECKPOINT = re.compile(rf"(?P<run>.+)/(?P<name>{artifacts.CHECKPOINTS}/epoch_\d+)/?")
 _WEIGHTS = "model.safetensors"
 # What decides a row's tokens; all else of `data` may differ.
@@ -68,7 +68,7 @@ def _make(folder: RunFolder, runs: Sequence[str], greedily: bool, say: Say) -> d
         readers = [kitchen.reader(members[run].folder, name, Path(temporary) / str(number)) for number, (run, name) in enumerate(places)]
         record, predictions = kitchen.cook(readers, list(runs), greedily, say)
     _write_model(folder, kitchen)
-    folder.write_json(SOUP, record)
+    folder.write_json(artifacts.SOUP, record)
     made_from = [{"run": run, "seeds": members[place[0]].environment.get("seeds", {})} for run, place in zip(runs, places, strict=True)]
     return write_run(folder, Made(first.config, first, splits, made_from, predictions), say)
 
@@ -83,7 +83,7 @@ def _distinct(places: Sequence[tuple[str, str | None]]) -> list[str]:
     return list(dict.fromkeys(run for run, _ in places))
 
 
-def _kitchen(members: dict[str, Member], first: Member, splits: Splits, say: Say) -> "_Kitchen":
+def _kitchen(members: dict[str, Run], first: Run, splits: Splits, say: Say) -> "_Kitchen":
     """The first run's model, to be filled with weights, once it is clear that all runs' weights would fit; and its tokens."""
     model, tokenizer = load_parts(first.folder)
     for member in members.values():
@@ -105,7 +105,7 @@ def _kitchen(members: dict[str, Member], first: Member, splits: Splits, say: Say
     return _Kitchen(moved.to(world.device), tokenizer, config, splits, corpora, world)
 
 
-def _check_same_model(first: Member, model: MultitaskModel, other: Member, other_model: MultitaskModel) -> None:
+def _check_same_model(first: Run, model: MultitaskModel, other: Run, other_model: MultitaskModel) -> None:
     mine, theirs = (_flat(m.config.to_dict()) for m in (model, other_model))
     mine |= {f"data.{name}": getattr(first.config.data, name) for name in _LENGTHS}
     theirs |= {f"data.{name}": getattr(other.config.data, name) for name in _LENGTHS}
@@ -197,7 +197,7 @@ class _Kitchen:
 
     def _predictions(self) -> pa.Table:
         parts = []
-        for name, table in held_out_tables(self.splits).items():
+        for name, table in self.splits.held_out.items():
             scores = self._predict(name)
             parts.append(build_predictions(name, table, scores.probabilities, self.config.labels, scores.predicted))
         return pa.concat_tables(parts)

@@ -18,11 +18,12 @@ from polarity.data.tokenize import check_length, tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
 from polarity.environment import describe_environment, source_hashes
 from polarity.errors import ConfigError, RunError
-from polarity.evaluate import Stability, build_metrics, render_metrics
+from polarity.evaluate import build_metrics, render_metrics
 from polarity.evaluate.drift import describe_tokens
 from polarity.paths import typed
 from polarity.report.record import Comments
 from polarity.resolve import dump_config
+from polarity.run import Run
 from polarity.train.importing import importing
 from polarity.train.trackers import check_trackers
 from polarity.workflows.calibrate import calibrate_run
@@ -60,8 +61,7 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
     metrics = judge(config, folder, prepared.splits, say)
     say(render_metrics(metrics))
     calibrate_run(folder, say, labels=config.labels)
-    held_out = {name: table for name, table in prepared.splits.parts.items() if name != "train"}
-    report_run(folder, say=say, comments=Comments(held_out))
+    report_run(folder, say=say, comments=Comments(prepared.splits.held_out))
     say(f"run folder: {folder.uri}")
     return metrics
 
@@ -119,28 +119,19 @@ def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> dict[s
     """Score the run's own predictions.parquet beside the floors, and write metrics.json."""
     from polarity.baselines import floors  # scikit-learn is slow to import and not needed before
 
-    predictions = folder.read_parquet(artifacts.PREDICTIONS)
-    held_out = {name: table for name, table in splits.parts.items() if name != "train"}
+    run = Run(folder)
     metrics = build_metrics(
-        predictions,
-        floors(splits.train, held_out, config.labels, say=say),
+        run.predictions,
+        floors(splits.train, splits.held_out, config.labels, say=say),
         config.labels,
         resamples=config.train.resamples,
         by_title=config.data.split.kind == "group" and config.data.source is not None,
-        stability=stability(folder.read_parquet(artifacts.HISTORY)),
+        stability=run.stability,
     )
     if _is_synthetic(config):
         metrics["data"] = "SYNTHETIC sample corpus"
     folder.write_json(artifacts.METRICS, metrics)
     return metrics
-
-
-def stability(history: pa.Table) -> Stability:
-    """The plan's stability metrics from the run's history: skipped steps, and the epochs' mean classification loss."""
-    epochs = [row for row in history.to_pylist() if row["kind"] == "epoch"]
-    scores = [row["validation_overall"] for row in epochs]
-    losses = [row["classification_loss"] for row in epochs if row["classification_loss"] is not None]
-    return Stability(non_finite_steps=int(epochs[-1]["bad_steps"]), epoch_losses=losses, best_epoch=1 + scores.index(max(scores)))
 
 
 @contextmanager
@@ -186,15 +177,10 @@ def _describe(folder: RunFolder, config: Config, prepared: Prepared, given: Mapp
 
 
 def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, resume: bool) -> None:
-    from polarity.loss.objective import TaskStatistics
     from polarity.train.job import Job
     from polarity.train.watchdog import Pulse, on_sigterm, seconds
 
-    ledger = prepared.ledger
-    statistics = {
-        task: TaskStatistics(ledger.class_weights(task), ledger.counts(task), ledger.sampled_prior(task)) for task in config.data.tasks
-    }
-    job = Job(config, prepared.tokens, statistics, folder.uri, prepared.encoder, pad_id=prepared.pad_id)
+    job = Job(config, prepared.tokens, prepared.ledger.task_statistics, folder.uri, prepared.encoder, pad_id=prepared.pad_id)
     if config.cluster.workers:
         from polarity.train.driver import fit
 

@@ -1,0 +1,239 @@
+"""A run folder, opened: the one reader of what a training, an ensemble, a soup or an evaluation has written.
+
+    run = polarity.Run.open("runs/first")       # or s3://bucket/runs/first
+    run.labels, run.config.optim.lr, run.rows("test").num_rows
+
+Everything is read when it is first asked for, and kept. What only some runs have (a history, a ledger, hashes of the rows) is None
+where it is missing.
+"""
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import TypeAdapter, ValidationError
+
+from polarity import artifacts
+from polarity.artifacts import RunFolder
+from polarity.config import Config, DataConfig
+from polarity.data.ledger import Ledger, TaskStatistics
+from polarity.errors import ConfigError, RunError
+from polarity.evaluate.calibration import TaskCalibration, read_calibration
+from polarity.evaluate.predictions import check_predictions, labels_of
+from polarity.evaluate.targets import Stability
+from polarity.resolve import parse_config, with_sets
+
+HELD_OUT = ("validation", "test")
+"""The parts of a run that training does not see."""
+
+Kind = Literal["training", "ensemble", "soup", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, by its folder (a local path or any URI that pyarrow's filesystems take)."""
+
+    folder: RunFolder
+
+    @classmethod
+    def open(cls, place: "str | Path | RunFolder") -> "Run":
+        """The run in a folder. Raises RunError: none there, not reachable, or written under another schema version."""
+        run = cls(place if isinstance(place, RunFolder) else RunFolder.open(place))
+        for name in (artifacts.ENVIRONMENT, artifacts.METRICS):
+            if run.folder.exists(name):
+                run.folder.read_json(name)
+        return run
+
+    def __repr__(self) -> str:
+        tasks = (
+            ", ".join(f"{task} ({len(classes)} classes)" for task, classes in self.labels.items()) if self._has_labels else "no labels yet"
+        )
+        rows = ", ".join(f"{name} {count:,}" for name, count in self.row_counts.items())
+        return f"Run({self.uri!r}, {self.kind}: {tasks}{f'; rows: {rows}' if rows else ''})"
+
+    @property
+    def uri(self) -> str:
+        """The folder as it was named."""
+        return self.folder.uri
+
+    @property
+    def name(self) -> str:
+        """The last part of the folder's path."""
+        return PurePosixPath(self.folder.root.rstrip("/\\").replace("\\", "/")).name or self.folder.uri
+
+    @cached_property
+    def kind(self) -> Kind:
+        """What wrote the folder."""
+        if self.has(artifacts.ENSEMBLE):
+            return "ensemble"
+        if self.has(artifacts.SOUP):
+            return "soup"
+        return "evaluation" if not self.has(artifacts.CONFIG) and self.has(artifacts.METRICS) else "training"
+
+    def has(self, name: str) -> bool:
+        """Whether a file or folder of that name is in the run."""
+        return self.folder.exists(name)
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration from config.yaml; of an ensemble that has none, its first member's. Raises RunError: none, or not one."""
+        if not self.has(artifacts.CONFIG) and self.kind == "ensemble":
+            if not self.members:
+                raise RunError(
+                    f"{self.uri}/{artifacts.ENSEMBLE}: names no member run, so that it has no configuration; make the ensemble again"
+                )
+            return self.members[0].config
+        return self._parsed(self.config_text)
+
+    @cached_property
+    def config_text(self) -> str:
+        """config.yaml as it stands. Raises RunError where there is none."""
+        return self.folder.read_text(artifacts.CONFIG)
+
+    def _parsed(self, text: str) -> Config:
+        try:
+            return parse_config(text, f"{self.uri}/{artifacts.CONFIG}")
+        except ConfigError as error:
+            raise RunError(f"{error} (is the file of another version of polarity, or edited?)") from error
+
+    def config_with(self, sets: Sequence[str]) -> Config:
+        """The configuration with `key=value` settings on top, as `--set` gives them. Raises ConfigError for one that is not allowed."""
+        return with_sets(self.config, sets) if sets else self.config
+
+    @property
+    def data(self) -> DataConfig:
+        """Where the run's rows came from, and how they were read, cut and split."""
+        return self.config.data
+
+    @property
+    def _has_labels(self) -> bool:
+        return any(map(self.has, (artifacts.CONFIG, artifacts.ENSEMBLE, artifacts.PREDICTIONS)))
+
+    @cached_property
+    def labels(self) -> dict[str, list[str]]:
+        """{task: classes in order}, by the configuration, or by the predictions where there is no configuration."""
+        if self.kind == "evaluation":
+            return labels_of(self._stored_predictions)
+        return self.config.labels
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """environment.json: packages, seeds, hashes of data and encoder, numbers of rows; empty where there is none."""
+        return self.folder.read_json(artifacts.ENVIRONMENT) if self.has(artifacts.ENVIRONMENT) else {}
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        """The account of the training rows' class balance."""
+        if not self.has(artifacts.LEDGER):
+            return None
+        try:
+            return TypeAdapter(Ledger).validate_python(self.folder.read_json(artifacts.LEDGER))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise RunError(f"{self.uri}/{artifacts.LEDGER}: {place}: {first['msg']}; the file is damaged or was edited") from error
+
+    @property
+    def task_statistics(self) -> dict[str, TaskStatistics]:
+        """{task: what the loss knows of its training rows}. Raises RunError where the run kept no ledger."""
+        if self.ledger is None:
+            raise RunError(f"{self.uri}: has no {artifacts.LEDGER}; is the run finished?")
+        return self.ledger.task_statistics
+
+    @cached_property
+    def history(self) -> pa.Table | None:
+        """A row a step and an epoch."""
+        return self.folder.read_parquet(artifacts.HISTORY) if self.has(artifacts.HISTORY) else None
+
+    @property
+    def epochs(self) -> list[dict[str, Any]]:
+        """The history's rows of whole epochs; none where nothing was trained here."""
+        return [] if self.history is None else [row for row in self.history.to_pylist() if row["kind"] == "epoch"]
+
+    @property
+    def stability(self) -> Stability | None:
+        """What the plan's stability metrics need: skipped steps, and the epochs' mean classification loss."""
+        epochs = self.epochs
+        if not epochs:
+            return None
+        scores = [row["validation_overall"] for row in epochs]
+        losses = [row["classification_loss"] for row in epochs if row["classification_loss"] is not None]
+        return Stability(non_finite_steps=int(epochs[-1]["bad_steps"]), epoch_losses=losses, best_epoch=1 + scores.index(max(scores)))
+
+    @cached_property
+    def _stored_predictions(self) -> pa.Table:
+        if not self.has(artifacts.PREDICTIONS):
+            raise RunError(f"{self.uri}: has no {artifacts.PREDICTIONS}; is the run finished?")
+        return self.folder.read_parquet(artifacts.PREDICTIONS)
+
+    @cached_property
+    def predictions(self) -> pa.Table:
+        """predictions.parquet, checked: a row per held-out row. Raises RunError: none there; DataError: it would be judged wrongly."""
+        check_predictions(self._stored_predictions, self.labels)
+        return self._stored_predictions
+
+    @property
+    def splits(self) -> list[str]:
+        """The parts that were predicted, in the order of the file."""
+        return [str(name) for name in pc.unique(self.predictions["split"]).to_pylist()]
+
+    def rows(self, split: str) -> pa.Table:
+        """The predictions of one part; no rows where the run has no such part."""
+        return self.predictions.filter(pc.equal(self.predictions["split"], split))
+
+    @property
+    def row_counts(self) -> dict[str, int]:
+        """{part: rows}, as the training counted them."""
+        return {str(name): int(count) for name, count in self.environment.get("rows", {}).items()}
+
+    @property
+    def calibration(self) -> dict[str, TaskCalibration]:
+        """{task: temperature and biases}; empty where none is kept with the model. Raises RunError where the file does not fit."""
+        return read_calibration(self.folder, self.labels) if self.has(artifacts.CALIBRATION) else {}
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """metrics.json. Raises RunError where the run is not judged yet."""
+        return self.folder.read_json(artifacts.METRICS)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its rows are made-up comments, whose scores say nothing of real ones."""
+        return self.has(artifacts.METRICS) and "data" in self.metrics
+
+    @cached_property
+    def ensemble_record(self) -> dict[str, Any]:
+        """ensemble.json. Raises RunError where it is missing or damaged."""
+        return self.folder.read_json(artifacts.ENSEMBLE)
+
+    @cached_property
+    def members(self) -> "list[Run]":
+        """The runs of an ensemble, in its order; none of any other run. Raises RunError where one cannot be used."""
+        if self.kind != "ensemble":
+            return []
+        names = self.ensemble_record.get("members")
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+            raise RunError(f"{self.uri}/{artifacts.ENSEMBLE}: `members` must be a list of run folders; make the ensemble again")
+        return [self._member(name) for name in names]
+
+    def _member(self, name: str) -> "Run":
+        """A member by its name in ensemble.json: relative to the ensemble's folder, absolute, or a URI."""
+        if "://" in name or posixpath.isabs(name):
+            where = name
+        elif self.folder.local is not None:
+            where = str(self.folder.local / name)
+        else:
+            scheme, _, path = self.uri.partition("://")
+            where = f"{scheme}://{posixpath.normpath(posixpath.join(path, name))}"
+        try:
+            member = Run.open(where)
+        except RunError as error:
+            raise RunError(f"{self.uri}/{artifacts.ENSEMBLE}: the member {name} cannot be used: {error}") from error
+        if member.kind == "ensemble":
+            raise RunError(f"{self.uri}/{artifacts.ENSEMBLE}: the member {name} is an ensemble itself; name its members instead")
+        return member
