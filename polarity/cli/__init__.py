@@ -31,6 +31,7 @@ for command in (
     app.command()(command)
 # What follows the job's name belongs to the job.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False})(ops.submit)
+app.command("next")(prediction.next_rows)
 app.add_typer(data.app, name="data")
 
 

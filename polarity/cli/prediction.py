@@ -22,12 +22,18 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print the prediction of --text as JSON.")] = False,
     comment_column: Annotated[str | None, typer.Option(help="Column of the comment, if not the run's.")] = None,
     title_column: Annotated[str | None, typer.Option(help='Column of the title, if not the run\'s; "" if there are none.')] = None,
-    prefix: Annotated[str, typer.Option(help="Put before the names of the added columns.")] = "",
+    prefix: Annotated[
+        str | None,
+        typer.Option(help="Put before the names of the added columns; default: nothing, or predicted_ where a name is taken."),
+    ] = None,
     votes: Votes = None, raw: Raw = False,
-    workers: Annotated[int | None, typer.Option(min=0, help="Ray actors; 0 scores in this process without Ray.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Ray actors; 0: this process, without Ray, as for small files.")] = None,
     device: Device = "auto", batch_size: BatchSize = 64,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it is there.")] = False,
     no_escape: Annotated[bool, typer.Option("--no-escape", help="Leave CSV cells that look like formulas as they are.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Each word's part in the decision; for --data a column T_words. One prediction a word.")
+    ] = False,
     shares: Annotated[str | None, typer.Option(help="JSON file for the shares of the classes.")] = None,
 ) -> None:  # fmt: skip
     """Label, probabilities and confidence for every comment of a file, or for one text; then the shares of the classes.
@@ -36,14 +42,14 @@ def predict(
 
     Examples: polarity predict runs/first --data comments.csv --out predicted.csv;
     polarity predict runs/first --data 'crawl/*.parquet' --out predicted/ --workers 8;
-    polarity predict runs/first --text "Magaling ang ginawa nila" --title "City opens new road"
+    polarity predict runs/first --text "Magaling ang ginawa nila" --title "City opens new road" --explain
     """
     from polarity.predict.batch import ScoreOptions
     from polarity.workflows import predict as workflow
 
     if (text is None) == (data is None) or (data is None) != (out is None):
         raise typer.BadParameter("give --data with --out, or --text")
-    options = ScoreOptions(run, raw=raw, votes=votes, device=device, batch_size=batch_size)
+    options = ScoreOptions(run, raw=raw, votes=votes, device=device, batch_size=batch_size, explain=explain)
     if text is not None:
         import json
 
@@ -55,6 +61,28 @@ def predict(
         workers=workers, shares=shares,
     )  # fmt: skip
     workflow.predict(options, str(data), str(out), given, say=say)
+
+
+def next_rows(
+    run: Run,
+    data: Annotated[str, typer.Option(help="CSV, TSV, Parquet or JSON Lines of comments: a file, a folder, a glob in quotes.")],
+    out: Annotated[str, typer.Option(help="File to write: .csv, .tsv, .parquet or .jsonl.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to choose.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the clusters.")] = 0,
+    device: Device = "auto", batch_size: BatchSize = 64,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out if it is there.")] = False,
+) -> None:  # fmt: skip
+    """The rows worth labelling next: those the run is least sure of, spread over titles and kinds of comments.
+
+    The file has all columns of the rows, empty label columns where it had none, and a `priority`; predictions are left out, for who
+    labels should not see them. Fill the labels in, put the rows to your training rows, and train again.
+
+    Example: polarity next runs/first --data unlabelled.csv --rows 200 --out to_label.csv
+    """
+    from polarity.predict.batch import ScoreOptions
+    from polarity.workflows.next_rows import choose_next
+
+    choose_next(ScoreOptions(run, device=device, batch_size=batch_size), data, out, rows, overwrite=overwrite, seed=seed, say=say)
 
 
 def serve(

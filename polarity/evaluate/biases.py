@@ -3,11 +3,10 @@
 Shapes: N rows, K classes, C cells, R resamples.
 """
 
+from statistics import NormalDist  # scipy.stats takes a second to import
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 from polarity.evaluate.intervals import interval, joint_cells
 from polarity.evaluate.metrics import confusion_matrix, macro_f1
@@ -112,12 +111,15 @@ def after_selection(observed: float, error: float, threshold: float = KEPT_ERROR
     """
     if observed <= threshold * error:
         raise ValueError(f"an estimate of {observed} with standard error {error} does not exceed {threshold} of them")
-    z, reach = observed / error, float(norm.isf(BOUND / 2))
+    from scipy.optimize import brentq
+
+    below = NormalDist().cdf
+    z, reach = observed / error, NormalDist().inv_cdf(1 - BOUND / 2)
 
     def share_above(mean: float) -> float:
         """P(estimate > z) among the estimates that are above the threshold and within reach of the mean: rises with the mean."""
         low, high = max(threshold - mean, -reach), reach
-        return float((norm.sf(z - mean) - norm.sf(high)) / (norm.sf(low) - norm.sf(high)))
+        return (below(high) - below(z - mean)) / (below(high) - below(low))
 
     def mean_of(share: float) -> float:
         return error * float(brentq(lambda mean: share_above(mean) - share, z - reach + 1e-9, z + reach - 1e-9))

@@ -8,13 +8,13 @@ Shape suffixes: N rows, C cells, G titles, R resamples, K classes.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist  # scipy.stats takes a second to import
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from polarity.errors import DataError
 from polarity.evaluate.metrics import class_scores
@@ -65,7 +65,9 @@ def smallest_interval(point_K: Floats, values_RK: Floats) -> list[float]:
     """
     tail = 0.025 / values_RK.shape[1]
     low_K = np.percentile(values_RK, 2.5, axis=0)
-    high_K = np.maximum(np.percentile(values_RK, 100 * (1 - tail), axis=0), point_K + norm.isf(tail) * values_RK.std(axis=0))
+    high_K = np.maximum(
+        np.percentile(values_RK, 100 * (1 - tail), axis=0), point_K + NormalDist().inv_cdf(1 - tail) * values_RK.std(axis=0)
+    )
     return [float(low_K.min()), float(high_K.min())]
 
 

@@ -7,7 +7,6 @@ Shapes: N rows, K classes.
 from typing import Any, TypedDict
 
 import numpy as np
-from scipy.stats import binomtest
 
 from polarity.evaluate.predictions import Codes, Floats
 
@@ -65,6 +64,8 @@ def calibration_error(probabilities: Floats, labels: Codes, bins: int = BINS, se
 
 def reliability(probabilities: Floats, labels: Codes, bins: int = BINS) -> list[dict[str, Any]]:
     """The bars of a reliability diagram: per bin mean confidence, accuracy with its 95 % interval (Wilson), and rows."""
+    from scipy.stats import binomtest  # takes a second, which who predicts need not wait
+
     found = _bins(probabilities, labels, bins)
     for b in found:
         interval = binomtest(b.pop("hits"), b["rows"]).proportion_ci(0.95, "wilson")

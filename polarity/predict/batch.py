@@ -35,6 +35,8 @@ class ScoreOptions:
     votes: str | None = None
     device: str = "auto"
     batch_size: int = 64
+    explain: bool = False
+    """Whether each row also gets the words that spoke most for its classes: one more prediction a word."""
 
     def load(self) -> "Classifier":
         """The classifier."""
@@ -51,7 +53,7 @@ class ChunkScorer:
             import torch
 
             torch.set_num_threads(threads)
-        self.classifier = options.load()
+        self.classifier, self.explain = options.load(), options.explain
 
     def __call__(self, chunks: pa.Table) -> pa.Table:
         """One row a chunk: file, row, fault, and per task the lists `T` of class indices and `T_p` of probabilities."""
@@ -59,10 +61,10 @@ class ChunkScorer:
 
     def _one(self, chunk: pa.Table) -> pa.Table:
         if chunk["fault"][0].is_valid:
-            predicted = _unscored(0, self.classifier.labels)
+            predicted = _unscored(0, self.classifier.labels, self.explain)
         else:
             title, comment = (chunk[name][0].values for name in ("title", "comment"))
-            predicted = score_rows(self.classifier, title, comment)
+            predicted = score_rows(self.classifier, title, comment, self.explain)
         cells = {name: chunk[name] for name in ("file", "row", "fault")}
         return pa.table(cells | {name: _one_list(column.combine_chunks()) for name, column in zip(*_named(predicted), strict=True)})
 
@@ -75,28 +77,41 @@ def _one_list(values: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
 
 
-def score_rows(classifier: "Classifier", title: pa.Array, comment: pa.Array) -> pa.Table:
-    """Columns `T` (int16) and `T_p` (lists of K float32) of N rows; null where the comment is null."""
+def score_rows(classifier: "Classifier", title: pa.Array, comment: pa.Array, explain: bool = False) -> pa.Table:
+    """Columns `T` (int16), `T_p` (lists of K float32) and, with `explain`, `T_words` of N rows; null where the comment is null."""
     known = np.flatnonzero(pc.is_valid(comment).to_numpy(zero_copy_only=False))
     if not len(known):
-        return _unscored(len(comment), classifier.labels)
+        return _unscored(len(comment), classifier.labels, explain)
     rows = pa.array(known)
     scores = classifier.score(pa.table({"title": title.take(rows), "comment": comment.take(rows)}))
     places = np.full(len(comment), -1)
     places[known] = np.arange(len(known))
     back = pa.array(places, mask=places < 0)
     columns: dict[str, pa.Array] = {}
+    words = _words(classifier, comment.take(rows).to_pylist(), title.take(rows).to_pylist()) if explain else {}
     for task, classes in classifier.labels.items():
         flat = pa.array(scores[task].probabilities.astype(np.float32).reshape(-1))
         columns[task] = pa.array(scores[task].predicted.astype(np.int16)).take(back)
         columns[f"{task}_p"] = pa.FixedSizeListArray.from_arrays(flat, len(classes)).take(back)
+        if explain:
+            columns[f"{task}_words"] = pa.array(words[task], pa.large_string()).take(back)
     return pa.table(columns)
 
 
-def _unscored(rows: int, labels: Mapping[str, Sequence[str]]) -> pa.Table:
+def _words(classifier: "Classifier", comments: list[str], titles: list[str]) -> dict[str, list[str]]:
+    """For each task each comment's decisive words with their parts, as one text."""
+    from polarity.predict.explain import explain, top_words
+
+    found = explain(classifier, comments, titles)
+    return {task: [top_words(row[task]) for row in found] for task in classifier.labels}
+
+
+def _unscored(rows: int, labels: Mapping[str, Sequence[str]], explain: bool = False) -> pa.Table:
     columns: dict[str, pa.Array] = {}
     for task, classes in labels.items():
         columns[task], columns[f"{task}_p"] = pa.nulls(rows, pa.int16()), pa.nulls(rows, pa.list_(pa.float32(), len(classes)))
+        if explain:
+            columns[f"{task}_words"] = pa.nulls(rows, pa.large_string())
     return pa.table(columns)
 
 

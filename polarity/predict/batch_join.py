@@ -94,10 +94,12 @@ class PartCursor:
             raise DataError("an input lost rows while it was predicted: run the command again with --overwrite")
 
 
-def join(cursor: PartCursor, targets: Sequence[Target], staging: Path, labels: Labels, *, prefix: str, escape: bool) -> Written:
+def join(
+    cursor: PartCursor, targets: Sequence[Target], staging: Path, labels: Labels, *, prefix: str, escape: bool, words: bool = False
+) -> Written:
     """Write all targets in the folder `staging`, one after the other; see `put_in_place`."""
     written = Written(tallies={task: Tally.empty(len(classes)) for task, classes in labels.items()})
-    added = prediction_names(labels, prefix)
+    added = prediction_names(labels, prefix, words=words)
     shutil.rmtree(staging, ignore_errors=True)
     for target in targets:
         path = staging / target.staged

@@ -37,11 +37,12 @@ class Predicted:
     table: pa.Table
 
 
-def part_schema(labels: Mapping[str, Sequence[str]]) -> pa.Schema:
-    """Schema of a part."""
+def part_schema(labels: Mapping[str, Sequence[str]], *, words: bool = False) -> pa.Schema:
+    """Schema of a part; `words` adds each task's decisive words `T_words`."""
     fields = [pa.field("file", pa.int32()), pa.field("row", pa.int64())]
     for task, classes in labels.items():
         fields += [pa.field(task, pa.int16()), pa.field(f"{task}_p", pa.list_(pa.float32(), len(classes)))]
+        fields += [pa.field(f"{task}_words", pa.large_string())] if words else []
     return pa.schema(fields)
 
 

@@ -5,31 +5,49 @@ Shapes: N rows, K classes.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polarity.artifacts import CALIBRATION
+from polarity.artifacts import CALIBRATION, CONFIG
+from polarity.config import DataConfig
 from polarity.data.canonical import VISIBLE
 from polarity.errors import DataError, RunError, nearest
 from polarity.evaluate.calibration import TaskCalibration, apply, read_calibration
 from polarity.evaluate.predictions import probability_column
 from polarity.predict.classifier_ensemble import load_ensemble
 from polarity.predict.classifier_model import ModelScorer
+from polarity.predict.output import PREFIX
 from polarity.predict.scores import Scorer, Scores
 from polarity.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Votes = Literal["off", "mean", "vote"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 class Classifier:
-    """Scores comments with a trained run: `labels` is {task: classes in order}, `name` the run's, `calibrated` whether scores are."""
+    """Scores comments with a trained run.
 
-    def __init__(self, name: str, scorer: Scorer, calibration: Mapping[str, TaskCalibration] | None = None) -> None:
+    `labels` is {task: classes in order}, `name` the run's, `calibrated` whether scores are; `comment_column` and `title_column` are the
+    names of the run's own columns, by which `predict` finds the texts of a DataFrame.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        scorer: Scorer,
+        calibration: Mapping[str, TaskCalibration] | None = None,
+        *,
+        comment_column: str = "Comment",
+        title_column: str | None = "Title",
+    ) -> None:
         self.name = name
+        self.comment_column, self.title_column = comment_column, title_column
         self.labels: dict[str, list[str]] = scorer.labels
         self.calibrated = calibration is not None
         self._scorer, self._calibration = scorer, dict(calibration or {})
@@ -59,12 +77,39 @@ class Classifier:
         """Lengths and unknown tokens of a comments table's rows, as `polarity.evaluate.drift` compares them."""
         return self._scorer.token_statistics(table)
 
-    def predict(self, texts: Sequence[str], titles: Sequence[str] | None = None) -> pa.Table:
-        """A table of `comment` and, for each task T, its class `T`, `T_p_CLASS` of every class, and `T_confidence`.
+    def predict(self, texts: "Sequence[str] | pd.Series[str] | pd.DataFrame", titles: Sequence[str] | None = None) -> "pd.DataFrame":
+        """A DataFrame with, for each task T, its class `T`, `T_p_CLASS` of every class, and `T_confidence`, one row a text.
 
-        `titles` are the posts that are answered, one a text. Raises DataError for a text that is not one or is blank, and for
-        another number of titles.
+        `texts` are comments, and `titles` the posts that they answer, one a text. A Series keeps its index. A DataFrame must have the
+        run's comment column, and its title column where the run reads titles (`""` stands in where it is not there); it is returned
+        whole with the predictions behind it, which begin with `predicted_` where it has a column of such a name.
+        Raises DataError for a text that is not one or is blank, for another number of titles, and for a missing column.
         """
+        import pandas as pd
+
+        if isinstance(texts, pd.DataFrame):
+            return self._predict_frame(texts, titles)
+        found: pd.DataFrame = self.predict_table(list(texts), None if titles is None else list(titles)).to_pandas()
+        return found.set_index(texts.index) if isinstance(texts, pd.Series) else found
+
+    def _predict_frame(self, frame: "pd.DataFrame", titles: Sequence[str] | None) -> "pd.DataFrame":
+        import pandas as pd
+
+        if self.comment_column not in frame.columns:
+            hint = nearest(self.comment_column, [str(name) for name in frame.columns])
+            raise DataError(
+                f"the DataFrame has no column {self.comment_column!r} ({hint}), which the run reads comments from: rename yours"
+            )
+        if titles is None and self.title_column in frame.columns:
+            titles = frame[self.title_column].fillna("").tolist()
+        found: pd.DataFrame = self.predict_table(frame[self.comment_column].tolist(), titles).to_pandas().drop(columns="comment")
+        taken = set(found.columns) & {str(name) for name in frame.columns}
+        if taken:
+            found = found.add_prefix(PREFIX)
+        return pd.concat([frame, found.set_index(frame.index)], axis=1)
+
+    def predict_table(self, texts: Sequence[str], titles: Sequence[str] | None = None) -> pa.Table:
+        """As `predict`, of lists of texts and titles, as an Arrow table of `comment` and the predictions."""
         comments = _texts(texts, "texts")
         blank = pc.invert(pc.match_substring_regex(comments, VISIBLE))
         if pc.any(blank).as_py():
@@ -74,6 +119,10 @@ class Classifier:
         posts = pa.array([""] * len(comments), pa.large_string()) if titles is None else _texts(titles, "titles")
         scores = self.score(pa.table({"title": posts, "comment": comments}))
         return pa.table({"comment": comments, **prediction_columns(scores, self.labels)})
+
+    def __repr__(self) -> str:
+        tasks = "; ".join(f"{task}: {', '.join(classes)}" for task, classes in self.labels.items())
+        return f"<polarity classifier of the run {self.name!r}; {tasks}{'; calibrated' if self.calibrated else ''}>"
 
 
 def prediction_columns(scores: Mapping[str, Scores], labels: Mapping[str, Sequence[str]]) -> dict[str, pa.Array]:
@@ -116,7 +165,8 @@ def load_classifier(
     opened = Run.open(run)
     scorer = load_ensemble(opened, member) if opened.kind == "ensemble" else member(opened)
     calibration = None if raw or not opened.has(CALIBRATION) else read_calibration(opened.folder, scorer.labels)
-    return Classifier(opened.name, scorer, calibration)
+    data = opened.data if opened.has(CONFIG) or opened.members else DataConfig()
+    return Classifier(opened.name, scorer, calibration, comment_column=data.comment_column, title_column=data.title_column)
 
 
 def _texts(values: Sequence[str], what: str) -> pa.Array:

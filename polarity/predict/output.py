@@ -31,11 +31,17 @@ def confidence_column(task: str) -> str:
     return f"{task}_confidence"
 
 
-def prediction_names(labels: Mapping[str, Sequence[str]], prefix: str = "") -> list[str]:
-    """Names of the columns that are added, in order."""
+def words_column(task: str) -> str:
+    """Name of the column with the words that spoke most for the predicted class."""
+    return f"{task}_words"
+
+
+def prediction_names(labels: Mapping[str, Sequence[str]], prefix: str = "", *, words: bool = False) -> list[str]:
+    """Names of the columns that are added, in order; `words` adds each task's decisive words."""
     names = []
     for task, classes in labels.items():
         names += [task, *(probability_column(task, label) for label in classes), confidence_column(task)]
+        names += [words_column(task)] if words else []
     return [prefix + name for name in names]
 
 
@@ -51,7 +57,32 @@ def prediction_table(part: pa.Table, labels: Mapping[str, Sequence[str]], prefix
         columns.append(pa.array(list(classes), pa.string()).take(predicted))
         columns += [pa.array(np.ascontiguousarray(flat[:, k]), mask=mask) for k in range(len(classes))]
         columns.append(pa.array(flat[np.arange(len(flat)), best], mask=mask))
-    return pa.Table.from_arrays(columns, names=prediction_names(labels, prefix))
+        if words_column(task) in part.column_names:
+            columns.append(part[words_column(task)].combine_chunks())
+    words = any(words_column(task) in part.column_names for task in labels)
+    return pa.Table.from_arrays(columns, names=prediction_names(labels, prefix, words=words))
+
+
+PREFIX = "predicted_"
+"""Put before all added columns where the input has one of their names already."""
+
+
+def choose_prefix(
+    inputs: Mapping[str, Iterable[str]], labels: Mapping[str, Sequence[str]], prefix: str | None, *, words: bool = False
+) -> str:
+    """What stands before the added columns: `prefix`, or, where that is None, nothing, or `predicted_` where a name is taken.
+
+    `inputs` are the columns of each input by its name. A labelled file so keeps its own `sentiment`, and gets `predicted_sentiment`.
+    Raises DataError where the names are taken with the prefix, too.
+    """
+    tried = [prefix] if prefix is not None else ["", PREFIX]
+    for chosen in tried:
+        names = set(prediction_names(labels, chosen, words=words))
+        if not any(names & set(columns) for columns in inputs.values()):
+            return chosen
+    for name, columns in inputs.items():
+        refuse_taken(columns, prediction_names(labels, tried[-1], words=words), name)
+    raise AssertionError("one of the inputs has such a column")
 
 
 def refuse_taken(columns: Iterable[str], added: Iterable[str], name: str) -> None:

@@ -114,7 +114,7 @@ class Service:
         return await asyncio.to_thread(self._score, comments)
 
     def _score(self, comments: list[Comment]) -> list[dict[str, Prediction]]:
-        table = self.classifier.predict([each.text for each in comments], [each.title for each in comments])
+        table = self.classifier.predict_table([each.text for each in comments], [each.title for each in comments])
         return [self._prediction(row) for row in table.to_pylist()]
 
     def _prediction(self, row: dict[str, Any]) -> dict[str, Prediction]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ from polarity.predict.batch import ChunkScorer, ScoreOptions, in_process, throug
 from polarity.predict.batch_join import JOINED, PartCursor, Written, check_out, join, plan_targets, put_in_place
 from polarity.predict.batch_parts import Parts, Predicted, fingerprint, part_schema, working_folder
 from polarity.predict.input import Columns, Input, chunk_parts, has_text, open_inputs
-from polarity.predict.output import prediction_names, refuse_taken
+from polarity.predict.output import choose_prefix
 from polarity.run import Run
 
 Say = Callable[[str], None]
 PROGRESS_SECONDS = 10.0
+SMALL_BYTES = 2 << 20
+"""Local inputs of up to so many bytes are scored in this process: starting Ray would take longer."""
+WORDS_SHOWN, WORD_WIDTH, BAR = 8, 24, 40
+"""Of an explanation on a terminal: words, and columns of a word and of the longest bar."""
 FEWEST = 100
 """Comments from which class shares are given: a bootstrap of fewer says more than it knows."""
 
@@ -29,11 +33,12 @@ class PredictOptions:
 
     comment_column: str | None = None
     title_column: str | None = None
-    prefix: str = ""
+    prefix: str | None = None
+    """Before the names of the added columns; None: nothing, or `predicted_` where an input has one of the names already."""
     overwrite: bool = False
     escape: bool = True
     workers: int | None = None
-    """Actors; None: what the cluster keeps busy; 0: this process, without Ray."""
+    """Actors; None: what the cluster keeps busy, or this process where the inputs are small; 0: this process, without Ray."""
     shares: str | None = None
     """A JSON file for the class shares."""
 
@@ -50,37 +55,52 @@ def predict(options: ScoreOptions, data: str, out: str, given: PredictOptions | 
     options = replace(options, run=absolute(options.run))
     target = Path(out).expanduser().absolute()
     is_folder = check_out(target, overwrite=given.overwrite)
-    columns = Columns.chosen(run_data(options.run), given.comment_column, given.title_column)
+    columns = Columns.chosen(Run.open(options.run).data, given.comment_column, given.title_column)
     inputs, skipped = open_inputs(data, columns, leave_out=target)
     if skipped:
         say(f"left out {len(skipped)} file(s) of other kinds: {', '.join(skipped[:3])}{', ...' if len(skipped) > 3 else ''}")
     targets = plan_targets(target, inputs, is_folder=is_folder)
     loaded = ChunkScorer(options)  # where actors score, too: what is wrong with the run is said here, plainly
     labels = loaded.classifier.labels
-    scorer = loaded if given.workers == 0 else None
+    scorer = loaded if given.workers == 0 or (given.workers is None and is_small(inputs)) else None
     del loaded  # where actors score, its memory is for them
-    for each in inputs:
-        refuse_taken(each.source.columns, prediction_names(labels, given.prefix), each.source.name)
+    prefix = choose_prefix({each.source.name: each.source.columns for each in inputs}, labels, given.prefix, words=options.explain)
+    if prefix and given.prefix is None:
+        say(f"the rows have columns of the predictions' names: they are kept, and the added ones begin with {prefix!r} (--prefix)")
     started = time.monotonic()
     with working_folder(target, _identity(options, columns, inputs), overwrite=given.overwrite) as (folder, resumed):
-        parts = Parts(folder, part_schema(labels))
+        parts = Parts(folder, part_schema(labels, words=options.explain))
         if resumed:
             say(f"going on with the prediction that stopped after {parts.rows():,} rows")
         scored = _score(parts, inputs, options, scorer, given.workers, say)
         seconds = time.monotonic() - started
-        written = join(PartCursor(parts.tables()), targets, folder / JOINED, labels, prefix=given.prefix, escape=given.escape)
+        written = join(
+            PartCursor(parts.tables()), targets, folder / JOINED, labels, prefix=prefix, escape=given.escape, words=options.explain
+        )
         put_in_place(targets, folder / JOINED, target if is_folder else None)
     say(summary(written, scored, seconds, out))
     shares = _say_shares(options, labels, written, given.shares, say)
     return {"rows": written.rows, "empty": written.empty, "scored": scored, "seconds": seconds, "shares": shares}
 
 
+def is_small(inputs: list[Input]) -> bool:
+    """Whether the inputs are local files of few bytes, and no cluster is at hand that was started to be used."""
+    import os
+
+    if os.environ.get("RAY_ADDRESS") or any(each.path is None or not each.path.is_file() for each in inputs):
+        return False
+    return sum(each.path.stat().st_size for each in inputs if each.path is not None) <= SMALL_BYTES
+
+
 def predict_text(options: ScoreOptions, text: str, title: str = "") -> dict[str, Any]:
-    """One comment's prediction: {comment, title, tasks: {T: {label, confidence, probabilities: {class: p}}}}, without Ray."""
+    """One comment's prediction: {comment, title, tasks: {T: {label, confidence, probabilities: {class: p}}}}, without Ray.
+
+    With `options.explain` each task also has `words` [{text, start, end, part}] by falling part, and `title_part`.
+    """
     if not has_text(text):
         raise DataError("--text is empty: there is nothing to classify")
     classifier = options.load()
-    row = classifier.predict([text], [title]).to_pylist()[0]
+    row = classifier.predict_table([text], [title]).to_pylist()[0]
     tasks = {
         task: {
             "label": row[task],
@@ -89,6 +109,11 @@ def predict_text(options: ScoreOptions, text: str, title: str = "") -> dict[str,
         }
         for task, classes in classifier.labels.items()
     }
+    if options.explain:
+        from polarity.predict.explain import explain
+
+        for task, found in explain(classifier, [text], [title])[0].items():
+            tasks[task] |= {"words": [asdict(word) for word in found.words], "title_part": found.title}
     return {"comment": text, "title": title, "tasks": tasks}
 
 
@@ -100,17 +125,26 @@ def render_text(found: dict[str, Any]) -> str:
         ordered = sorted(entry["probabilities"].items(), key=lambda pair: -pair[1])
         chances = ", ".join(f"{label} {chance:.3f}" for label, chance in ordered)
         lines.append(f"{task:<{width}}  {entry['label']}  ({chances})")
+    for task, entry in found["tasks"].items():
+        lines += _render_words(task, entry) if "words" in entry else []
     return "\n".join(lines)
+
+
+def _render_words(task: str, entry: dict[str, Any]) -> list[str]:
+    """A line for each of the words with the largest parts, with a bar, in at most 80 columns."""
+    shown = [("the title", entry["title_part"])] if entry["title_part"] is not None else []
+    shown += [(word["text"], word["part"]) for word in sorted(entry["words"], key=lambda word: -abs(word["part"]))[:WORDS_SHOWN]]
+    largest = max((abs(part) for _, part in shown), default=0.0) or 1.0
+    lines = ["", f"{task}: what speaks for {entry['label']} (+) and against it (-), in log-odds"]
+    for text, part in shown:
+        named = text if len(text) <= WORD_WIDTH else text[: WORD_WIDTH - 3] + "..."
+        lines.append(f"  {named:<{WORD_WIDTH}} {part:+6.2f}  {('+' if part > 0 else '-') * round(BAR * abs(part) / largest)}")
+    return lines
 
 
 def absolute(run: str) -> str:
     """A run folder that actors, which stand elsewhere, find too."""
     return run if "://" in run else str(Path(run).expanduser().absolute())
-
-
-def run_data(run: str) -> Any:
-    """The data section of a run's configuration; of an ensemble, that of its first member."""
-    return Run.open(run).data
 
 
 def _score(
@@ -148,7 +182,13 @@ def _keep(parts: Parts, predicted: Iterator[Predicted], say: Say) -> int:
 
 def _identity(options: ScoreOptions, columns: Columns, inputs: list[Input]) -> dict[str, Any]:
     """What a prediction must have in common with the one that it goes on with."""
-    settings = {"raw": options.raw, "votes": options.votes, "comment_column": columns.comment, "title_column": columns.title}
+    settings = {
+        "raw": options.raw,
+        "votes": options.votes,
+        "explain": options.explain,
+        "comment_column": columns.comment,
+        "title_column": columns.title,
+    }
     return {"input": fingerprint(inputs), "run": run_fingerprint(Run.open(options.run)), "settings": settings}
 
 

@@ -113,7 +113,7 @@ def test_a_temperature_does_not_undo_a_vote(comments: pa.Table, tmp_path: Path) 
 
 def test_predict_gives_a_readable_table(run: Path) -> None:
     classifier = raw(run)
-    table = classifier.predict(["galing galing", "bulok <b>na</b>", "x"], ["mayor opens the new road", "", "no such post"])
+    table = classifier.predict_table(["galing galing", "bulok <b>na</b>", "x"], ["mayor opens the new road", "", "no such post"])
     names = ["comment"]
     for task, classes in classifier.labels.items():
         names += [task, *(f"{task}_p_{label}" for label in classes), f"{task}_confidence"]
@@ -123,12 +123,12 @@ def test_predict_gives_a_readable_table(run: Path) -> None:
         for task, classes in classifier.labels.items():
             assert row[f"{task}_confidence"] == row[f"{task}_p_{row[task]}"]
             assert sum(row[f"{task}_p_{label}"] for label in classes) == pytest.approx(1.0, abs=1e-5)
-    assert classifier.predict([]).num_rows == 0 and classifier.predict([]).column_names == names
+    assert classifier.predict_table([]).num_rows == 0 and classifier.predict_table([]).column_names == names
 
 
 def test_odd_texts_are_scored_or_refused(run: Path) -> None:
     classifier = raw(run)
-    long = classifier.predict(["mabuti " * 150_000, "👍", "\u202eabc", "a\x00b"])  # the first is 1 MB
+    long = classifier.predict_table(["mabuti " * 150_000, "👍", "\u202eabc", "a\x00b"])  # the first is 1 MB
     assert long.num_rows == 4 and not any(np.isnan(long["sentiment_confidence"].to_numpy()))
     for texts, titles, words in (
         (["fine", " \u200b "], None, "text 1"),
@@ -140,7 +140,7 @@ def test_odd_texts_are_scored_or_refused(run: Path) -> None:
         (["\ud800"], None, "surrogate"),
     ):
         with pytest.raises(DataError, match=words):
-            classifier.predict(texts, titles)  # type: ignore[arg-type]
+            classifier.predict_table(texts, titles)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no column 'comment'"):
         classifier.score(pa.table({"title": ["a"], "coment": ["b"]}))
 

@@ -64,7 +64,7 @@ def send(address: str, bodies: list[Any], path: str = "/predict") -> list[tuple[
 def test_concurrent_requests_of_mixed_sizes_get_their_own_answers(address: str, run: Path) -> None:
     comments = tiny_comments(300, seed=9)
     texts, titles = comments["comment"].to_pylist(), comments["title"].to_pylist()
-    whole = load_classifier(str(run), device="cpu").predict(texts, titles).to_pylist()
+    whole = load_classifier(str(run), device="cpu").predict_table(texts, titles).to_pylist()
     sizes = [1 + (17 * i) % 23 for i in range(300)]
     rows = [[(i * 7 + k) % 300 for k in range(size)] for i, size in enumerate(sizes)]
     bodies = [{"comments": [{"text": texts[row], "title": titles[row]} for row in chosen]} for chosen in rows]
@@ -137,7 +137,7 @@ def test_the_command_serves_until_it_is_told_to_end(ending: signal.Signals, run:
             assert lines and f"{address}/predict" in lines[-1], (lines, process.poll())
             assert requests.get(f"{address}/health", timeout=30).json() == {"status": "ok", "run": "run"}
             answer = requests.post(f"{address}/predict", json={"comments": [{"text": "ang tao", "title": "mayor"}]}, timeout=60)
-            expected = load_classifier(str(run), device="cpu").predict(["ang tao"], ["mayor"]).to_pylist()[0]
+            expected = load_classifier(str(run), device="cpu").predict_table(["ang tao"], ["mayor"]).to_pylist()[0]
             found = answer.json()["predictions"][0]["sentiment"]
             assert found["label"] == expected["sentiment"] and found["confidence"] == pytest.approx(
                 expected["sentiment_confidence"], abs=1e-4

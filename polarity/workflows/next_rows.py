@@ -1,0 +1,111 @@
+"""`polarity next`: the rows of a file that are worth labelling next, as a CSV for annotators."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polarity.artifacts import replacing
+from polarity.data.canonical import VISIBLE
+from polarity.errors import DataError
+from polarity.predict.batch import ChunkScorer, ScoreOptions, unpacked
+from polarity.predict.batch_join import check_out
+from polarity.predict.input import FORMATS, Columns, Input, Place, chunk_parts, open_inputs
+from polarity.predict.input_rows import as_table, column_text, row_blocks, table_schema
+from polarity.predict.next_rows import next_rows, uncertainty
+from polarity.predict.output import open_writer
+from polarity.run import Run
+from polarity.workflows.predict import absolute
+
+Say = Callable[[str], None]
+PRIORITY = "priority"
+"""The column that is added: 1 is the most urgent row."""
+PROGRESS_SECONDS = 10.0
+
+
+def choose_next(options: ScoreOptions, data: str, out: str, count: int, *, overwrite: bool = False, seed: int = 0, say: Say = print) -> int:
+    """Write the `count` rows of `data` that are worth labelling next to `out`, with all their columns, and return how many there are.
+
+    Rows that have all labels of the run already, and rows without a comment, are left out. Label columns that the file lacks are added,
+    empty, so that the filled-in file trains as it is. Predictions are not written: who labels should not see them.
+    Raises PolarityError for everything that a user can mend.
+    """
+    options = replace(options, run=absolute(options.run))
+    target = Path(out).expanduser().absolute()
+    if check_out(target, overwrite=overwrite):
+        raise DataError(f"{out}: next writes one file: give a name that ends in .csv, .tsv, .parquet or .jsonl")
+    settings = Run.open(options.run).data
+    inputs, _ = open_inputs(data, Columns.chosen(settings, None, None), leave_out=target)
+    scorer = ChunkScorer(options)
+    label_columns = {task: settings.tasks[task].column for task in scorer.classifier.labels}
+    table = _all_rows(inputs)
+    if PRIORITY in table.column_names:
+        raise DataError(f"{data}: has a column {PRIORITY!r}, which next adds: rename it")
+    texts, titles, chances = _scored(inputs, scorer, say)
+    open_rows = _unlabelled(table, list(label_columns.values()), data) & np.array([text is not None for text in texts])
+    rows = np.flatnonzero(open_rows)
+    if not len(rows):
+        raise DataError(f"{data}: every row with a comment has all its labels already: give a file with comments that have none")
+    left_out = table.num_rows - len(rows)
+    chosen = rows[
+        next_rows({t: p[rows] for t, p in chances.items()}, [texts[r] or "" for r in rows], [titles[r] for r in rows], count, seed)
+    ]
+    doubt = uncertainty(chances)
+    picked = table.take(pa.array(chosen))
+    for column in label_columns.values():
+        if column not in picked.column_names:
+            picked = picked.append_column(column, pa.nulls(len(chosen), pa.large_string()))
+    _write(picked, target, data)
+    say(f"{len(chosen):,} of {len(rows):,} rows without labels written to {out}, the most urgent first")
+    if left_out:
+        say(f"{left_out:,} rows were left out: they have their labels already, or no comment")
+    say(f"mean doubt of the chosen {doubt[chosen].mean():.2f}, of all {doubt[rows].mean():.2f} (0: sure, 1: a tie between two classes)")
+    return len(chosen)
+
+
+def _all_rows(inputs: list[Input]) -> pa.Table:
+    schema = table_schema(inputs)
+    blocks = [as_table(block, schema, each.source.name) for each in inputs for block in row_blocks(each)]
+    return pa.concat_tables(blocks).replace_schema_metadata(None)
+
+
+def _scored(inputs: list[Input], scorer: ChunkScorer, say: Say) -> tuple[list[str | None], list[str], dict[str, Any]]:
+    """Comments (None where empty), titles and {task: probabilities (N, K)} of all rows, in order; NaN where there is no comment."""
+    texts: list[str | None] = []
+    titles: list[str] = []
+    said = time.monotonic()
+    found: dict[str, list[Any]] = {task: [] for task in scorer.classifier.labels}
+    for part in chunk_parts(inputs, Place()):
+        for chunk in part.blocks(()):
+            for predicted in unpacked(scorer(chunk)):  # raises what could not be read
+                for task, classes in scorer.classifier.labels.items():
+                    column = predicted.table[f"{task}_p"].combine_chunks().fill_null([float("nan")] * len(classes))
+                    found[task].append(column.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(classes)))
+            texts += [text for cell in chunk["comment"].to_pylist() for text in cell]
+            titles += [title for cell in chunk["title"].to_pylist() for title in cell]
+            if time.monotonic() - said > PROGRESS_SECONDS:
+                said = time.monotonic()
+                say(f"{len(texts):,} rows scored")
+    return texts, titles, {task: np.concatenate(parts) for task, parts in found.items()}
+
+
+def _unlabelled(table: pa.Table, columns: list[str], name: str) -> Any:
+    """Whether each row lacks a label of some task (N,)."""
+    lacking = np.zeros(table.num_rows, bool)
+    for column in columns:
+        if column not in table.column_names:
+            return np.ones(table.num_rows, bool)
+        filled = pc.match_substring_regex(column_text(table[column], column, name), VISIBLE).fill_null(False)
+        lacking |= ~np.asarray(filled)
+    return lacking
+
+
+def _write(picked: pa.Table, target: Path, data: str) -> None:
+    ranks = pa.table({PRIORITY: pa.array(range(1, picked.num_rows + 1), pa.int64())})
+    with replacing(target) as temporary, open_writer(temporary, FORMATS[target.suffix.lower()], data, picked.schema, escape=True) as writer:
+        writer.write(picked, ranks)
