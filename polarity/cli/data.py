@@ -1,5 +1,6 @@
 """`polarity data check` and `polarity data oversample`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,7 @@ def data_check(
 
     given = {"--data": file, "--train": train, "--validation": validation, "--test": test}
     chosen = resolved(config, preset, None, None, None, sets, given)
-    typer.echo(check(chosen.config, encoder=encoder, as_json=as_json))
+    typer.echo(check(chosen.config, encoder=encoder, as_json=as_json, progress=partial(typer.echo, err=True)))
 
 
 @app.command("oversample")

@@ -17,6 +17,7 @@ from polarity.data.canonical import PROBLEM, SOURCE_ROW, Layout, find_columns
 from polarity.data.check_text import render
 from polarity.data.duplicates import duplicate_groups, find_leaks, near_duplicate_groups, normalise
 from polarity.data.formats import open_source
+from polarity.data.near import Progress
 from polarity.data.read import annotated_blocks, duplicate_ids
 from polarity.data.source import Source
 from polarity.errors import DataError
@@ -35,19 +36,25 @@ SHOWN_CHARACTERS = 60
 QUANTILES = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
-def check_source(source: str | Mapping[str, str], data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None" = None) -> Json:
+def check_source(
+    source: str | Mapping[str, str],
+    data: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    progress: Progress | None = None,
+) -> Json:
     """Everything worth knowing of a source, as JSON: counts, bad rows, duplicates, conflicts, lengths, leaks across the split.
 
     `source` is one source, cut by `data.split`, or {"train": ..., "validation": ..., "test": ...}, the user's own split. Lengths are
-    in characters and, with a tokenizer, in tokens. Raises DataError for what makes the source unreadable as a whole.
+    in characters and, with a tokenizer, in tokens; `progress` is told how far a long search is. Raises DataError for what makes the
+    source unreadable as a whole.
     """
     if isinstance(source, str):
-        report, comments = _check_one(source, data, tokenizer)
-        return {**report, "split": _configured_split(comments, data)}
+        report, comments = _check_one(source, data, tokenizer, progress)
+        return {**report, "split": _configured_split(comments, data, progress)}
     whole = data.model_copy(update={"split": SplitConfig()})  # the files are the split: no column is asked for
-    checked = {part: _check_one(name, whole, tokenizer) for part, name in source.items()}
+    checked = {part: _check_one(name, whole, tokenizer, progress) for part, name in source.items()}
     parts = {part: comments for part, (_, comments) in checked.items()}
-    return {"sources": {part: report for part, (report, _) in checked.items()}, "split": {"kind": "own", **_across(parts, data)}}
+    return {"sources": {part: report for part, (report, _) in checked.items()}, "split": {"kind": "own", **_across(parts, data, progress)}}
 
 
 def shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
@@ -56,7 +63,9 @@ def shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in clipped)
 
 
-def _check_one(name: str, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None") -> tuple[Json, pa.Table]:
+def _check_one(
+    name: str, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None", progress: Progress | None
+) -> tuple[Json, pa.Table]:
     opened = open_source(name)
     layout = find_columns(opened, data)
     table = pa.concat_tables(list(annotated_blocks(opened, layout)))
@@ -70,7 +79,7 @@ def _check_one(name: str, data: DataConfig, tokenizer: "PreTrainedTokenizerBase 
         "duplicate_ids": _repeated_ids(good, opened, layout),
         "tasks": {task: _class_counts(comments[task], spec.labels) for task, spec in data.tasks.items()},
         "joint": _joint(comments, data),
-        "duplicates": _duplicates(comments),
+        "duplicates": _duplicates(comments, progress),
         "conflicts": _conflicts(comments, data),
         "titles": _titles(comments),
         "lengths": _lengths(comments, data, tokenizer),
@@ -111,11 +120,11 @@ def _joint(comments: pa.Table, data: DataConfig) -> list[Json]:
     return [{"labels": labels, "rows": rows} for labels, rows in zip(named, counted["count_all"].to_pylist(), strict=True)]
 
 
-def _duplicates(comments: pa.Table) -> Json:
+def _duplicates(comments: pa.Table, progress: Progress | None) -> Json:
     groups = {
         "exact": duplicate_groups(comments, normalised=False),
         "normalised": duplicate_groups(comments, normalised=True),
-        "near": near_duplicate_groups(comments),
+        "near": near_duplicate_groups(comments, progress),
     }
     return {kind: _groups(found) for kind, found in groups.items()}
 
@@ -197,7 +206,7 @@ def _quantiles(values: np.ndarray) -> dict[str, int]:
     return dict(zip(QUANTILES, points.astype(int).tolist(), strict=True))
 
 
-def _configured_split(comments: pa.Table, data: DataConfig) -> Json:
+def _configured_split(comments: pa.Table, data: DataConfig, progress: Progress | None) -> Json:
     """Parts and leaks of the configured split; where it cannot be made, why."""
     from polarity.data.split import split_indices
 
@@ -206,10 +215,10 @@ def _configured_split(comments: pa.Table, data: DataConfig) -> Json:
     except DataError as error:
         return {"kind": data.split.kind, "error": str(error)}
     parts = {name: comments.take(pa.array(own)) for name, own in zip(("train", "validation", "test"), rows, strict=True) if len(own)}
-    return {"kind": data.split.kind, **_across(parts, data)}
+    return {"kind": data.split.kind, **_across(parts, data, progress)}
 
 
-def _across(parts: dict[str, pa.Table], data: DataConfig) -> Json:
+def _across(parts: dict[str, pa.Table], data: DataConfig, progress: Progress | None) -> Json:
     """Rows and class counts of each part, and what every two of them share."""
     counts = {
         part: {
@@ -218,12 +227,12 @@ def _across(parts: dict[str, pa.Table], data: DataConfig) -> Json:
         }
         for part, table in parts.items()
     }
-    shared = [{"parts": list(pair), **_shared(parts[pair[0]], parts[pair[1]])} for pair in combinations(parts, 2)]
+    shared = [{"parts": list(pair), **_shared(parts[pair[0]], parts[pair[1]], progress)} for pair in combinations(parts, 2)]
     return {"parts": counts, "shared": shared}
 
 
-def _shared(one: pa.Table, other: pa.Table) -> Json:
-    leaks = find_leaks(one, other)
+def _shared(one: pa.Table, other: pa.Table, progress: Progress | None) -> Json:
+    leaks = find_leaks(one, other, progress)
     kinds = leaks["kind"].to_pylist()
     common = pc.sum(pc.is_in(pc.unique(one["title"]), pc.unique(other["title"]))).as_py() or 0
     examples = [

@@ -119,16 +119,19 @@ def _prefixed(table: pa.Table, name: str) -> pa.Table:
 
 
 def _handle_leaks(parts: dict[str, pa.Table], data: DataConfig, say: Say) -> Splits:
-    from polarity.data.duplicates import find_leaks
+    from polarity.data.duplicates import LEAKS, find_leaks
 
     for name, table in parts.items():
         if not table.num_rows:
             raise DataError(f"{_where(name, data)}: no rows; give it some, or change data.split")
     train, validation, test = parts["train"], parts["validation"], parts.get("test")
+    if data.duplicates == "allow":
+        say("duplicates across the split were not looked for (data.duplicates: allow): scores may be too good")
+        return Splits(train, validation, test, LEAKS.empty_table(), 0)
     held_out = validation if test is None else pa.concat_tables([validation, test])
-    leaks = find_leaks(train, held_out)
+    leaks = find_leaks(train, held_out, say)
     if test is not None:
-        _report_held_out_pairs(find_leaks(validation, test), say)
+        _report_held_out_pairs(find_leaks(validation, test, say), say)
     splits = Splits(train, validation, test, leaks, 0)
     if not leaks.num_rows:
         return splits
@@ -136,9 +139,6 @@ def _handle_leaks(parts: dict[str, pa.Table], data: DataConfig, say: Say) -> Spl
     found = f"{len(rows):,} training rows have a duplicate or near duplicate in validation or test: {_pairs(leaks)}"
     if data.duplicates == "error":
         raise DataError(f"{found}; remove one side, or set data.duplicates to drop_from_train")
-    if data.duplicates == "allow":
-        say(f"{found}; kept (data.duplicates: allow), so that scores may be too good")
-        return splits
     say(f"{found}; dropped from train")
     return replace(splits, train=train.filter(pc.invert(pc.is_in(train["row_id"], value_set=rows))), dropped=len(rows))
 

