@@ -314,7 +314,8 @@ class _Groups:
     def _unconnected(self, rows: Rows, starts: Rows, sizes: Rows) -> Flags:
         members = self.roots[rows[_spans(starts, sizes)]]
         at = np.cumsum(sizes) - sizes
-        return np.minimum.reduceat(members, at) != np.maximum.reduceat(members, at)
+        apart: Flags = np.minimum.reduceat(members, at) != np.maximum.reduceat(members, at)
+        return apart
 
     def _connect(self, one: Rows, other: Rows) -> None:
         pair = np.unique((np.minimum(one, other) << 32) + np.maximum(one, other))
