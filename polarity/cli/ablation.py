@@ -32,12 +32,14 @@ GroupWorkers = Annotated[int, typer.Option("--workers", help="Workers of one tri
 BudgetText = Annotated[str | None, typer.Option("--budget", help="Start no trial after 30m or 2h, or above 200e (trial-epochs).")]
 MaxConcurrent = Annotated[int | None, typer.Option(help="Trials at a time; default: as many as the cluster's CPUs and GPUs take.")]
 GpusPerTrial = Annotated[float | None, typer.Option(help="Part of a GPU a trial, such as 0.5; default: one, where there are any.")]
-Seed0 = Annotated[int, typer.Option("--seed0", help="The first run seed; the others count up from it. The split has its own.")]
-Reduction = Annotated[float, typer.Option(help="ASHA: one in so many trials goes on at each rung.")]
-Grace = Annotated[float, typer.Option(help="ASHA: share of its schedule that a trial has before the first rung; warm-up at least.")]
 
+_DESIGN = (
+    "screen: half of the points on in each run, so that every run tells of every point; only: baseline plus one; without: all ten less "
+    "one; ladder: step by step; custom."
+)
+_CONFIRM = "screen: then run the best predicted combination, everything and the baseline over fresh seeds. With --resume too, after a look."
 
-_WITH_RESUME = {"study_dir", "resume", "retry_failed", "budget", "max_concurrent", "gpus_per_trial"}
+_WITH_RESUME = {"study_dir", "resume", "retry_failed", "budget", "max_concurrent", "gpus_per_trial", "confirm", "confirm_seeds"}
 
 
 def ablate(
@@ -45,29 +47,33 @@ def ablate(
     config: ConfigFile = None, preset: Preset = None, data: Data = None, train: Train = None, validation: Validation = None,
     test: Test = None, encoder: Encoder = None, epochs: Epochs = None, max_steps: MaxSteps = None, sets: Sets = None,
     workers: GroupWorkers = 1,
-    design: Annotated[str, typer.Option(help="only: baseline plus one; without: all ten less one; ladder: step by step; custom.")] = "only",
-    level: Annotated[str, typer.Option(help="Arms of tiers or of points.")] = "tiers",
-    arms: Annotated[Path | None, typer.Option(help="design custom: a YAML list of {name, points, tiers, set, reference}.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds that each confirmed arm runs in full; only these are compared.")] = 3,
+    design: Annotated[str, typer.Option(help=_DESIGN)] = "only",
+    level: Annotated[str | None, typer.Option(help="Arms of tiers or of points; default: a screen's points, else tiers.")] = None,
+    arms: Annotated[Path | None, typer.Option(help="custom, screen: a YAML list of {name, points, tiers, set, reference}.")] = None,
+    runs: Annotated[int | None, typer.Option(help="screen of points: 24, or 12, in which interactions blur the effects.")] = None,
+    confirm: Annotated[bool, typer.Option("--confirm", help=_CONFIRM)] = False,
+    confirm_seeds: Annotated[int, typer.Option(help="Fresh seeds of --confirm.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Seeds that each run of a screen, or each confirmed arm, trains in full.")] = 3,
     explore_seeds: Annotated[int, typer.Option(help="Seeds of the exploration, in which ASHA stops arms early.")] = 1,
     no_asha: Annotated[bool, typer.Option("--no-asha", help="Explore nothing: every arm in full over all seeds.")] = False,
-    seed0: Seed0 = 0, reduction: Reduction = 2.0, grace: Grace = 0.2,
     effects_on: Annotated[str, typer.Option(help="Rows that measure effects: validation or test.")] = "validation",
     budget: BudgetText = None, max_concurrent: MaxConcurrent = None, gpus_per_trial: GpusPerTrial = None,
     study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List trials, time and the effect that can be found.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List trials, time and what can be found, designs side by side.")] = False,
 ) -> None:  # fmt: skip
-    """Find out which tiers or points earn their place, and write a study folder with effects and a report.
+    """Find out which tiers or points earn their place, and write a study folder with effects and
+    a report.
 
     Examples: polarity ablate --preset quickstart --design ladder --seeds 3;
-    polarity ablate --preset small --data comments.csv --design only --level points --seeds 5 --budget 8h;
+    polarity ablate --preset small --data comments.csv --design screen --level points --seeds 2 --confirm --budget 8h;
     polarity ablate --resume --study-dir studies/first
     """
     from polarity.workflows import ablate as workflow
 
     limits = _limits(budget, max_concurrent, gpus_per_trial)
     if resume:
-        workflow.resume(_resumed_dir(context, study_dir), limits=limits, retry_failed=retry_failed, say=say)
+        fresh = _confirm_seeds(context, confirm, confirm_seeds)
+        workflow.resume(_resumed_dir(context, study_dir), limits=limits, retry_failed=retry_failed, confirm_seeds=fresh, say=say)
         return
     _refuse_retry(retry_failed)
     from polarity.tune.designs import Design, Level
@@ -75,9 +81,13 @@ def ablate(
 
     base = _base(config, preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
     chosen: Design = design  # type: ignore[assignment]  # design_arms refuses what is none
-    at: Level = level  # type: ignore[assignment]
-    question = workflow.Question(base, "custom" if arms is not None and design == "only" else chosen, at, arms)
-    plan = StudyPlan(seeds, 0 if no_asha else explore_seeds, seed0, effects_on, reduction, grace)
+    at: Level = level or ("points" if design == "screen" else "tiers")  # type: ignore[assignment]
+    question = workflow.Question(base, "custom" if arms is not None and design == "only" else chosen, at, arms, runs)
+    if design == "screen":
+        _refuse_exploration(context)
+    elif confirm:
+        raise ConfigError(f"--confirm is for --design screen: the design {design} confirms by itself what its exploration leaves")
+    plan = StudyPlan(seeds, 0 if no_asha else explore_seeds, effects_on, confirm_seeds=_confirm_seeds(context, confirm, confirm_seeds))
     if dry_run:
         typer.echo(workflow.dry_run(question, plan, concurrent=max_concurrent, say=say))
         return
@@ -92,7 +102,7 @@ def tune(
     encoder: Encoder = None, epochs: Epochs = None, max_steps: MaxSteps = None, sets: Sets = None, workers: GroupWorkers = 1,
     samples: Annotated[int, typer.Option(help="Configurations to draw, beside the one that is given.")] = 16,
     grid: Annotated[bool, typer.Option("--grid", help="Every combination of a space of choices instead.")] = False,
-    seed0: Seed0 = 0, reduction: Reduction = 2.0, budget: BudgetText = None, max_concurrent: MaxConcurrent = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0, budget: BudgetText = None, max_concurrent: MaxConcurrent = None,
     gpus_per_trial: GpusPerTrial = None, study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
 ) -> None:  # fmt: skip
     """Search settings under ASHA, and write the best configuration as best.yaml, which `polarity train` takes.
@@ -111,7 +121,7 @@ def tune(
         raise ConfigError("which space? Give a YAML file such as space.yaml with optim.lr: {loguniform: [1.0e-5, 1.0e-4]}")
     base = _base(config, preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
     search = workflow.Search(base, space, samples, grid)
-    workflow.tune(search, study_dir or _default_dir("search"), seed0=seed0, reduction=reduction, limits=limits, say=say)
+    workflow.tune(search, study_dir or _default_dir("search"), seed=seed, limits=limits, say=say)
 
 
 def _base(
@@ -154,6 +164,20 @@ def _resumed_dir(context: typer.Context, study_dir: str | None) -> str:
 def _refuse_retry(retry_failed: bool) -> None:
     if retry_failed:
         raise ConfigError("--retry-failed needs --resume: a new study has no failed trials")
+
+
+def _confirm_seeds(context: typer.Context, confirm: bool, seeds: int) -> int:
+    if not confirm and "confirm_seeds" in _given(context):
+        raise ConfigError("--confirm-seeds needs --confirm")
+    if seeds < 2:
+        raise ConfigError(f"--confirm-seeds {seeds}: a confirmation needs at least 2 seeds, better 3")
+    return seeds if confirm else 0
+
+
+def _refuse_exploration(context: typer.Context) -> None:
+    given = [shown for name, shown in _given(context).items() if name in ("explore_seeds", "no_asha")]
+    if given:
+        raise ConfigError(f"a screen runs each of its runs in full and explores nothing: leave out {', '.join(given)}")
 
 
 def _default_dir(name: str) -> str:

@@ -12,6 +12,7 @@ from polarity.report.study_effects import (
     precision_section,
 )
 from polarity.report.study_record import StudyRecord, read_study
+from polarity.report.study_screen import confirmation_section, interactions_section
 from polarity.report.study_trials import asha_section, curves_section, priors_section, reproduce_section, trials_section
 
 
@@ -23,7 +24,9 @@ def render_study(study: str) -> str:
 def render_record(record: StudyRecord) -> str:
     """As `render_study`, of artifacts that were read already."""
     sections = [
+        confirmation_section(record),
         effects_section(record),
+        interactions_section(record),
         claims_section(),
         compute_section(record),
         classes_section(record),
@@ -49,7 +52,7 @@ def render_record(record: StudyRecord) -> str:
 def _facts(record: StudyRecord) -> list[tuple[str, str]]:
     study, trials = record.study, record.trials()
     facts = [("design", f"{study['design']}, {study['level']}"), ("reference", str(study["reference"])), ("arms", str(len(study["arms"])))]
-    for stage, words in (("explore", "exploring seeds"), ("confirm", "confirming seeds")):
+    for stage, words in (("explore", "exploring seeds"), ("screen", "screening seeds"), ("confirm", "confirming seeds")):
         seeds = study["seeds"].get(stage) or []
         if seeds:
             facts.append((words, ", ".join(map(str, seeds))))
@@ -70,7 +73,7 @@ def _notices(record: StudyRecord) -> list[str]:
     failed = record.trials("failed")
     if failed:
         notices.append(f"{len(failed)} trial{'s' if len(failed) > 1 else ''} failed, without which the effects were reckoned: see Trials.")
-    asked = len(record.study["seeds"].get("confirm") or [])
+    asked = len(record.study["seeds"].get("screen" if record.screen else "confirm") or [])
     short = [row["arm"] for row in record.decided if row["seeds"] < asked]
     if short:
         notices.append(f"Fewer than the {asked} confirming seeds are paired for {', '.join(short)}.")

@@ -1,6 +1,6 @@
 """What a study found: verdicts, the forest plot, the plan's claims, effects by class, and how small an effect it could see."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -42,6 +42,22 @@ def effects_section(record: StudyRecord) -> Section:
     rows = record.decided
     if not rows:
         return Section("effects", "Effects", Markup("<p>None yet.</p>"))
+    lead = (
+        "Difference in overall macro-F1, in points (hundredths), on the same seeds and the same rows, which chose nothing. The interval "
+        "speaks of other seeds and other rows like these. A verdict needs Holm's p over all arms below 0.05; an interval alone decides "
+        "nothing."
+    )
+    if record.screen:
+        lead = (
+            "What each factor does to overall macro-F1, in points (hundredths): the mean with it on less the mean with it off, over all "
+            "settings of the others, from one linear model over all runs. The effect rows chose nothing. A verdict needs Holm's p over all "
+            "factors below 0.05."
+        )
+    return Section("effects", "Effects", forest_of(rows, with_reference=not record.screen) + effects_table(rows), lead)
+
+
+def forest_of(rows: Sequence[dict[str, Any]], *, with_reference: bool = True) -> Markup:
+    """Differences with their intervals, the plan's claims behind them."""
     marks = [
         Effect(
             row["arm"],
@@ -49,22 +65,17 @@ def effects_section(record: StudyRecord) -> Section:
             row["low"],
             row["high"],
             _TONES.get(row["verdict"], "flat"),
-            note=f"against {row['reference']}",
+            note=f"against {row['reference']}" if with_reference else "",
             bands=() if row["claim_low"] is None else (Band(row["claim_low"], row["claim_high"], "the plan's claim"),),
         )
         for row in rows
     ]
     words = [("dot good", "helps"), ("dot bad", "hurts"), ("dot flat", "no evidence"), ("whisker", "95 % interval")]
     chart = forest(marks, label="difference in overall macro-F1 of each arm to its reference", number=points, axis=points, keys=False)
-    lead = (
-        "Difference in overall macro-F1, in points (hundredths), on the same seeds and the same rows, which chose nothing. The interval "
-        "speaks of other seeds and other rows like these. A verdict needs Holm's p over all arms below 0.05; an interval alone decides "
-        "nothing."
-    )
-    return Section("effects", "Effects", chart + legend(words) + _effects_table(rows), lead)
+    return chart + legend(words)
 
 
-def _effects_table(rows: Iterable[dict[str, Any]]) -> Markup:
+def effects_table(rows: Iterable[dict[str, Any]]) -> Markup:
     head = [
         "arm", "against", "score", "its score", "difference", "95 % interval", "p", "p (Holm)", "verdict", "plan claims", "seeds",
         "training", "cost",
@@ -115,7 +126,7 @@ def classes_section(record: StudyRecord) -> Section | None:
     """The differences by task and class, a column per arm."""
     arms = [row["arm"] for row in record.decided]
     by_metric: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in record.effects:
+    for row in record.of_stage("screen" if record.screen else "confirm"):
         by_metric.setdefault(row["metric"], {})[row["arm"]] = row
     if not arms:
         return None
@@ -158,7 +169,11 @@ def precision_section(record: StudyRecord) -> Section:
     ]
     facts = table(["smallest effect seen with a power of 80 %", "points"], known, numeric=(1,), narrow=True) if known else Markup("")
     spread = record.study.get("spread") or {}
-    words = {"seed_sd": "over seeds, of one seed's paired difference", "row_sd": "of the rows' part, shared by all seeds"}
+    words = {
+        "seed_sd": "over seeds, of one seed's paired difference",
+        "trial_sd": "over seeds, of one run's score",
+        "row_sd": "of the rows' part, shared by all seeds",
+    }
     found: Cells = [[name, f"{100 * spread[key]:.2f}"] for key, name in words.items() if spread.get(key) is not None]
     facts += table(["measured standard deviation", "points"], found, numeric=(1,), narrow=True) if found else Markup("")
     lead = "Dots are single trials: how far they lie apart within an arm is what a single run's score can be trusted for."
@@ -167,7 +182,7 @@ def precision_section(record: StudyRecord) -> Section:
 
 def seed_chart(record: StudyRecord) -> Markup:
     """A row of dots per arm: its confirmed trials on the effect rows, or the inner validation scores where those are not there."""
-    finished = record.trials("finished", stage="confirm") or record.trials("finished")
+    finished = record.trials("finished", stage="screen") or record.trials("finished", stage="confirm") or record.trials("finished")
     if not finished:
         return Markup("<p>No trial has finished.</p>")
     whole = all(trial["id"] in record.scores for trial in finished)

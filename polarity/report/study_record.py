@@ -32,8 +32,22 @@ class StudyRecord:
 
     @property
     def decided(self) -> list[dict[str, Any]]:
-        """The effects on overall macro-F1, which carry the verdicts."""
-        return [row for row in self.effects if row["metric"] == OVERALL]
+        """The effects on overall macro-F1, which carry the verdicts: a screen's factors, else the confirmed arms."""
+        return [row for row in self.of_stage("screen" if self.screen else "confirm") if row["metric"] == OVERALL]
+
+    @property
+    def confirmed(self) -> list[dict[str, Any]]:
+        """The effects on overall macro-F1 of what confirms a screen."""
+        return [row for row in self.of_stage("confirm") if row["metric"] == OVERALL] if self.screen else []
+
+    @property
+    def screen(self) -> dict[str, Any] | None:
+        """study.json's `screen`, where the study is one."""
+        return self.study.get("screen")
+
+    def of_stage(self, stage: str) -> list[dict[str, Any]]:
+        """Rows of the effects table; tables of before there were screens name no stage."""
+        return [row for row in self.effects if (row.get("stage") or "confirm") == stage]
 
     @property
     def tested(self) -> bool:

@@ -12,7 +12,7 @@ from polarity.report.run_training import duration
 from polarity.report.study_effects import Cells, points
 from polarity.report.study_record import StudyRecord
 
-STAGES = {"explore": "Exploration", "confirm": "Confirmation"}
+STAGES = {"explore": "Exploration", "screen": "Screen", "confirm": "Confirmation"}
 _TONES = 6
 
 

@@ -86,7 +86,7 @@ class Conductor:
             if self.study.of("explore", "running"):
                 return None  # who is confirmed is known when the last exploring trial has ended
             self._plan_confirmation()
-            waiting = self.study.of("confirm", "pending")
+            waiting = self.study.of("screen", "pending") or self.study.of("confirm", "pending")
         if not waiting:
             return None if running else False
         trial = waiting[0]
@@ -147,8 +147,8 @@ class Conductor:
         self.study.save()
 
     def _plan_confirmation(self) -> None:
-        if self.study.of("confirm"):
-            return
+        if self.study.of("confirm") or self.study.of("screen"):
+            return  # a screen is confirmed only where that is asked for, when all of it has ended
         arms = self.study.arms
         chosen = needed_for(arms, survivors(self.study)) if self.study.of("explore") else [arm.name for arm in arms]
         self.study.trials += confirmation(chosen, self.study.head["seeds"]["confirm"], self.epochs)
@@ -162,6 +162,11 @@ class Conductor:
     def _note(self, trial: TrialRecord, event: str) -> None:
         self.study.save()
         self.watch(self.study, trial, event)
+
+
+def screening(runs: Sequence[str], seeds: Sequence[int], epochs: Mapping[str, int]) -> list[TrialRecord]:
+    """Every run of a screen in full, one seed after the other: a study cut short has whole designs."""
+    return [new_trial(run, seed, "screen", epochs[run]) for seed in seeds for run in runs]
 
 
 def confirmation(arms: Sequence[str], seeds: Sequence[int], epochs: Mapping[str, int]) -> list[TrialRecord]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from polarity.config import Config
 from polarity.errors import ConfigError, nearest
@@ -20,9 +20,11 @@ from polarity.resolve import resolve
 from polarity.strategy import ALL_POINTS, PHASES, POINTS, TIERS, check_points, points_of_tiers
 from polarity.yaml_text import parse_yaml
 
-Design = Literal["ladder", "only", "without", "custom"]
+Design = Literal["ladder", "only", "without", "custom", "screen"]
 Level = Literal["tiers", "points"]
 
+SCREEN = "screen"
+"""The design whose runs `screening.py` makes."""
 BASELINE = "baseline"
 ALL = "all"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
@@ -68,7 +70,7 @@ class Base:
 def design_arms(design: Design, level: Level = "tiers", custom: Path | None = None) -> list[Arm]:
     """The arms of a design, its reference first. Raises ConfigError: an unknown design or level, `custom` missing or out of place."""
     if design not in ("ladder", "only", "without", "custom"):
-        raise ConfigError(f"there is no design {design!r}; {nearest(design, ['ladder', 'only', 'without', 'custom'])}")
+        raise ConfigError(f"there is no design {design!r}; {nearest(design, get_args(Design))}")
     if level not in ("tiers", "points"):
         raise ConfigError(f"there is no level {level!r}: arms are made of tiers or of points")
     if (design == "custom") != (custom is not None):
@@ -177,7 +179,7 @@ def _custom_claim(points: tuple[int, ...], sets: Mapping[str, Any], reference: A
     added, taken = set(points) - set(reference.points), set(reference.points) - set(points)
     if bool(added) == bool(taken):
         return None
-    return _claim(added) if added else _lost(_claim(taken))
+    return claim_of(added) if added else _lost(claim_of(taken))
 
 
 def _numbers(entry: Mapping[str, Any], key: str, place: str) -> list[int]:
@@ -188,7 +190,7 @@ def _numbers(entry: Mapping[str, Any], key: str, place: str) -> list[int]:
     return cast(list[int], given)
 
 
-def _claim(points: Iterable[int]) -> tuple[float, float]:
+def claim_of(points: Iterable[int]) -> tuple[float, float]:
     """What the plan claims for these points together: a whole tier's own claim, else the sum of its points' claims."""
     chosen = tuple(sorted(points))
     tier = next((tier for tier in TIERS.values() if tier.points == chosen), None)
@@ -213,7 +215,7 @@ def _ladder_by_points() -> list[Arm]:
 def _steps(steps: Sequence[tuple[str, tuple[int, ...]]]) -> list[Arm]:
     arms = [Arm(*steps[0])]
     for (below, fewer), (name, points) in itertools.pairwise(steps):
-        arms.append(Arm(name, points, reference=below, claim=_claim(set(points) - set(fewer))))
+        arms.append(Arm(name, points, reference=below, claim=claim_of(set(points) - set(fewer))))
     return arms
 
 
@@ -224,7 +226,7 @@ def _units(level: Level) -> dict[str, tuple[int, ...]]:
 
 
 def _only(level: Level) -> list[Arm]:
-    added = [Arm(name, points, reference=BASELINE, claim=_claim(points)) for name, points in _units(level).items()]
+    added = [Arm(name, points, reference=BASELINE, claim=claim_of(points)) for name, points in _units(level).items()]
     return [Arm(BASELINE), *added]
 
 
@@ -232,7 +234,7 @@ def _without(level: Level) -> list[Arm]:
     return [
         Arm(ALL, ALL_POINTS),
         *(
-            Arm(f"without-{name}", tuple(n for n in ALL_POINTS if n not in points), reference=ALL, claim=_lost(_claim(points)))
+            Arm(f"without-{name}", tuple(n for n in ALL_POINTS if n not in points), reference=ALL, claim=_lost(claim_of(points)))
             for name, points in _units(level).items()
         ),
     ]

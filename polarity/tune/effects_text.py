@@ -19,10 +19,17 @@ _WHOLE = ("difference [95 %]", "verdict", "plan claims", "seconds")
 _COLOURS = {HELPS: "green", HURTS: "red"}
 
 
-def render_effects(table: pa.Table, *, width: int = 110, colour: bool = False, detectable: Mapping[str, float | None] | None = None) -> str:
+def render_effects(
+    table: pa.Table,
+    *,
+    width: int = 110,
+    colour: bool = False,
+    detectable: Mapping[str, float | None] | None = None,
+    screen: Mapping[str, Any] | None = None,
+) -> str:
     """An effects table (EFFECTS_SCHEMA) as text of at least MIN_WIDTH columns, in points of macro-F1 (hundredths).
 
-    `detectable`: study.json's {before, after}. `colour` adds terminal codes.
+    `detectable`, `screen`: study.json's entries. `colour` adds terminal codes.
     """
     out = StringIO()
     console = Console(
@@ -33,13 +40,62 @@ def render_effects(table: pa.Table, *, width: int = 110, colour: bool = False, d
     if not decided:
         console.print("No arm has finished together with its reference: there are no effects to show.")
         return out.getvalue()
-    console.print(_overall(decided))
-    console.print()
-    console.print(_by_task(rows))
+    for stage, title in _STAGES.items():
+        of_stage = [row for row in rows if row["stage"] == stage]
+        if of_stage:
+            if screen is not None:
+                console.print(title)
+            console.print(_overall([row for row in of_stage if row["metric"] == OVERALL]))
+            console.print()
+            console.print(_by_task(of_stage))
+            console.print()
+    for line in screen_notes(screen or {}):
+        console.print(Text(line, "dim"))
     console.print()
     for line in _notes(decided, detectable or {}):
         console.print(Text(line, "dim"))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+_STAGES = {
+    "screen": "The screen: each factor on, less off, over all settings of the others",
+    "confirm": "The confirmation over fresh seeds, which decides",
+}
+_SHOWN = 5
+
+
+def screen_notes(screen: Mapping[str, Any]) -> list[str]:
+    """What a screen adds to its table, in lines: shared settings, what its effects are not clear of, and the largest interactions."""
+    lines = [f"Shared setting {entry['setting']}: " + shared_words(entry) for entry in screen.get("shared", [])]
+    if screen.get("aliased"):
+        lines.append(
+            "With these runs an effect is not clear of the interactions of two other factors: a third of each is in it, or taken from it."
+        )
+    found = screen.get("interactions", [])[:_SHOWN]
+    if found:
+        lines.append("Largest interactions of two factors (points; aliases in brackets; none is claimed):")
+    return lines + [f"  {interaction_words(entry)}" for entry in found]
+
+
+def shared_words(entry: Mapping[str, Any]) -> str:
+    """A shared setting's meaning in every run."""
+    alone = ", ".join(f"{value} with {name} alone" for name, value in entry["alone"].items())
+    return f"{alone}; {entry['together']} with {' and '.join(entry['alone'])} on."
+
+
+def interaction_words(entry: Mapping[str, Any]) -> str:
+    """An interaction's estimate, and what else its estimate holds."""
+    limits = "" if entry["low"] is None else f" [{points(entry['low'])}, {points(entry['high'])}]"
+    return f"{' x '.join(entry['factors'])} {points(entry['estimate'])}{limits} ({alias_words(entry['aliases'])})"
+
+
+def alias_words(aliases: Mapping[str, float]) -> str:
+    """The aliases by name where they are few, else the first of them and how many there are."""
+    if not aliases:
+        return "no aliases"
+    names = [f"{value:+.2f} {name}" for name, value in aliases.items()]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def points(value: float | None, sign: bool = True) -> str:

@@ -22,10 +22,21 @@ TaskCodes = Mapping[str, tuple[Codes, Codes]]
 
 @dataclass(frozen=True)
 class Judged:
-    """One trial's scores (M,) and influences (N, M)."""
+    """One trial's scores (M,), and per task its codes and what a row of a label and a prediction moves (K + 1, K, 1 + K)."""
 
     scores_M: Floats
-    influence_NM: Floats
+    tasks: tuple[tuple[Codes, Codes, Floats], ...]
+
+    @property
+    def influence_NM(self) -> Floats:
+        """Influences of all rows."""
+        return self.influence(slice(None))
+
+    def influence(self, rows: slice) -> Floats:
+        """Influences of some rows (n, M): with many rows and trials they are made in parts."""
+        of_rows = [table[label[rows], predicted[rows]] for label, predicted, table in self.tasks]
+        macro_nT = np.concatenate([values[:, :1] for values in of_rows], axis=1)
+        return np.concatenate([macro_nT.mean(axis=1, keepdims=True), macro_nT, *(values[:, 1:] for values in of_rows)], axis=1)
 
 
 def metric_names(labels: Labels) -> list[str]:
@@ -39,20 +50,15 @@ def judge_rows(codes: TaskCodes, classes: Sequence[int]) -> Judged:
     F1 = 2 TP / (P + S) with P predicted and S labelled rows of a class, so a row moves it by
     (2 [hit] - F1 ([predicted] + [labelled])) / (P + S); macro-F1 and overall are means of those. A row without a label moves nothing.
     """
-    f1, macro, moved = [], [], []
+    f1, tables = [], []
     for (label, predicted), count in zip(codes.values(), classes, strict=True):
         task_f1_K, moves_KKK = _f1_moves(confusion_matrix(label, predicted, count))
         with_macro = np.concatenate([moves_KKK.mean(axis=-1, keepdims=True), moves_KKK], axis=-1)
-        # A further row of zeros for the label -1 of rows that have none.
-        table = np.concatenate([with_macro, np.zeros((1, count, count + 1))])
-        of_rows = table[label, predicted]
         f1.append(task_f1_K)
-        macro.append(of_rows[:, :1])
-        moved.append(of_rows[:, 1:])
-    macro_NT = np.concatenate(macro, axis=1)
+        # A further row of zeros for the label -1 of rows that have none.
+        tables.append((label, predicted, np.concatenate([with_macro, np.zeros((1, count, count + 1))])))
     macro_T = np.array([values.mean() for values in f1])
-    scores_M = np.concatenate([[macro_T.mean()], macro_T, *f1])
-    return Judged(scores_M, np.concatenate([macro_NT.mean(axis=1, keepdims=True), macro_NT, *moved], axis=1))
+    return Judged(np.concatenate([[macro_T.mean()], macro_T, *f1]), tuple(tables))
 
 
 def by_unit(influence_NM: Floats, unit_N: Codes | None, units: int) -> Floats:

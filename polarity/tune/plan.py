@@ -1,7 +1,8 @@
 """The plan of a study: its seeds, its rungs, its trials, what it can detect and about how long it takes."""
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +21,14 @@ from polarity.train.loop import Tables, Training
 from polarity.train.progress import clock
 from polarity.train.worker import use_threads
 from polarity.train.world import World
-from polarity.tune.asha import GRACE, REDUCTION, Asha, plan_asha
-from polarity.tune.conductor import confirmation, exploration
+from polarity.tune.asha import Asha, plan_asha
+from polarity.tune.conductor import confirmation, exploration, screening
 from polarity.tune.designs import Arm
-from polarity.tune.findings import detectable_before
+from polarity.tune.power import Forecast, forecast_pairs, forecast_screen
 from polarity.tune.record import Study, TrialRecord
 from polarity.tune.rows import StudyRows, pad_id, token_key
 from polarity.tune.runner import Prepared
+from polarity.tune.screening import Screen
 
 _TIMED_BATCHES = 2
 _START_S = 3.0
@@ -35,16 +37,18 @@ _START_S = 3.0
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What the user asked for. `explore_seeds` 0: no ASHA, the full grid at once. Seeds count up from `seed0`, exploring ones first."""
+    """What the user asked for. Seeds count up from 0: exploring or screening ones first, then those that confirm."""
 
     seeds: int = 3
+    """In full: of every run of a screen, else of every confirmed arm."""
     explore_seeds: int = 1
-    seed0: int = 0
+    """Of the exploration under ASHA; 0: the full grid at once. A screen has none: each of its runs is wanted in full."""
     effects_on: str = "validation"
-    reduction: float = REDUCTION
-    grace: float = GRACE
     keep_ahead: bool = True
     """An arm that is not behind its reference explores on; off in a search, which wants only the best."""
+    screen: Screen | None = None
+    confirm_seeds: int = 0
+    """Of a screen's confirmation; 0: none yet."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1 or self.explore_seeds < 0:
@@ -54,19 +58,20 @@ class StudyPlan:
 
     @property
     def explore(self) -> list[int]:
-        return list(range(self.seed0, self.seed0 + self.explore_seeds))
+        return [] if self.screen else list(range(self.explore_seeds))
 
     @property
     def confirm(self) -> list[int]:
-        first = self.seed0 + self.explore_seeds
-        return list(range(first, first + self.seeds))
+        if self.screen:
+            return list(range(self.seeds, self.seeds + self.confirm_seeds))
+        return list(range(self.explore_seeds, self.explore_seeds + self.seeds))
 
     def asha(self, configs: Mapping[str, Config]) -> Asha | None:
         """The rungs; None without exploration. Raises ConfigError where no epoch ends between warm-up and the end."""
-        if not self.explore_seeds:
+        if not self.explore:
             return None
         epochs, warmups = [c.train.epochs for c in configs.values()], [c.optim.warmup_ratio for c in configs.values()]
-        asha = plan_asha(epochs, warmups, reduction=self.reduction, grace=self.grace, keep_ahead=self.keep_ahead)
+        asha = plan_asha(epochs, warmups, keep_ahead=self.keep_ahead)
         if not asha.rungs or max(epochs) < 2:
             raise ConfigError(
                 f"ASHA has no rung here: no epoch ends between the longest warm-up ({max(warmups):.0%}) and the end (epochs: "
@@ -75,16 +80,23 @@ class StudyPlan:
         return asha
 
     def trials(self, arms: Sequence[Arm], epochs: Mapping[str, int]) -> list[TrialRecord]:
-        """The trials that are known now: those that explore, or the full grid where nothing does."""
+        """The trials that are known now: those that explore or screen, or the full grid where nothing does."""
         names = [arm.name for arm in arms]
-        return exploration(names, self.explore, epochs) if self.explore_seeds else confirmation(names, self.confirm, epochs)
+        if self.screen:
+            return screening(names, range(self.seeds), epochs)
+        return exploration(names, self.explore, epochs) if self.explore else confirmation(names, self.confirm, epochs)
+
+    def forecast(self, arms: Sequence[Arm], rows: int) -> Forecast:
+        """What the study can see, judged on so many rows."""
+        if self.screen:
+            return forecast_screen(len(self.screen.factors), len(self.screen.runs), self.seeds, rows)
+        return forecast_pairs("study", sum(arm.reference is not None for arm in arms), self.seeds, rows)
 
 
 def new_study(
     folder: RunFolder, plan: StudyPlan, arms: Sequence[Arm], configs: Mapping[str, Config], rows: StudyRows, about: Mapping[str, Any]
 ) -> Study:
     """The record of a study that has not begun; `about`: further entries of study.json, such as its name, design and command."""
-    tested = sum(arm.reference is not None for arm in arms)
     asha = plan.asha(configs)
     reference = arms[0].name
     head = {
@@ -94,10 +106,12 @@ def new_study(
         "data": {"rows": rows.counts, "effects_on": plan.effects_on, "fingerprint": rows.fingerprint},
         "reference": reference,
         "arms": [arm.to_json() for arm in arms],
-        "seeds": {"explore": plan.explore, "confirm": plan.confirm},
+        "seeds": {"explore": plan.explore, "screen": list(range(plan.seeds)) if plan.screen else [], "confirm": plan.confirm},
         "asha": None if asha is None else asha.to_json(),
-        "detectable": {"before": detectable_before(plan.seeds, tested, rows.counts["test"]), "after": None},
+        "detectable": {"before": plan.forecast(arms, rows.counts["test"]).detectable, "after": None},
     }
+    if plan.screen:
+        head["screen"] = plan.screen.to_json()
     return Study.create(folder, head, plan.trials(arms, {name: c.train.epochs for name, c in configs.items()}))
 
 
@@ -142,27 +156,90 @@ def _sample(table: pa.Table, config: Config) -> pa.Table:
     return table.take(pa.array(rows))
 
 
-def describe(plan: StudyPlan, arms: Sequence[Arm], prepared: Prepared, concurrent: int) -> str:
-    """The dry run in words: trials, epochs, estimated time, and what the study can detect."""
-    explore = len(plan.explore)
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of one trial with everything off, with each factor alone and with all of them, on a machine like this one."""
+
+    off: float
+    factors: Mapping[str, float]
+
+    @classmethod
+    def measured(cls, off: str, factors: Sequence[str], prepared: Prepared) -> "Costs":
+        """From a few timed batches of each."""
+        return cls(trial_seconds(prepared, off), {name: trial_seconds(prepared, name) for name in factors})
+
+    def of(self, on: Iterable[str]) -> float:
+        """Of a combination: each factor multiplies the time by as much as it does alone."""
+        return self.off * math.prod(self.factors[name] / self.off for name in on)
+
+
+def compare_designs(screens: Mapping[str, Screen], costs: Costs, seeds: int, rows: int, concurrent: int) -> str:
+    """`only`, `without` and the screens side by side: trials, hours and what they see; and with as many seeds as the first screen's hours
+    pay.
+    """
+    names = list(costs.factors)
+    every = costs.of(names)
+    hours = {
+        "only": costs.off + sum(costs.factors.values()),
+        "without": every + sum(every * costs.off / seconds for seconds in costs.factors.values()),
+        **{design: sum(costs.of(on) for on in _switched(screen)) for design, screen in screens.items()},
+    }
+    hours = {design: seconds / 3600 / concurrent for design, seconds in hours.items()}
+    budget = seeds * hours[next(iter(screens))]
+    lines = [f"{'design':<18}{'trials':>8}{'hours':>9}{'sees':>8}   for the same hours: seeds    sees"]
+    at_equal_hours: dict[str, float] = {}
+    for design, each in hours.items():
+        own, paid = _forecast(design, screens, len(names), seeds, rows), int(budget / each + 1e-9)
+        then = _forecast(design, screens, len(names), paid, rows).detectable if paid else None
+        at_equal_hours[design] = math.inf if then is None else then
+        lines.append(f"{design:<18}{own.trials:>8}{seeds * each:>9.2f}{_sees(own.detectable):>8}   {paid:>25}{_sees(then):>8}")
+    best = min(at_equal_hours, key=lambda design: at_equal_hours[design])
+    lines.append(
+        "sees: the true effect, in points of overall macro-F1, found with a probability of 80 % (by the spread of earlier studies)"
+    )
+    if math.isfinite(at_equal_hours[best]):
+        lines.append(f"recommended: --design {best}, which sees the smallest effect for the same hours")
+    return "\n".join(lines)
+
+
+def _switched(screen: Screen) -> list[list[str]]:
+    """The factors that each run has on."""
+    return [[name for name, sign in zip(screen.names, signs, strict=True) if sign > 0] for signs in screen.runs.values()]
+
+
+def _forecast(design: str, screens: Mapping[str, Screen], factors: int, seeds: int, rows: int) -> Forecast:
+    if design in screens:
+        return forecast_screen(factors, len(screens[design].runs), seeds, rows)
+    return forecast_pairs(design, factors, seeds, rows)
+
+
+def _sees(effect: float | None) -> str:
+    return "-" if effect is None else f"{100 * effect:.1f}"
+
+
+def describe(plan: StudyPlan, arms: Sequence[Arm], prepared: Prepared, concurrent: int, costs: Costs | None = None) -> str:
+    """The dry run in words: trials, epochs, estimated time, and what the study can detect. `costs`: of a screen's factors."""
     lines, total = [], 0.0
+    stages = plan.seeds + len(plan.explore)
     for arm in arms:
-        seconds = trial_seconds(prepared, arm.name)
-        total += seconds * (explore + plan.seeds)
-        against = f"against {arm.reference}" if arm.reference else "the reference"
+        on = [] if plan.screen is None else _switched(plan.screen)[list(plan.screen.runs).index(arm.name)]
+        seconds = costs.of(on) if costs and plan.screen else trial_seconds(prepared, arm.name)
+        total += seconds * stages
+        against = "" if plan.screen else f", against {arm.reference}" if arm.reference else ", the reference"
         points = f", points {','.join(map(str, arm.points))}" if arm.points else ""
-        lines.append(f"{arm.name}: {prepared.epochs[arm.name]} epochs, about {clock(seconds)} a trial, {against}{points}")
-    epochs = sum(prepared.epochs.values())
+        lines.append(f"{arm.name}: {prepared.epochs[arm.name]} epochs, about {clock(seconds)} a trial{against}{points}")
+    epochs = sum(prepared.epochs[arm.name] for arm in arms)
     asha = plan.asha(prepared.configs)
     if asha is not None:
         rungs = ", ".join(f"{rung:.0%}" for rung in asha.rungs)
-        lines.append(
-            f"exploration: {explore * len(arms)} trials, at most {explore * epochs} epochs, seeds {_seeds(plan.explore)}, rungs at {rungs}"
-        )
-    lines.append(f"confirmation: at most {plan.seeds * len(arms)} trials of {plan.seeds * epochs} epochs, seeds {_seeds(plan.confirm)}")
+        explored = f"exploration: {len(plan.explore) * len(arms)} trials, at most {len(plan.explore) * epochs} epochs"
+        lines.append(f"{explored}, seeds {_seeds(plan.explore)}, rungs at {rungs}")
+    if plan.screen:
+        lines.append(f"screen: {plan.seeds * len(arms)} trials of {plan.seeds * epochs} epochs, each in full")
+    else:
+        lines.append(f"confirmation: at most {plan.seeds * len(arms)} trials of {plan.seeds * epochs} epochs, seeds {_seeds(plan.confirm)}")
     lines.append(f"time: at most about {clock(total / concurrent)} with {concurrent} trial(s) at a time like here")
-    smallest = detectable_before(plan.seeds, sum(arm.reference is not None for arm in arms), prepared.rows.counts["test"])
-    lines.append(detectable_line(smallest, plan.seeds))
+    lines.append(detectable_line(plan.forecast(arms, prepared.rows.counts["test"]).detectable, plan.seeds))
     return "\n".join(lines)
 
 
@@ -172,7 +249,7 @@ def detectable_line(smallest: float | None, seeds: int) -> str:
         return f"with {seeds} seed(s) no effect can be told from the seeds' own spread"
     return (
         f"with {seeds} seeds a true difference of {100 * smallest:.1f} points of overall macro-F1 is found with a probability of 80 % "
-        "(assuming the usual spread over seeds; smaller ones are mostly missed)"
+        "(by the spread over seeds that studies with so many rows have measured; smaller ones are mostly missed)"
     )
 
 

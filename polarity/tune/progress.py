@@ -70,7 +70,9 @@ def progress_table(study: Study, pace: Pace) -> Table:
     """Arms down, seeds across; a cell has the state, the epochs and the best score so far."""
     table = Table(caption=counts(study, pace), caption_justify="left")
     table.add_column("arm")
-    stages: list[tuple[str, int]] = [(stage, seed) for stage in ("explore", "confirm") for seed in study.head["seeds"][stage]]
+    stages: list[tuple[str, int]] = [
+        (stage, seed) for stage in ("explore", "screen", "confirm") for seed in study.head["seeds"].get(stage, [])
+    ]
     for stage, seed in stages:
         table.add_column(f"{stage} {seed}", justify="right")
     cells: dict[tuple[str, str, int], TrialRecord] = {(t.arm, t.stage, t.seed): t for t in study.trials}

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from polarity.artifacts import STUDY, TRIALS, RunFolder
 from polarity.errors import RunError
 from polarity.tune.designs import Arm
+from polarity.tune.screening import Screen
 
-Stage = Literal["explore", "confirm"]
+Stage = Literal["explore", "screen", "confirm"]
 Status = Literal["pending", "running", "finished", "stopped", "failed"]
 
 
@@ -105,6 +106,11 @@ class Study:
     def name(self) -> str:
         """The study folder's name."""
         return self.folder.root.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def screen(self) -> Screen | None:
+        """The screening design, where the study has one."""
+        return Screen.from_json(self.head["screen"]) if self.head.get("screen") else None
 
     @property
     def reference(self) -> str:

@@ -114,7 +114,7 @@ def trial_config(study: Study, config: Config, seed: int) -> Config:
 
 def trial_specs(study: Study, prepared: Prepared, limits: Limits) -> dict[str, TrialSpec]:
     """{trial id: what its process needs} of every trial that this study may yet run."""
-    later = confirmation([arm.name for arm in study.arms], study.head["seeds"]["confirm"], prepared.epochs)
+    later = [] if study.screen else confirmation([arm.name for arm in study.arms], study.head["seeds"]["confirm"], prepared.epochs)
     known = {trial.id: trial for trial in [*later, *study.trials]}
     specs = {}
     for name, trial in known.items():

@@ -15,7 +15,7 @@ from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictio
 from polarity.tune.designs import Arm
 from polarity.tune.influence import OVERALL, Judged, TaskCodes, by_unit, judge_rows, metric_names
 from polarity.tune.power import detectable_effect
-from polarity.tune.variance import Interval, PairedRows, SeedSpread, combine, holm, pooled_seeds
+from polarity.tune.variance import ArmSpreads, Interval, PairedRows, arm_spreads, combine, holm
 
 Trial = tuple[str, int]
 """(arm, seed)."""
@@ -41,9 +41,12 @@ EFFECTS_SCHEMA = pa.schema(
         ("reference_seconds", pa.float64()),
         ("claim_low", pa.float64()),
         ("claim_high", pa.float64()),
+        ("stage", pa.string()),
     ]
 )
-"""A row per arm with a reference and metric ("overall", task, task/class). Scores and claims are fractions, seconds of training a trial."""
+"""`stage`: a screen's rows are about factors, their reference is the factor off. A row per arm with a reference and metric ("overall",
+task, task/class). Scores and claims are fractions, seconds of training a trial.
+"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class StudyEffects:
     """The effect that such a study sees with a power of 80 %."""
     tests: int
     """Arms in Holm's family."""
+    noisy: tuple[str, ...] = ()
+    """Arms with a seed variance of their own, for theirs is larger than the others'."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def study_effects(
     `verdict`: `helps` or `hurts` where Holm's p over the arms is below 0.05, else `no evidence`; null for the other metrics, whose
     intervals are 95 % each and decide nothing. One seed has no interval. Raises DataError: rows or labels differ between arms.
     """
-    seeds, units = _by_seed(predictions, labels, by_title)
+    seeds, units = by_seed(predictions, labels, by_title)
     return compare(seeds, units, arms, labels, seconds or {})
 
 
@@ -126,8 +131,8 @@ def compare(seeds: Sequence[SeedRows], units: int, arms: Sequence[Arm], labels: 
             if name in judged and reference in judged:
                 _add(found[name], rows, judged[name], judged[reference], units)
     found = {name: compared for name, compared in found.items() if compared.differences}
-    spread = pooled_seeds({name: compared.differences for name, compared in found.items()}, references)
-    intervals = {name: _interval(compared, spread, len(metrics)) for name, compared in found.items()}
+    spread = arm_spreads({name: compared.differences for name, compared in found.items()}, references)
+    intervals = {name: _interval(name, compared, spread, len(metrics), len(found)) for name, compared in found.items()}
     adjusted = dict(zip(found, holm([float(intervals[name].p_M[0]) for name in found]), strict=True)) if spread else {}
     rows_of_table = [
         row
@@ -146,12 +151,12 @@ def _add(compared: Compared, rows: SeedRows, arm: Judged, reference: Judged, uni
     compared.rows.add(by_unit(arm.influence_NM - reference.influence_NM, rows.units, units))
 
 
-def _interval(compared: Compared, spread: SeedSpread | None, metrics: int) -> Interval:
+def _interval(arm: str, compared: Compared, spread: ArmSpreads | None, metrics: int, tests: int) -> Interval:
     mean_M = np.mean(list(compared.differences.values()), axis=0)
     if spread is None:
         unknown = np.full(metrics, np.nan)
         return Interval(mean_M, unknown, unknown, unknown)
-    return combine(mean_M, len(compared.differences), spread, *compared.rows.variance())
+    return combine(mean_M, len(compared.differences), spread.of(arm), *compared.rows.variance(), tests)
 
 
 def _rows(
@@ -166,11 +171,11 @@ def _rows(
             "reference": arm.reference,
             "metric": metric,
             "difference": float(interval.mean_M[m]),
-            "low": _known(interval.low_M[m]),
-            "high": _known(interval.high_M[m]),
-            "p": _known(interval.p_M[m]),
+            "low": known(interval.low_M[m]),
+            "high": known(interval.high_M[m]),
+            "p": known(interval.p_M[m]),
             "p_holm": p_holm if decides else None,
-            "verdict": _verdict(float(interval.mean_M[m]), p_holm) if decides else None,
+            "verdict": verdict(float(interval.mean_M[m]), p_holm) if decides else None,
             "score": float(score_M[m]),
             "reference_score": float(reference_M[m]),
             "seeds": len(compared.differences),
@@ -178,16 +183,17 @@ def _rows(
             "reference_seconds": _mean_seconds(arm.reference or "", compared, seconds),
             "claim_low": claim[0] if decides else None,
             "claim_high": claim[1] if decides else None,
+            "stage": "confirm",
         }
 
 
-def _verdict(difference: float, p_holm: float | None) -> str:
+def verdict(difference: float, p_holm: float | None) -> str:
     if p_holm is None or p_holm >= LEVEL:
         return NO_EVIDENCE
     return HELPS if difference > 0 else HURTS
 
 
-def _known(value: float) -> float | None:
+def known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
@@ -196,17 +202,17 @@ def _mean_seconds(arm: str, compared: Compared, seconds: Mapping[Trial, float]) 
     return float(np.mean(given)) if given else None
 
 
-def _with_precision(table: pa.Table, found: Mapping[str, Compared], spread: SeedSpread | None) -> StudyEffects:
+def _with_precision(table: pa.Table, found: Mapping[str, Compared], spread: ArmSpreads | None) -> StudyEffects:
     if spread is None:
         return StudyEffects(table, None, None, None, len(found))
-    seed_sd = math.sqrt(float(spread.variance_M[0]))
+    seed_sd = math.sqrt(float(spread.pooled.variance_M[0]))
     row_sd = math.sqrt(float(np.mean([compared.rows.variance()[0][0] for compared in found.values()])))
     seeds = min(len(compared.differences) for compared in found.values())
-    smallest = detectable_effect(seeds, len(found), seed_sd, row_sd, seed_df=spread.df)
-    return StudyEffects(table, seed_sd, row_sd, smallest if math.isfinite(smallest) else None, len(found))
+    smallest = detectable_effect(seed_sd / math.sqrt(seeds), row_sd, len(found), spread.pooled.df)
+    return StudyEffects(table, seed_sd, row_sd, smallest if math.isfinite(smallest) else None, len(found), tuple(spread.own))
 
 
-def _by_seed(predictions: Mapping[Trial, pa.Table], labels: Labels, by_title: bool) -> tuple[list[SeedRows], int]:
+def by_seed(predictions: Mapping[Trial, pa.Table], labels: Labels, by_title: bool) -> tuple[list[SeedRows], int]:
     """The trials by seed, rows in the order of their ids, and the number of units over all seeds."""
     tables = {trial: _checked(trial, table, labels) for trial, table in predictions.items()}
     first = {seed: (arm, table) for (arm, seed), table in reversed(tables.items())}

@@ -2,24 +2,36 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from polarity.artifacts import REPORT, RunFolder
 from polarity.config import Config
-from polarity.errors import RunError
-from polarity.resolve import parse_config
+from polarity.errors import ConfigError, RunError
+from polarity.resolve import dump_config, parse_config
 from polarity.train.cluster import check_nodes, start_ray
-from polarity.tune.designs import Arm, Base, Design, Level, arm_configs, design_arms
+from polarity.tune.conductor import confirmation
+from polarity.tune.designs import ALL, SCREEN, Arm, Base, Design, Level, arm_config, arm_configs, design_arms
 from polarity.tune.effects_text import render_effects
-from polarity.tune.findings import conclude, missing
+from polarity.tune.findings import conclude, inner_effects, missing
 from polarity.tune.placement import place_trials
-from polarity.tune.plan import StudyPlan, describe, detectable_line, new_study
+from polarity.tune.plan import Costs, StudyPlan, compare_designs, describe, detectable_line, new_study
 from polarity.tune.progress import Pace, live_or_lines
 from polarity.tune.record import Study, open_study_folder
 from polarity.tune.rows import check_same_rows, study_rows
 from polarity.tune.runner import Limits, Prepared, prepare_study, run_study
+from polarity.tune.screening import (
+    BEST,
+    Screen,
+    best_combination,
+    everything_on,
+    factor_alone,
+    factor_changes,
+    plan_screen,
+    put_together,
+    shared_settings,
+)
 from polarity.workflows.train import require_data
 
 Say = Callable[[str], None]
@@ -27,15 +39,30 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Question:
-    """What a study asks: which arms, over which configuration."""
+    """What a study asks: which arms, over which configuration. A `screen` asks about each factor of its level or of the file `custom`."""
 
     base: Base
     design: Design = "only"
     level: Level = "tiers"
     custom: Path | None = None
+    runs: int | None = None
+    """Of a screen; None: the most that it may have."""
+
+    def __post_init__(self) -> None:
+        if self.runs is not None and self.design != SCREEN:
+            raise ConfigError(f"--runs {self.runs} is the number of runs of --design screen; the design {self.design} has no such choice")
+
+    @property
+    def screen(self) -> Screen | None:
+        return plan_screen(self.level, self.runs, self.custom) if self.design == SCREEN else None
 
     def arms(self) -> list[Arm]:
-        return design_arms(self.design, self.level, self.custom)
+        screen = self.screen
+        return screen.arms() if screen else design_arms(self.design, self.level, self.custom)
+
+    def configure(self, arm: Arm) -> Config:
+        """The configuration of an arm."""
+        return arm_config(self.base, arm)
 
 
 def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limits | None = None, say: Say = print) -> Study:
@@ -44,27 +71,46 @@ def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limit
     Raises PolarityError for everything a user can mend, before the first trial where that is possible.
     """
     arms = question.arms()
-    configs = checked_configs(question.base, arms)
+    plan = replace(plan, screen=question.screen)
+    configs = checked_configs(question, arms)
     folder = open_study_folder(study_dir, resume=False)
     prepared = _prepare(configs, plan.effects_on, folder, say)
     about = {
         "name": Path(study_dir.rstrip("/")).name,
         "command": "polarity " + " ".join(sys.argv[1:]),
         "design": question.design,
-        "level": question.level,
+        "level": question.level if question.custom is None else "custom",
         "environment": _environment(configs[arms[0].name]),
     }
     study = new_study(folder, plan, arms, prepared.configs, prepared.rows, about)
+    if plan.screen:
+        _note_screen(study, question, plan)
     say(detectable_line(study.head["detectable"]["before"], plan.seeds))
     return _run_and_conclude(study, prepared, limits or Limits(), say)
 
 
-def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool = False, say: Say = print) -> Study:
+def _note_screen(study: Study, question: Question, plan: StudyPlan) -> None:
+    """What a confirmation will need, and what settings that factors share mean in each run."""
+    assert plan.screen is not None
+    changes = factor_changes(plan.screen, question.configure)
+    shared = [{"setting": one.setting, "alone": dict(one.alone), "together": one.together} for one in shared_settings(changes)]
+    study.head["screen"] |= {"base": dump_config(question.configure(plan.screen.off)), "changes": changes, "shared": shared}
+    study.save()
+
+
+def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool = False, confirm_seeds: int = 0, say: Say = print) -> Study:
     """Go on with a study from its own record: finished trials are kept, the others run as they would have.
 
-    Raises RunError where the folder holds no study or the data is no longer what it was.
+    `confirm_seeds`: a screen's confirmation is asked for now. Raises RunError where the folder holds no study or the data is no longer
+    what it was, ConfigError where the study is no screen.
     """
     study, prepared = resumed_study(study_dir, "ablate", retry_failed=retry_failed, say=say)
+    if confirm_seeds:
+        if study.screen is None:
+            raise ConfigError(f"{study_dir}: --confirm is for studies with --design screen; this one confirms by itself")
+        if not study.head["seeds"]["confirm"]:
+            first = 1 + max(study.head["seeds"]["screen"])
+            study.head["seeds"]["confirm"] = list(range(first, first + confirm_seeds))
     return _run_and_conclude(study, prepared, limits or Limits(), say)
 
 
@@ -77,8 +123,7 @@ def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say)
     began = "tune" if study.head["design"] == "search" else "ablate"
     if began != command:
         raise RunError(f"{study_dir}: this study was begun by polarity {began}: go on with polarity {began} --resume")
-    configs = {name: parse_config(text, f"{study_dir}, arm {name}") for name, text in study.head["configs"].items()}
-    prepared = _prepare(configs, study.head["data"]["effects_on"], study.folder, say)
+    prepared = _prepare(configs_of(study), study.head["data"]["effects_on"], study.folder, say)
     if prepared.rows.fingerprint != study.head["data"]["fingerprint"]:
         raise RunError(f"{study_dir}: the data is not what the study began with; its finished trials cannot be compared with new ones")
     for trial in study.of(None, "failed") if retry_failed else []:
@@ -88,16 +133,40 @@ def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say)
 
 
 def dry_run(question: Question, plan: StudyPlan, *, concurrent: int | None = None, say: Say = print) -> str:
-    """Check everything, then the plan in words; times come from a few timed batches of each arm on this machine."""
+    """Check everything, then the plan in words; times come from a few timed batches of each arm on this machine.
+
+    Where the arms are the plan's own tiers or points, the designs for them are compared.
+    """
     arms = question.arms()
-    prepared = _prepare(checked_configs(question.base, arms), plan.effects_on, None, say)
-    place = place_trials(prepared.configs[arms[0].name].cluster, max_concurrent=concurrent)
-    return describe(plan, arms, prepared, place.concurrent)
+    screen = question.screen
+    plan = replace(plan, screen=screen)
+    configs = checked_configs(question, arms)
+    compared = screen or (plan_screen(question.level) if question.design in ("only", "without") else None)
+    if compared is not None:
+        configs |= {factor.name: question.configure(factor_alone(compared, factor)) for factor in compared.factors}
+        configs |= {compared.off.name: question.configure(compared.off)}
+    prepared = _prepare(configs, plan.effects_on, None, say)
+    concurrent = place_trials(prepared.configs[arms[0].name].cluster, max_concurrent=concurrent).concurrent
+    if compared is None:
+        return describe(plan, arms, prepared, concurrent)
+    costs = Costs.measured(compared.off.name, compared.names, prepared)
+    screens = {f"screen --runs {len(compared.runs)}": compared}
+    if len(compared.runs) == 24 and question.custom is None:
+        screens["screen --runs 12"] = plan_screen(question.level, 12)
+    lines = [describe(plan, arms, prepared, concurrent, costs)]
+    if screen:
+        lines += [f"shared setting {shared}" for shared in shared_settings(factor_changes(screen, question.configure))]
+    lines.append(compare_designs(screens, costs, plan.seeds, prepared.rows.counts["test"], concurrent))
+    return "\n".join(lines)
 
 
-def checked_configs(base: Base, arms: Sequence[Arm]) -> dict[str, Config]:
-    """{arm: configuration}, each naming data and seeing the rows of the first. Raises ConfigError naming the arm."""
-    configs = arm_configs(base, arms)
+def checked_configs(question: Question, arms: Sequence[Arm]) -> dict[str, Config]:
+    """{arm: configuration}, each naming data and seeing the rows of the first. Raises ConfigError naming the arm or the factor."""
+    screen = question.screen
+    if screen:
+        require_data(question.configure(screen.off))
+        factor_changes(screen, question.configure)
+    configs = arm_configs(question.base, arms)
     require_data(configs[arms[0].name])
     check_same_rows(configs, arms[0].name)
     return configs
@@ -112,15 +181,55 @@ def _prepare(configs: Mapping[str, Config], effects_on: str, folder: RunFolder |
 
 def _run_and_conclude(study: Study, prepared: Prepared, limits: Limits, say: Say) -> Study:
     reason = run_study(study, prepared, limits, lambda concurrent: live_or_lines(say, Pace(concurrent)), say)
+    if reason is None and _plan_confirmation(study, say):
+        configs = {**prepared.configs, **{arm.name: configs_of(study)[arm.name] for arm in study.arms if arm.name not in prepared.configs}}
+        prepared = prepare_study(configs, prepared.rows, say)
+        reason = run_study(study, prepared, limits, lambda concurrent: live_or_lines(say, Pace(concurrent)), say)
     gaps = missing(study, reason)
     study.head["notes"] = gaps
     table = conclude(study, prepared.configs)
-    say(render_effects(table, detectable=study.head["detectable"]))
+    say(render_effects(table, detectable=study.head["detectable"], screen=study.head.get("screen")))
     for gap in gaps:
         say(gap)
     write_report(study.folder, say)
     say(f"study folder: {study.folder.uri}")
     return study
+
+
+def _plan_confirmation(study: Study, say: Say) -> bool:
+    """Add the trials that confirm a screen, where that was asked for: the best predicted combination, everything on, and the baseline.
+
+    The combination is chosen on the inner validation rows: the effect rows that judge it have decided nothing.
+    """
+    screen, seeds = study.screen, study.head["seeds"]["confirm"]
+    if screen is None or not seeds or study.of("confirm") or study.of("screen", "failed"):
+        if screen is not None and seeds and not study.of("confirm"):
+            say("the confirmation waits: failed runs of the screen are missing (--resume --retry-failed)")
+        return False
+    effects = inner_effects(study, screen)
+    best, every = best_combination(screen, list(effects.values())), everything_on(screen)
+    base = parse_config(study.head["screen"]["base"], "study.json, screen")
+    changes = study.head["screen"]["changes"]
+    best_on = [name for name, effect in effects.items() if effect > 0]
+    own = {BEST: put_together(base, [changes[name] for name in best_on]), ALL: put_together(base, changes.values())}
+    reference = configs_of(study)[study.reference]
+    chosen = [arm for arm in (best, every) if own[arm.name] != reference]
+    if own[best.name] == own[every.name]:
+        chosen = [every]
+    known = {arm.name: arm for arm in study.arms} | {arm.name: arm for arm in chosen}
+    study.head["arms"] = [arm.to_json() for arm in known.values()]
+    study.head["configs"] |= {arm.name: dump_config(own[arm.name]) for arm in chosen}
+    study.head["screen"]["chosen"] = {"on": best_on, "inner_effects": effects}
+    epochs = {name: config.train.epochs for name, config in configs_of(study).items()}
+    study.trials += confirmation([study.reference, *(arm.name for arm in chosen)], seeds, epochs)
+    study.save()
+    say(f"the best predicted combination: {', '.join(best_on) or 'everything off'} (chosen on the inner rows)")
+    return True
+
+
+def configs_of(study: Study) -> dict[str, Config]:
+    """{arm: configuration} of a study's own record."""
+    return {name: parse_config(text, f"{study.folder.uri}, arm {name}") for name, text in study.head["configs"].items()}
 
 
 def write_report(folder: RunFolder, say: Say) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from polarity.errors import ConfigError, RunError
 from polarity.resolve import dump_config
 from polarity.train.cluster import check_nodes, start_ray
-from polarity.tune.asha import REDUCTION
 from polarity.tune.designs import Arm, Base, arm_config
 from polarity.tune.findings import effect_rows, missing, overall_score
 from polarity.tune.plan import StudyPlan, new_study
@@ -37,13 +36,11 @@ class Search:
     grid: bool = False
 
 
-def tune(
-    search: Search, study_dir: str, *, seed0: int = 0, reduction: float = REDUCTION, limits: Limits | None = None, say: Say = print
-) -> Study:
+def tune(search: Search, study_dir: str, *, seed: int = 0, limits: Limits | None = None, say: Say = print) -> Study:
     """Run the search into `study_dir` and write best.yaml. Raises ConfigError naming the draw that does not make a configuration."""
     if search.samples < 1:
         raise ConfigError(f"--samples must be at least 1 (got {search.samples})")
-    arms = search_arms(read_space(search.space), search.samples, seed0, grid=search.grid)
+    arms = search_arms(read_space(search.space), search.samples, seed, grid=search.grid)
     configs = {arm.name: arm_config(search.base, arm) for arm in arms}
     require_data(configs[BASE])
     check_same_rows(configs, BASE)
@@ -51,7 +48,7 @@ def tune(
     start_ray(configs[BASE].cluster, say)
     check_nodes(configs.values(), folder, say, with_data=True)
     prepared = prepare_study(configs, study_rows(configs[BASE], effects_on="validation", say=say), say)
-    plan = StudyPlan(seeds=1, explore_seeds=1, seed0=seed0, reduction=reduction, keep_ahead=False)
+    plan = StudyPlan(seeds=1, explore_seeds=1, keep_ahead=False)
     about = {
         "name": folder.uri.rstrip("/").rpartition("/")[2],
         "command": "polarity " + " ".join(sys.argv[1:]),
