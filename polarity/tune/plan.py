@@ -115,8 +115,18 @@ def new_study(
     return Study.create(folder, head, plan.trials(arms, {name: c.train.epochs for name, c in configs.items()}))
 
 
-def trial_seconds(prepared: Prepared, arm: str) -> float:
-    """Seconds of one trial of an arm on a machine like this one, from a few timed micro-batches; start included."""
+@dataclass(frozen=True)
+class TrialTime:
+    """Seconds of one trial, its start included, and beside them those of the frozen layers' output, which a process computes once for
+    all.
+    """
+
+    seconds: float
+    features: float
+
+
+def trial_time(prepared: Prepared, arm: str) -> TrialTime:
+    """Of an arm on a machine like this one, from a few timed micro-batches."""
     config = prepared.configs[arm]
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
     pad = pad_id(config.model.encoder, config.model.revision)
@@ -139,8 +149,8 @@ def trial_seconds(prepared: Prepared, arm: str) -> float:
     tokens = {name: int(corpus.lengths.sum()) for name, corpus in whole.items()}
     grown = prepared.ledgers[arm].epoch_rows / max(1, prepared.ledgers[arm].rows)
     epoch = tokens["train"] * grown * train + tokens["validation"] * predict
-    ends = (tokens["validation"] + tokens["test"]) * predict + (tokens["train"] + tokens["validation"]) * features
-    return float(config.train.epochs * epoch + ends + _START_S)
+    ends = (tokens["validation"] + tokens["test"]) * predict
+    return TrialTime(float(config.train.epochs * epoch + ends + _START_S), float(sum(tokens.values()) * features))
 
 
 def _timed_config(config: Config) -> Config:
@@ -162,11 +172,16 @@ class Costs:
 
     off: float
     factors: Mapping[str, float]
+    features: float
+    """Once for each process that runs trials."""
 
     @classmethod
     def measured(cls, off: str, factors: Sequence[str], prepared: Prepared) -> "Costs":
         """From a few timed batches of each."""
-        return cls(trial_seconds(prepared, off), {name: trial_seconds(prepared, name) for name in factors})
+        cold = trial_time(prepared, off)  # the first one finds everything cold, and computes the frozen layers' output
+        base = trial_time(prepared, off)
+        times = {name: trial_time(prepared, name) for name in factors}
+        return cls(base.seconds, {name: time.seconds for name, time in times.items()}, cold.features)
 
     def of(self, on: Iterable[str]) -> float:
         """Of a combination: each factor multiplies the time by as much as it does alone."""
@@ -219,11 +234,15 @@ def _sees(effect: float | None) -> str:
 
 def describe(plan: StudyPlan, arms: Sequence[Arm], prepared: Prepared, concurrent: int, costs: Costs | None = None) -> str:
     """The dry run in words: trials, epochs, estimated time, and what the study can detect. `costs`: of a screen's factors."""
-    lines, total = [], 0.0
+    lines, total, features = [], 0.0, costs.features if costs else 0.0
     stages = plan.seeds + len(plan.explore)
     for arm in arms:
         on = [] if plan.screen is None else _switched(plan.screen)[list(plan.screen.runs).index(arm.name)]
-        seconds = costs.of(on) if costs and plan.screen else trial_seconds(prepared, arm.name)
+        if costs and plan.screen:
+            seconds = costs.of(on)
+        else:
+            timed = trial_time(prepared, arm.name)
+            seconds, features = timed.seconds, max(features, timed.features)
         total += seconds * stages
         against = "" if plan.screen else f", against {arm.reference}" if arm.reference else ", the reference"
         points = f", points {','.join(map(str, arm.points))}" if arm.points else ""
@@ -238,7 +257,7 @@ def describe(plan: StudyPlan, arms: Sequence[Arm], prepared: Prepared, concurren
         lines.append(f"screen: {plan.seeds * len(arms)} trials of {plan.seeds * epochs} epochs, each in full")
     else:
         lines.append(f"confirmation: at most {plan.seeds * len(arms)} trials of {plan.seeds * epochs} epochs, seeds {_seeds(plan.confirm)}")
-    lines.append(f"time: at most about {clock(total / concurrent)} with {concurrent} trial(s) at a time like here")
+    lines.append(f"time: at most about {clock(total / concurrent + features)} with {concurrent} trial(s) at a time like here")
     lines.append(detectable_line(plan.forecast(arms, prepared.rows.counts["test"]).detectable, plan.seeds))
     return "\n".join(lines)
 

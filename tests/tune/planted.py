@@ -15,6 +15,8 @@ from scipy.special import ndtri
 
 from polarity.evaluate.metrics import macro_f1
 from polarity.tune.designs import Arm
+from polarity.tune.screen_effects import ScreenEffects, fit_screen
+from polarity.tune.screening import Screen
 from polarity.tune.statistics import SeedRows, StudyEffects, compare
 
 Floats = npt.NDArray[np.float64]
@@ -83,3 +85,61 @@ class World:
     def study(self, count: int, rng: np.random.Generator) -> StudyEffects:
         """One simulated study, judged as a real one."""
         return compare(self.seeds(count, rng), self.rows, self.arms(), LABELS, {})
+
+
+@dataclass(frozen=True)
+class ScreenWorld:
+    """Simulated screens: `effects` by factor and `interactions` by pair add to every class's accuracy where they are on.
+
+    Half of what a pair of factors adds stands in each factor's main effect, for a main effect is the mean over the others. What a run makes of a
+    row is partly its factors' own, the same in every run that has them on (`factor_share` of it), and partly the run's.
+    """
+
+    screen: Screen
+    effects: Mapping[str, float]
+    interactions: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    rows: int = 1495
+    arm_share: float = 0.06
+    seed_share: float = 0.05
+    factor_share: float = 0.36
+    accuracy_sd: float = 0.0295
+
+    def gains(self) -> Floats:
+        """By run."""
+        on = {name: self.screen.signs_RF[:, j] > 0 for j, name in enumerate(self.screen.names)}
+        total = np.zeros(len(self.screen.runs))
+        for name, effect in self.effects.items():
+            total += effect * on[name]
+        for (a, b), effect in self.interactions.items():
+            total += effect * (on[a] & on[b])
+        return total
+
+    def truth(self, draws: int = 4000) -> dict[str, float]:
+        """True effect of each factor on overall macro-F1: the mean of the runs with it on less that of the others."""
+        one = World({f"{index}": float(gain) for index, gain in enumerate(self.gains())}, accuracy_sd=self.accuracy_sd)
+        score_R = np.array(list(one.truth(draws).values()))
+        signs_RF = self.screen.signs_RF
+        return {name: float(score_R[signs_RF[:, j] > 0].mean() - score_R[signs_RF[:, j] < 0].mean()) for j, name in enumerate(self.screen.names)}
+
+    def seeds(self, count: int, rng: np.random.Generator) -> list[SeedRows]:
+        """One study's predictions of all runs over `count` seeds, on one sample of rows."""
+        signs_RF, runs = self.screen.signs_RF, list(self.screen.runs)
+        size = (count, len(runs))
+        codes: list[dict[str, dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]]] = [{r: {} for r in runs} for _ in range(count)]
+        for task in LABELS:
+            label = rng.choice(3, self.rows, p=SHARES[task])
+            wrong = (label + np.where(rng.random(self.rows) < PREFERS, 1, 2)) % 3
+            accuracy = np.array(ACCURACY[task]) + self.gains()[:, None] + rng.normal(size=(*size, 3)) * self.accuracy_sd
+            of_factors = signs_RF @ rng.normal(size=(signs_RF.shape[1], self.rows)) / np.sqrt(signs_RF.shape[1])
+            of_runs = np.sqrt(self.factor_share) * of_factors + np.sqrt(1 - self.factor_share) * rng.normal(size=(len(runs), self.rows))
+            fixed = np.sqrt(1 - self.arm_share - self.seed_share) * rng.normal(size=self.rows) + np.sqrt(self.arm_share) * of_runs
+            latent = fixed + np.sqrt(self.seed_share) * rng.normal(size=(*size, self.rows))
+            right = latent < ndtri(np.clip(accuracy, 0.01, 0.99))[:, :, label]
+            for s in range(count):
+                for r, name in enumerate(runs):
+                    codes[s][name][task] = (label, np.where(right[s, r], label, wrong))
+        return [SeedRows(s, codes[s], None) for s in range(count)]
+
+    def study(self, count: int, rng: np.random.Generator) -> ScreenEffects:
+        """One simulated screen, judged as a real one."""
+        return fit_screen(self.seeds(count, rng), self.rows, self.screen, LABELS, {})
