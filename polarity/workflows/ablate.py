@@ -94,7 +94,7 @@ def _note_screen(study: Study, question: Question, plan: StudyPlan) -> None:
     assert plan.screen is not None
     changes = factor_changes(plan.screen, question.configure)
     shared = [{"setting": one.setting, "alone": dict(one.alone), "together": one.together} for one in shared_settings(changes)]
-    study.head["screen"] |= {"base": dump_config(question.configure(plan.screen.off)), "changes": changes, "shared": shared}
+    study.head["screen"] |= {"changes": changes, "shared": shared}
     study.save()
 
 
@@ -208,11 +208,10 @@ def _plan_confirmation(study: Study, say: Say) -> bool:
         return False
     effects = inner_effects(study, screen)
     best, every = best_combination(screen, list(effects.values())), everything_on(screen)
-    base = parse_config(study.head["screen"]["base"], "study.json, screen")
     changes = study.head["screen"]["changes"]
     best_on = [name for name, effect in effects.items() if effect > 0]
-    own = {BEST: put_together(base, [changes[name] for name in best_on]), ALL: put_together(base, changes.values())}
-    reference = configs_of(study)[study.reference]
+    reference = configs_of(study)[study.reference]  # the baseline: everything off
+    own = {BEST: put_together(reference, [changes[name] for name in best_on]), ALL: put_together(reference, changes.values())}
     chosen = [arm for arm in (best, every) if own[arm.name] != reference]
     if own[best.name] == own[every.name]:
         chosen = [every]

@@ -91,8 +91,8 @@ class World:
 class ScreenWorld:
     """Simulated screens: `effects` by factor and `interactions` by pair add to every class's accuracy where they are on.
 
-    Half of what a pair of factors adds stands in each factor's main effect, for a main effect is the mean over the others. What a run makes of a
-    row is partly its factors' own, the same in every run that has them on (`factor_share` of it), and partly the run's.
+    Half of what a pair of factors adds stands in each factor's main effect, for a main effect is the mean over the others. What a run
+    makes of a row is partly its factors' own, the same in every run that has them on (`factor_share` of it), and partly the run's.
     """
 
     screen: Screen
@@ -119,13 +119,17 @@ class ScreenWorld:
         one = World({f"{index}": float(gain) for index, gain in enumerate(self.gains())}, accuracy_sd=self.accuracy_sd)
         score_R = np.array(list(one.truth(draws).values()))
         signs_RF = self.screen.signs_RF
-        return {name: float(score_R[signs_RF[:, j] > 0].mean() - score_R[signs_RF[:, j] < 0].mean()) for j, name in enumerate(self.screen.names)}
+        return {
+            name: float(score_R[signs_RF[:, j] > 0].mean() - score_R[signs_RF[:, j] < 0].mean()) for j, name in enumerate(self.screen.names)
+        }
 
     def seeds(self, count: int, rng: np.random.Generator) -> list[SeedRows]:
         """One study's predictions of all runs over `count` seeds, on one sample of rows."""
         signs_RF, runs = self.screen.signs_RF, list(self.screen.runs)
         size = (count, len(runs))
-        codes: list[dict[str, dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]]] = [{r: {} for r in runs} for _ in range(count)]
+        codes: list[dict[str, dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]]] = [
+            {r: {} for r in runs} for _ in range(count)
+        ]
         for task in LABELS:
             label = rng.choice(3, self.rows, p=SHARES[task])
             wrong = (label + np.where(rng.random(self.rows) < PREFERS, 1, 2)) % 3
