@@ -38,6 +38,8 @@ MODEL = "model"
 CALIBRATION = "model/calibration.json"
 ENSEMBLE = "ensemble.json"
 SOUP = "soup.json"
+STACK = "stack.json"
+BEST = "best.json"
 SEEN = "seen.parquet"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
@@ -46,7 +48,7 @@ TRACKERS = "trackers.json"
 STUDY = "study.json"
 EFFECTS = "effects.parquet"
 TRIALS = "trials"
-RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, HISTORY, PREDICTIONS, MODEL, CHECKPOINTS, ENSEMBLE)
+RUN_FILES = (CONFIG, ENVIRONMENT, METRICS, HISTORY, PREDICTIONS, MODEL, CHECKPOINTS, ENSEMBLE, STACK, BEST)
 """Any of these makes a folder one that already holds a run."""
 
 Fill = Callable[[Path], None]
@@ -197,8 +199,15 @@ class RunFolder:
         """The path of `name` on `filesystem`."""
         return f"{self.root.rstrip('/')}/{name}"
 
+    def inside(self, name: str) -> str:
+        """`name` in this folder as a place of its own, which `open` and `create` take: a path or a URI."""
+        return f"{self.uri.rstrip('/')}/{name}" if self.local is None else str(self.local / name)
+
     def exists(self, name: str) -> bool:
         return bool(self.filesystem.get_file_info(self.path(name)).type != pafs.FileType.NotFound)
+
+    def is_file(self, name: str) -> bool:
+        return bool(self.filesystem.get_file_info(self.path(name)).type == pafs.FileType.File)
 
     def _holds_run(self) -> str | None:
         return next((name for name in RUN_FILES if self.exists(name)), None)

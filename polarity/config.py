@@ -273,6 +273,8 @@ class TrainConfig(Section):
     """Stop after so many optimizer steps; the schedule stays that of `epochs`. For trying out."""
     early_stopping_patience: PositiveInt | None = 3
     """Epochs without a better overall macro-F1 on validation before training ends; null: never."""
+    keep: Literal["best", "last"] = "best"
+    """best: the epoch with the best overall macro-F1 on validation; last: the last one, so that validation rows decide nothing."""
     average_epochs: PositiveInt = 1
     """Judge and keep the mean of the weights after each of so many of the newest epochs; 1: those of the epoch alone."""
     global_batch_size: PositiveInt = 36

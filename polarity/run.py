@@ -31,7 +31,7 @@ from polarity.resolve import parse_config, with_sets
 HELD_OUT = ("validation", "test")
 """The parts of a run that training does not see."""
 
-Kind = Literal["training", "ensemble", "soup", "evaluation"]
+Kind = Literal["training", "ensemble", "soup", "stack", "evaluation"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Run:
             return "ensemble"
         if self.has(artifacts.SOUP):
             return "soup"
+        if self.has(artifacts.STACK):
+            return "stack"
         return "evaluation" if not self.has(artifacts.CONFIG) and self.has(artifacts.METRICS) else "training"
 
     def has(self, name: str) -> bool:

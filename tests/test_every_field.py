@@ -126,6 +126,7 @@ FLIPS: dict[str, Flip] = {
     "train.early_stopping_patience": Flip(("null", "1", "2"), ("train.epochs=4", "optim.lr=2e-7", "loss.r_drop_alpha=0")),
     "train.global_batch_size": Flip(("12", "18")),
     "train.micro_batch_size": Flip(("6", "4")),
+    "train.keep": Flip(("best", "last"), ("train.epochs=4", "optim.lr=2e-2", "train.seed=2")),
     "train.average_epochs": Flip(("1", "2"), ("train.epochs=4", "optim.lr=2e-2", "train.seed=2")),
     "train.sort_pool": Flip(("0", "1", "32")),
     "train.eval_batch_size": Flip(("64", "8"), observe=observe.encoder_passes),

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from polarity.cli import ablation, benchmark, data, models, ops, prediction, reporting, results, training
+from polarity.cli import ablation, benchmark, best, data, models, ops, prediction, reporting, results, training
 from polarity.errors import PolarityError
 
 app = typer.Typer(
@@ -13,6 +13,7 @@ app = typer.Typer(
 # In the order in which people meet them; `--help` lists them so.
 for command in (
     training.train,
+    best.best,
     results.evaluate,
     results.compare,
     prediction.predict,

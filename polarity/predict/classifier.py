@@ -21,6 +21,7 @@ from polarity.predict.classifier_ensemble import load_ensemble
 from polarity.predict.classifier_model import ModelScorer
 from polarity.predict.output import PREFIX
 from polarity.predict.scores import Scorer, Scores
+from polarity.predict.stacked import load_stack
 from polarity.run import Run
 
 if TYPE_CHECKING:
@@ -163,7 +164,10 @@ def load_classifier(
         return ModelScorer.load(of, votes=votes, device=device, batch_size=batch_size, precision=precision)
 
     opened = Run.open(run)
-    scorer = load_ensemble(opened, member) if opened.kind == "ensemble" else member(opened)
+    if opened.kind == "stack":
+        scorer: Scorer = load_stack(opened, member, device)
+    else:
+        scorer = load_ensemble(opened, member) if opened.kind == "ensemble" else member(opened)
     calibration = None if raw or not opened.has(CALIBRATION) else read_calibration(opened.folder, scorer.labels)
     data = opened.data if opened.has(CONFIG) or opened.members else DataConfig()
     return Classifier(opened.name, scorer, calibration, comment_column=data.comment_column, title_column=data.title_column)

@@ -313,7 +313,7 @@ class Training:
         plain = float(np.mean(self.epoch.classification)) if losses else None
         record = {"kind": "epoch", "epoch": state.epoch, "step": state.step, "loss": mean, "classification_loss": plain}
         state.history.append({**record, "seconds": seconds, "bad_steps": state.bad_steps, **row})
-        if scores["overall"] > state.best_score:
+        if self.config.train.keep == "last" or scores["overall"] > state.best_score:
             state.best_score, state.best_epoch = scores["overall"], state.epoch - 1
             self.best = judged
         shown = {**state.history[-1], **class_f1_scores(found, part, labels)}  # a score of each class is for watchers, not for the history

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from polarity.artifacts import ENSEMBLE, MODEL, PREDICTIONS
+from polarity.artifacts import ENSEMBLE, MODEL, PREDICTIONS, STACK
 from polarity.errors import DataError
 from polarity.predict.batch import ChunkScorer, ScoreOptions, in_process, through_ray
 from polarity.predict.batch_join import JOINED, PartCursor, Written, check_out, join, plan_targets, put_in_place
 from polarity.predict.batch_parts import Parts, Predicted, fingerprint, part_schema, working_folder
 from polarity.predict.input import Columns, Input, chunk_parts, has_text, open_inputs
 from polarity.predict.output import choose_prefix
+from polarity.predict.stacked import read_stack
 from polarity.run import Run
 
 Say = Callable[[str], None]
@@ -193,7 +194,7 @@ def _identity(options: ScoreOptions, columns: Columns, inputs: list[Input]) -> d
 
 
 def run_fingerprint(run: Run) -> str:
-    """SHA-256 over a run's model files, or over an ensemble's list, its linear member and its other members' files."""
+    """SHA-256 over a run's model files, or over an ensemble's or a stack's list and its members' files."""
     import hashlib
 
     digest = hashlib.sha256()
@@ -202,7 +203,15 @@ def run_fingerprint(run: Run) -> str:
         digest.update(folder.read_bytes(ENSEMBLE))
         for member in run.members:
             digest.update(run_fingerprint(member).encode())
-    for name in [f"{part}/{name}" for part in (MODEL, "linear") for name in folder.list(part)]:
+    if run.kind == "stack":
+        digest.update(folder.read_bytes(STACK))
+        places = [place for member in read_stack(folder).members for place in member.folders]
+        own = [f"{place}/{part}" for place in places for part in ("", f"{MODEL}/", "encoder/")]
+    else:
+        own = [f"{MODEL}/", "linear/"]
+    for name in [f"{part}{name}" for part in own for name in folder.list(part.rstrip("/"))]:
+        if not folder.is_file(name):
+            continue
         with folder.filesystem.open_input_stream(folder.path(name), compression=None) as stream:
             digest.update(name.encode())
             while block := stream.read(1 << 22):

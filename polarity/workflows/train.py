@@ -66,6 +66,25 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
     return metrics
 
 
+def train_on(config: Config, run_dir: str, splits: Splits, *, say: Say = print) -> RunFolder:
+    """Train in this process on rows that are given, and predict the held-out ones; nothing is judged, no report is written.
+
+    A training that was killed goes on from its newest checkpoint, and one that is finished is left as it is.
+    """
+    folder = RunFolder.at(run_dir)
+    if folder.exists(artifacts.PREDICTIONS):  # what is written last
+        return folder
+    resume = folder.exists(artifacts.CONFIG)  # what is written last before the first step
+    prepared = prepare(config, say, through_ray=False, splits=splits)
+    config = pinned(config, prepared.encoder)
+    if not resume:
+        _describe(folder, config, prepared, {})
+    _fit(config, folder, prepared, say, resume=resume)
+    if folder.exists(artifacts.CHECKPOINTS):
+        folder.delete_folder(artifacts.CHECKPOINTS)
+    return folder
+
+
 def _start_and_prepare(config: Config, folder: RunFolder, say: Say) -> Prepared:
     """Start Ray, where there are workers, and prepare; small data meanwhile, for either takes seconds and leaves a core idle."""
     if not config.cluster.workers:
@@ -91,8 +110,11 @@ def _prepare_here(config: Config, say: Say) -> Prepared:
     return prepared
 
 
-def prepare(config: Config, say: Say, *, through_ray: bool = True) -> Prepared:
-    """Read, check, split and tokenize the data, and draw up the ledger; `through_ray`: with Ray Data, where Ray is running."""
+def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Splits | None = None) -> Prepared:
+    """Read, check, split and tokenize the data, and draw up the ledger; `through_ray`: with Ray Data, where Ray is running.
+
+    `splits`, where given, are the rows, and no data is read.
+    """
     check_trackers(config.tracking)
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
     tokenizer = load_tokenizer(encoder.folder)
@@ -101,7 +123,7 @@ def prepare(config: Config, say: Say, *, through_ray: bool = True) -> Prepared:
         from polarity.model.frozen import check_frozen_layers
 
         check_frozen_layers(config.model.frozen_layers, config.model.pooling, _encoder_config(encoder.folder))
-    splits = load_splits(config.data, say, through_ray=through_ray)
+    splits = splits or load_splits(config.data, say, through_ray=through_ray)
     if _is_synthetic(config):
         say("the data is the SYNTHETIC sample corpus: its scores say nothing of real comments")
     ledger = build_ledger(splits.train, config)

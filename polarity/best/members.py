@@ -1,0 +1,85 @@
+"""The members that need no training of their own: the title's prior, the linear model, and logistic regression on a frozen encoder.
+
+Each gives out-of-fold probabilities of every labelled row, and a model fitted on all rows. Shapes: N rows, K classes, D features.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from polarity.artifacts import RunFolder
+from polarity.baselines.dense import DenseModel, fit_dense
+from polarity.baselines.linear import LinearFloor, fit_linear
+from polarity.baselines.majority import label_codes
+from polarity.baselines.title import TitlePrior, fit_title_prior
+from polarity.best.folds import Folds
+from polarity.errors import RunError
+from polarity.evaluate.predictions import Floats, Labels
+from polarity.model.embedding import Embedder
+from polarity.predict.stacked import Probabilities
+
+Say = Callable[[str], None]
+Scoring = Callable[[pa.Table], dict[str, Floats]]
+
+
+def out_of_fold(comments: pa.Table, folds: Folds, labels: Labels, fit: Callable[[pa.Table], Scoring]) -> dict[str, Floats]:
+    """{task: (N, K)}: each row scored by what `fit` made of the other folds' rows."""
+    found = {task: np.zeros((comments.num_rows, len(classes))) for task, classes in labels.items()}
+    for fold, split in enumerate(folds.splits):
+        scores = fit(split.train)(split.validation)
+        for task in labels:
+            found[task][folds.number == fold] = scores[task]
+    return found
+
+
+def title_member(comments: pa.Table, folds: Folds, labels: Labels) -> tuple[dict[str, Floats], TitlePrior]:
+    """The prior of each title, cross-fitted as the others are."""
+    return out_of_fold(comments, folds, labels, lambda train: fit_title_prior(train, labels).probabilities), fit_title_prior(
+        comments, labels
+    )
+
+
+def linear_member(comments: pa.Table, folds: Folds, labels: Labels, say: Say) -> tuple[dict[str, Floats], LinearFloor]:
+    """Words and characters of the comment, words of the title."""
+
+    def fit(train: pa.Table) -> Scoring:
+        return fit_linear(train, labels, say=lambda _: None).probabilities
+
+    return out_of_fold(comments, folds, labels, fit), fit_linear(comments, labels, say=say)
+
+
+def frozen_member(comments: pa.Table, folds: Folds, labels: Labels, embedder: Embedder) -> tuple[dict[str, Floats], DenseModel]:
+    """Logistic regression on the encoder's sentence vectors, which are computed once for all folds."""
+    features_ND = embedder.features(comments["comment"].to_pylist(), comments["title"].to_pylist())
+    codes = {task: label_codes(comments, task) for task in labels}
+    ids = comments["row_id"].combine_chunks()
+    found = {task: np.zeros((len(features_ND), len(classes))) for task, classes in labels.items()}
+    for fold, split in enumerate(folds.splits):
+        rows = pc.index_in(split.train["row_id"].combine_chunks(), value_set=ids).to_numpy()
+        model = fit_dense(features_ND[rows], {task: code[rows] for task, code in codes.items()}, labels)
+        scored = folds.number == fold
+        for task, chances in model.probabilities(features_ND[scored]).items():
+            found[task][scored] = chances
+    return found, fit_dense(features_ND, codes, labels)
+
+
+def save_probabilities(folder: RunFolder, name: str, found: Probabilities) -> None:
+    """Keep a member's out-of-fold probabilities, whole or not at all; that the file is there says that the member is done."""
+    folder.write_bytes(name, save({task: np.ascontiguousarray(chances, np.float64) for task, chances in found.items()}))
+
+
+def load_probabilities(folder: RunFolder, name: str, labels: Labels, rows: int) -> dict[str, NDArray[np.float64]]:
+    """What `save_probabilities` kept. Raises RunError where it is damaged or of other rows."""
+    try:
+        found: dict[str, NDArray[np.float64]] = load(folder.read_bytes(name))
+    except SafetensorError as error:
+        raise RunError(f"{folder.uri}/{name}: damaged ({error}); delete it and go on with --resume") from error
+    for task, classes in labels.items():
+        if task not in found or found[task].shape != (rows, len(classes)):
+            raise RunError(f"{folder.uri}/{name}: is of other rows or tasks; delete it and go on with --resume")
+    return {task: found[task] for task in labels}

@@ -1,0 +1,208 @@
+"""A stack as a scorer: members of several kinds, combined as `polarity best` learned it from out-of-fold predictions.
+
+stack.json lists the members and, per task, the rule that combines them. Everything is data: numbers, texts and safetensors, no pickle.
+Shapes: M members, N rows, K classes, D features of the logistic rule (members x all tasks' classes).
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from polarity.artifacts import STACK, RunFolder
+from polarity.errors import RunError
+from polarity.evaluate.predictions import Floats
+from polarity.predict.classifier_ensemble import SMALLEST, combine
+from polarity.predict.scores import Scorer, Scores
+from polarity.run import Run
+
+Probabilities = Mapping[str, NDArray[np.floating]]
+"""{task: (N, K)} of one member."""
+Kind = Literal["title", "linear", "frozen", "encoder"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StackMember(_Record):
+    """One member: `folders` are relative to the run; an encoder has one a fold, whose log-probabilities are averaged."""
+
+    name: str = Field(min_length=1)
+    kind: Kind
+    folders: list[str] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _folders_are_inside(self) -> "StackMember":
+        for folder in self.folders:
+            if folder.startswith(("/", "~")) or ".." in folder.split("/") or "://" in folder:
+                raise ValueError(f"the folder {folder!r} of the member {self.name} is not inside the run")
+        return self
+
+
+class PoolRule(_Record):
+    """Weights (M,) of the members' log-probabilities of the task itself (a logarithmic opinion pool, Heskes 1998)."""
+
+    rule: Literal["pool"] = "pool"
+    weights: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+
+
+class LogisticRule(_Record):
+    """Multinomial logistic regression on the members' centred log-probabilities of all tasks (stacking, Wolpert 1992)."""
+
+    rule: Literal["logistic"] = "logistic"
+    mean: list[float]
+    scale: list[float]
+    coefficients: list[list[float]]
+    intercepts: list[float]
+
+
+class TaskStack(_Record):
+    """One task: the rule, and class biases added to the log-probabilities to choose the class (None: none were kept)."""
+
+    combination: Annotated[PoolRule | LogisticRule, Field(discriminator="rule")]
+    biases: list[float] | None = None
+
+
+class Stack(_Record):
+    """The content of stack.json."""
+
+    labels: dict[str, list[str]]
+    members: list[StackMember] = Field(min_length=1)
+    tasks: dict[str, TaskStack]
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Stack":
+        features = len(self.members) * sum(len(classes) for classes in self.labels.values())
+        if set(self.tasks) != set(self.labels):
+            raise ValueError(f"tasks {sorted(self.tasks)} are not those of the labels {sorted(self.labels)}")
+        for task, stacked in self.tasks.items():
+            classes, rule = len(self.labels[task]), stacked.combination
+            if isinstance(rule, PoolRule):
+                fits = len(rule.weights) == len(self.members) and sum(rule.weights) > 0
+            else:
+                fits = len(rule.mean) == len(rule.scale) == features and len(rule.intercepts) == len(rule.coefficients) == classes
+                fits = fits and all(len(row) == features for row in rule.coefficients) and all(rule.scale)
+            if not fits or (stacked.biases is not None and len(stacked.biases) != classes):
+                raise ValueError(f"the numbers of {task} do not fit {len(self.members)} members and {classes} classes")
+        return self
+
+
+def stacked(members: Sequence[Probabilities], task: str, how: TaskStack) -> Scores:
+    """One task's scores from all members' probabilities of all tasks."""
+    rule = how.combination
+    if isinstance(rule, PoolRule):
+        probabilities = combine([member[task] for member in members], rule.weights).probabilities.astype(np.float64)
+    else:
+        standard_ND = (stack_features(members) - np.array(rule.mean)) / np.array(rule.scale)
+        logits_NK = standard_ND @ np.array(rule.coefficients).T + np.array(rule.intercepts)
+        exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+        probabilities = exp_NK / exp_NK.sum(axis=1, keepdims=True)
+    chosen_NK = np.log(np.clip(probabilities, SMALLEST, 1.0)) + np.array(how.biases or 0.0)
+    return Scores(probabilities.astype(np.float32), chosen_NK.argmax(axis=1))
+
+
+def stack_features(members: Sequence[Probabilities]) -> Floats:
+    """(N, D): each member's log-probabilities of every task, less their mean over the classes."""
+    logs = [np.log(np.clip(chances.astype(np.float64), SMALLEST, 1.0)) for member in members for chances in member.values()]
+    return np.concatenate([log_NK - log_NK.mean(axis=1, keepdims=True) for log_NK in logs], axis=1)
+
+
+_Member = Callable[[pa.Table], dict[str, Floats]]
+"""Probabilities of a table's rows, {task: (N, K)}."""
+
+
+@dataclass(frozen=True)
+class StackScorer:
+    """The loaded members under the stack's rules. `statistics` is the member that has a tokenizer, if any."""
+
+    stack: Stack
+    members: Sequence[_Member]
+    statistics: Scorer | None
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        return self.stack.labels
+
+    def __call__(self, table: pa.Table) -> dict[str, Scores]:
+        found = [_in_order(member(table), self.labels) for member in self.members]
+        return {task: stacked(found, task, how) for task, how in self.stack.tasks.items()}
+
+    def token_statistics(self, table: pa.Table) -> dict[str, Any] | None:
+        return None if self.statistics is None else self.statistics.token_statistics(table)
+
+
+def _in_order(found: Probabilities, labels: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.floating]]:
+    return {task: found[task] for task in labels}
+
+
+def read_stack(folder: RunFolder) -> Stack:
+    """stack.json of a run folder. Raises RunError where it is missing, damaged or does not fit itself."""
+    content = {key: value for key, value in folder.read_json(STACK).items() if key != "schema_version"}
+    try:
+        return Stack.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise RunError(f"{folder.uri}/{STACK}: {place or 'content'}: {first['msg']}; the file is damaged or was edited") from error
+
+
+def load_stack(run: Run, load_run: Callable[[Run], Scorer], device: str) -> StackScorer:
+    """The stack of a run; `load_run` loads an encoder's fold. Raises RunError: a member's files are missing or damaged."""
+    stack = read_stack(run.folder)
+    members: list[_Member] = []
+    statistics: Scorer | None = None
+    for member in stack.members:
+        if member.kind == "encoder":
+            folds = [load_run(Run.open(run.folder.inside(folder))) for folder in member.folders]
+            if any(fold.labels != stack.labels for fold in folds):
+                raise RunError(f"{run.uri}: a fold of the member {member.name} has other tasks or classes than {STACK}; copy the run again")
+            statistics = statistics or folds[0]
+            members.append(_Folds(folds))
+        else:
+            members.append(_load_light(run.folder, member, device, stack.labels))
+    return StackScorer(stack, members, statistics)
+
+
+@dataclass(frozen=True)
+class _Folds:
+    """The models of the folds: the mean of their log-probabilities."""
+
+    folds: Sequence[Scorer]
+
+    def __call__(self, table: pa.Table) -> dict[str, Floats]:
+        scored = [fold(table) for fold in self.folds]
+        equal = [1.0] * len(scored)
+        return {
+            task: combine([scores[task].probabilities for scores in scored], equal).probabilities.astype(np.float64)
+            for task in self.folds[0].labels
+        }
+
+
+def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dict[str, list[str]]) -> _Member:
+    """A member without training of its own: in memory once read, so that nothing of a remote run stays on the disk."""
+    with tempfile.TemporaryDirectory(prefix="polarity-member-") as temporary:
+        place = folder.fetch_folder(member.folders[0], Path(temporary))
+        if member.kind == "title":
+            from polarity.baselines.title import TitlePrior
+
+            return TitlePrior.load(place).probabilities
+        if member.kind == "linear":
+            from polarity.baselines.saved import load_linear
+
+            floor, its_labels = load_linear(place)
+            if its_labels != labels:
+                raise RunError(f"{folder.uri}/{member.folders[0]}: has other tasks or classes than {STACK}; copy the run again")
+            return floor.probabilities
+        from polarity.baselines.dense import DenseModel
+        from polarity.model.embedding import Embedder
+        from polarity.predict.classifier_model import choose_device
+
+        embedder, dense = Embedder.load(place / "encoder", choose_device(device)), DenseModel.load(place)
+        return lambda table: dense.probabilities(embedder.features(table["comment"].to_pylist(), table["title"].to_pylist()))

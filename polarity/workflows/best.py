@@ -1,0 +1,569 @@
+"""`polarity best`: the best model that this machine makes of some rows in a given time, as a run folder, and how good it is.
+
+    read the rows -> plan -> members, each with out-of-fold predictions -> what combines them -> the run
+
+Every finished member is kept with its out-of-fold predictions, so that a killed run goes on with the next one. Nothing that decides
+is scored on rows that it decided with: see `polarity.best.stacking`. Test rows, where there are any, are scored once, at the end.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polarity import artifacts
+from polarity.artifacts import RunFolder
+from polarity.best.folds import Folds, make_folds
+from polarity.best.plan import Plan, Speed, Training, clock, make_plan
+from polarity.best.record import BestRecord, Difference, MemberWorth, Outcome, Started
+from polarity.best.stacking import Choice, Judge, choose_rule, drop_one, fit_stack, member_alone, overall
+from polarity.config import Config, SplitConfig
+from polarity.data.duplicates import find_leaks
+from polarity.data.ledger import build_ledger
+from polarity.data.read import original_error, read_comments
+from polarity.data.split import split_indices
+from polarity.encoders import resolve_encoder
+from polarity.environment import describe_environment
+from polarity.errors import ConfigError, DataError, RunError
+from polarity.evaluate import build_metrics, build_predictions, evaluate_split, render_metrics
+from polarity.evaluate.predictions import Floats
+from polarity.paths import with_absolute_paths
+from polarity.predict.stacked import Probabilities, Stack, StackMember
+from polarity.resolve import dump_config
+from polarity.strategy import with_settings
+
+Say = Callable[[str], None]
+FEWEST_ROWS = 30
+OOF, MEMBERS, LABEL_ERRORS = "out_of_fold", "members", "label_errors.parquet"
+NO_ENCODER = "none"
+PROGRESS_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asks for, beside the configuration: `seconds` is the budget, the first of `encoders` the main one."""
+
+    seconds: float
+    encoders: list[str] = field(default_factory=list)
+    test: str | None = None
+    hold_out: float = 0.0
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`labelled` rows train and are scored out of fold; `test` rows decide nothing."""
+
+    labelled: pa.Table
+    test: pa.Table | None
+
+
+def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, say: Say = print) -> dict[str, Any]:
+    """Write the run folder and return the content of its metrics.json.
+
+    `config.data.source` is the labelled file. Raises PolarityError for whatever a user can mend.
+    """
+    config = with_absolute_paths(config)
+    folder = RunFolder.create(run_dir, resume=resume)
+    if resume and folder.exists(artifacts.METRICS):
+        raise RunError(f"{folder.uri}: this run is finished (it has {artifacts.METRICS}); nothing to resume")
+    begun = time.monotonic()
+    rows = read_rows(config, asked, say)
+    record = _started(folder, config, asked, rows, resume, say)
+    say(record.started.plan.describe())
+    work = _Work(config, rows, folder, record, say)
+    members = work.members()
+    metrics = work.finish(members, begun)
+    say(f"run folder: {folder.uri}")
+    return metrics
+
+
+def plan_only(config: Config, asked: Asked, *, say: Say = print) -> Plan:
+    """What `best` would do, from the same measurements."""
+    config = with_absolute_paths(config)
+    rows = read_rows(config, asked, say)
+    return _plan(config, asked, rows, _precision(config), say)
+
+
+def read_rows(config: Config, asked: Asked, say: Say) -> Rows:
+    """The labelled rows and, from `--test`, `--hold-out` or a split column, the test rows; near duplicates of test rows do not train."""
+    data = config.data
+    if not data.source:
+        raise ConfigError("no data: name the labelled file, such as polarity best comments.csv")
+    if asked.test and (asked.hold_out or data.split.kind == "column"):
+        raise ConfigError("--test names the test rows: leave --hold-out and data.split.kind=column out")
+    whole = data if data.split.kind == "column" else data.model_copy(update={"split": SplitConfig()})
+    comments = read_comments(data.source, whole, say=say, through_ray=False)
+    test = None
+    if asked.test:
+        plain = data.model_copy(update={"split": SplitConfig()})
+        test = read_comments(asked.test, plain, say=say, through_ray=False)
+    elif data.split.kind == "column" or asked.hold_out:
+        comments, test = _cut(comments, data.split, asked.hold_out, list(config.labels))
+    if "split" in comments.column_names:
+        comments = comments.drop_columns(["split"])
+    rows = _without_leaks(Rows(comments, test), say)
+    _check_rows(rows, config)
+    shown = "" if rows.test is None else f", {rows.test.num_rows:,} test rows that decide nothing"
+    say(f"{data.source}: {rows.labelled.num_rows:,} labelled rows{shown}")
+    return rows
+
+
+def _cut(comments: pa.Table, split: SplitConfig, hold_out: float, tasks: list[str]) -> tuple[pa.Table, pa.Table | None]:
+    if split.kind != "column":
+        kind: Literal["group", "joint"] = "group" if split.kind == "group" else "joint"
+        split = SplitConfig(kind=kind, seed=split.seed, validation=min(0.05, (1 - hold_out) / 2), test=hold_out)
+    train, validation, test = split_indices(comments, split, tasks)
+    labelled = comments.take(pa.array(np.sort(np.concatenate([train, validation]))))
+    return labelled, comments.take(pa.array(test)).drop_columns([n for n in ["split"] if n in comments.column_names]) if len(test) else None
+
+
+def _without_leaks(rows: Rows, say: Say) -> Rows:
+    if rows.test is None:
+        return rows
+    twins = pc.unique(find_leaks(rows.labelled, rows.test)["train_row_id"])
+    if not len(twins):
+        return rows
+    say(f"{len(twins):,} labelled rows are near duplicates of test rows: left out")
+    known = pc.is_in(rows.labelled["row_id"], value_set=twins.cast(rows.labelled["row_id"].type))
+    return Rows(rows.labelled.filter(pc.invert(known)), rows.test)
+
+
+def _check_rows(rows: Rows, config: Config) -> None:
+    table = rows.labelled
+    if table.num_rows < FEWEST_ROWS:
+        raise DataError(f"{config.data.source}: {table.num_rows} labelled rows are too few for a model (from {FEWEST_ROWS} on)")
+    for task, spec in config.data.tasks.items():
+        for name, part in (("labelled", table), ("test", rows.test)):
+            classes = [] if part is None else [k for k in pc.unique(part[task]).to_pylist() if k is not None]
+            if part is not None and (not classes or (len(classes) < 2 and name == "labelled")):
+                raise DataError(f"{config.data.source}: the {name} rows hold {len(classes)} class(es) of {task} (column {spec.column!r})")
+
+
+def _precision(config: Config) -> str:
+    from polarity.train.precision import resolve_precision
+    from polarity.train.world import World, device_here
+
+    return resolve_precision(config.train.precision, World(device=device_here(config.cluster.gpu)))
+
+
+def _started(folder: RunFolder, config: Config, asked: Asked, rows: Rows, resume: bool, say: Say) -> BestRecord:
+    """The run's plan: made now, or with `resume` the one that it began with."""
+    mark = _fingerprint(config, asked, rows)
+    if resume:
+        record = BestRecord.read(folder)
+        if record.started.fingerprint != mark:
+            raise RunError(f"{folder.uri}: was begun with other rows or options; give the same ones, or choose another --run-dir")
+        say(f"going on; done so far: {', '.join(record.seconds) or 'nothing'}")
+        return record
+    precision = _precision(config)
+    started = Started(fingerprint=mark, plan=_plan(config, asked, rows, precision, say), precision=precision)
+    record = BestRecord(started=started)
+    record.write(folder)
+    return record
+
+
+def _fingerprint(config: Config, asked: Asked, rows: Rows) -> str:
+    """Of what decides the numbers: settings, options and rows; not where it runs."""
+    numberless: Any = {"cluster": True, "tracking": True, "data": {"source"}}
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)
+    digest = hashlib.sha256(json.dumps([settings, asked.seconds, asked.encoders], sort_keys=True).encode())
+    for table in [rows.labelled] if rows.test is None else [rows.labelled, rows.test]:
+        for column in ["row_id", "title", "comment", *config.labels]:
+            digest.update(repr(table[column].to_pylist()).encode())
+    return digest.hexdigest()
+
+
+def _plan(config: Config, asked: Asked, rows: Rows, precision: str, say: Say) -> Plan:
+    from polarity.best.speed import measure_speed
+    from polarity.train.world import device_here
+
+    count, speeds = rows.labelled.num_rows, []
+    for encoder in _encoders(config, asked):
+        sample = rows.labelled.slice(0, min(count, 512))
+        speeds.append(measure_speed(_for_encoder(config, encoder), sample, precision, device_here(config.cluster.gpu)))
+        say(f"{encoder}: {1 / speeds[-1].seconds_per_row:,.1f} rows/s of training on one worker")
+    workers = _workers(asked)
+    return make_plan(asked.seconds, count, speeds, workers=workers, cheap_seconds=_cheap_seconds(count, speeds), student=False)
+
+
+def _cheap_seconds(rows: int, speeds: list[Speed]) -> float:
+    """Linear fits and the stack by rows, and one pass of each encoder, about a fourth of a training step, on one thread."""
+    return 60 + 0.02 * rows + sum(0.25 * rows * speed.seconds_per_row for speed in speeds)
+
+
+def _workers(asked: Asked) -> int:
+    return len(os.sched_getaffinity(0)) if asked.workers is None and hasattr(os, "sched_getaffinity") else asked.workers or 0
+
+
+def _encoders(config: Config, asked: Asked) -> list[str]:
+    named = asked.encoders or [config.model.encoder]
+    return [] if named == [NO_ENCODER] else named
+
+
+def _for_encoder(config: Config, encoder: str) -> Config:
+    revision = config.model.revision if encoder == config.model.encoder else None
+    return with_absolute_paths(with_settings(config, {"model.encoder": encoder, "model.revision": revision}))
+
+
+@dataclass
+class _Work:
+    """One run under way."""
+
+    config: Config
+    rows: Rows
+    folder: RunFolder
+    record: BestRecord
+    say: Say
+
+    def __post_init__(self) -> None:
+        self.plan = self.record.started.plan
+        self.labels = self.config.labels
+        self.by_title = self.config.data.split.kind == "group"
+        self.folds: Folds = make_folds(self.rows.labelled, self.config.data.split, list(self.labels), self.plan.folds)
+        self.judge = Judge.of(
+            self.rows.labelled, self.labels, self.folds.number, by_title=self.by_title, resamples=self.config.train.resamples
+        )
+
+    def members(self) -> dict[str, tuple[StackMember, dict[str, Floats]]]:
+        """{name: what stack.json says of it, its out-of-fold probabilities}, in the order in which they were made."""
+        made: dict[str, tuple[StackMember, dict[str, Floats]]] = {}
+        for member, make in self._makers():
+            made[member.name] = (member, self._kept(member, make))
+            self.say(f"{member.name}: {_percent(overall(member_alone(made[member.name][1], self.labels), self.judge))} out of fold")
+        return made
+
+    def _makers(self) -> Iterator[tuple[StackMember, Callable[[StackMember], Probabilities]]]:
+        if pc.any(pc.not_equal(self.rows.labelled["title"], "")).as_py():
+            yield self._light("title"), self._make_title
+        yield self._light("linear"), self._make_linear
+        names = _names(self.plan.frozen)
+        for encoder, name in names.items():
+            yield StackMember(name=f"frozen-{name}", kind="frozen", folders=[f"{MEMBERS}/frozen-{name}"]), self._maker_of_frozen(encoder)
+        for training in self.plan.trainings:
+            name = names[training.encoder]
+            places = [f"{MEMBERS}/{name}/fold-{fold}" for fold in range(self.plan.folds)]
+            yield StackMember(name=name, kind="encoder", folders=places), self._maker_of_encoder(training)
+
+    def _light(self, kind: Any) -> StackMember:
+        return StackMember(name=kind, kind=kind, folders=[f"{MEMBERS}/{kind}"])
+
+    def _kept(self, member: StackMember, make: Callable[[StackMember], Probabilities]) -> dict[str, Floats]:
+        """The member's out-of-fold probabilities, made now or kept from before a kill."""
+        from polarity.best.members import load_probabilities, save_probabilities
+
+        place = f"{OOF}/{member.name}.safetensors"
+        if not self.folder.exists(place):
+            started = time.monotonic()
+            save_probabilities(self.folder, place, make(member))
+            self.record.seconds[member.name] = time.monotonic() - started
+            self.record.write(self.folder)
+        return load_probabilities(self.folder, place, self.labels, self.rows.labelled.num_rows)
+
+    def _make_title(self, member: StackMember) -> Probabilities:
+        from polarity.best.members import title_member
+
+        found, prior = title_member(self.rows.labelled, self.folds, self.labels)
+        self.folder.write_folder(member.folders[0], prior.save)
+        return found
+
+    def _make_linear(self, member: StackMember) -> Probabilities:
+        from polarity.baselines.saved import save_linear
+        from polarity.best.members import linear_member
+
+        found, floor = linear_member(self.rows.labelled, self.folds, self.labels, self.say)
+        self.folder.write_folder(member.folders[0], lambda place: save_linear(place, floor, self.labels))
+        return found
+
+    def _maker_of_frozen(self, encoder: str) -> Callable[[StackMember], Probabilities]:
+        from polarity.best.members import frozen_member
+        from polarity.model.embedding import Embedder
+        from polarity.train.world import device_here
+
+        def make(member: StackMember) -> Probabilities:
+            files = resolve_encoder(encoder, _for_encoder(self.config, encoder).model.revision)
+            embedder = Embedder.load(files.folder, device_here(self.config.cluster.gpu))
+            found, dense = frozen_member(self.rows.labelled, self.folds, self.labels, embedder)
+
+            def fill(place: Path) -> None:
+                dense.save(place)
+                (place / "encoder").mkdir()
+                embedder.save(place / "encoder")
+
+            self.folder.write_folder(member.folders[0], fill)
+            return found
+
+        return make
+
+    def _maker_of_encoder(self, training: Training) -> Callable[[StackMember], Probabilities]:
+        def make(member: StackMember) -> Probabilities:
+            config = fold_config(self.config, training, self.record.started.precision)
+            self._train_folds(config, member)
+            found = {task: np.zeros((self.rows.labelled.num_rows, len(classes))) for task, classes in self.labels.items()}
+            for fold, place in enumerate(member.folders):
+                predictions = RunFolder.open(self.folder.inside(place)).read_parquet(artifacts.PREDICTIONS)
+                _place_scores(predictions, self.rows.labelled, self.folds.number == fold, self.labels, found)
+            return found
+
+        return make
+
+    def _train_folds(self, config: Config, member: StackMember) -> None:
+        todo = {place: fold for fold, place in enumerate(member.folders) if not self.folder.exists(f"{place}/{artifacts.PREDICTIONS}")}
+        if not todo:
+            return
+        places = {self.folder.inside(place): self.folds.splits[fold] for place, fold in todo.items()}
+        done = len(member.folders) - len(todo)
+        started = time.monotonic()
+        for finished in train_all(config, places, self.plan.workers, self.say):
+            done += 1
+            passed = time.monotonic() - started
+            left = passed / (done - len(member.folders) + len(todo)) * (len(member.folders) - done)
+            scored = RunFolder.open(finished).read_parquet(artifacts.PREDICTIONS)
+            score = evaluate_split(scored, self.labels, resamples=1, by_title=False, with_slices=False)["overall"]["macro_f1"]
+            self.say(
+                f"{member.name}: fold {done} of {len(member.folders)} done in {clock(passed)}, {_percent(score)} on its rows"
+                + (f"; about {clock(left)} left" if left else "")
+            )
+
+    def finish(self, made: dict[str, tuple[StackMember, dict[str, Floats]]], begun: float) -> dict[str, Any]:
+        """Combine the members, judge, and write the run."""
+        members = {name: found for name, (_, found) in made.items()}
+        choice = choose_rule(members, self.judge)
+        stack = Stack(labels=self.labels, members=[member for member, _ in made.values()], tasks=fit_stack(choice, members, self.judge))
+        self.folder.write_json(artifacts.STACK, stack.model_dump(mode="json"))
+        predictions = self.judge.predictions(choice.crossed)
+        self._describe()
+        self.folder.write_parquet(artifacts.PREDICTIONS, predictions)
+        if self.rows.test is not None:
+            predictions = pa.concat_tables([predictions, self._score_test(self.rows.test)])
+            self.folder.write_parquet(artifacts.PREDICTIONS, predictions)
+        outcome = self._outcome(choice, members, {name: member.kind for name, (member, _) in made.items()}, begun)
+        self.record.outcome = outcome
+        self.record.write(self.folder)
+        metrics = self._judge(predictions, members)
+        for line in outcome_lines(outcome):
+            self.say(line)
+        return metrics
+
+    def _describe(self) -> None:
+        """Configuration, environment and ledger, as a training writes them."""
+        sources = [s for s in (self.config.data.source, self.config.data.test) if s]
+        encoders = self.plan.frozen
+        files = resolve_encoder(encoders[0], _for_encoder(self.config, encoders[0]).model.revision) if encoders else None
+        environment = describe_environment(seeds={"split": self.config.data.split.seed}, sources=sources, encoder=files)
+        environment["rows"] = {"train": self.rows.labelled.num_rows, "validation": self.rows.labelled.num_rows}
+        if self.rows.test is not None:
+            environment["rows"]["test"] = self.rows.test.num_rows
+        config = _for_encoder(self.config, encoders[0]) if encoders else self.config
+        self.folder.write_json(artifacts.ENVIRONMENT, environment)
+        self.folder.write_json(artifacts.LEDGER, build_ledger(self.rows.labelled, config).to_json())
+        self.folder.write_text(artifacts.CONFIG, dump_config(config))
+
+    def _score_test(self, test: pa.Table) -> pa.Table:
+        """By the saved stack as anybody would load it."""
+        from polarity.predict.classifier import load_classifier
+
+        scores = load_classifier(self.folder.uri, raw=True).score(test)
+        chances, chosen = ({task: getattr(scores[task], name) for task in self.labels} for name in ("probabilities", "predicted"))
+        return build_predictions("test", test, chances, self.labels, chosen)
+
+    def _outcome(self, choice: Choice, members: dict[str, dict[str, Floats]], kinds: dict[str, str], begun: float) -> Outcome:
+        worth = drop_one(choice, members, self.judge)
+        alone = {name: member_alone(member, self.labels) for name, member in members.items()}
+        rated = []
+        for name, crossed in alone.items():
+            judged = evaluate_split(
+                self.judge.predictions(crossed),
+                self.labels,
+                resamples=self.config.train.resamples,
+                by_title=self.by_title,
+                with_slices=False,
+            )["overall"]
+            rated.append(
+                MemberWorth(
+                    name=name,
+                    kind=kinds[name],
+                    macro_f1=judged["macro_f1"],
+                    ci95=tuple(judged["ci95"]),
+                    drop_one=worth.get(name),
+                    seconds=self.record.seconds.get(name, 0.0),
+                )
+            )
+        top = max(rated, key=lambda member: member.macro_f1)
+        gain: Difference | None = self.judge.difference(choice.crossed, alone[top.name]) if len(rated) > 1 else None
+        return Outcome(
+            rule=choice.rule,
+            rules=choice.scores,
+            over_simplest=choice.over_simplest,
+            biases=choice.biases,
+            members=rated,
+            against_best_member=gain,
+            label_errors=self._label_errors(choice),
+            ceiling=None,
+            student=None,
+            seconds=time.monotonic() - begun,
+        )
+
+    def _label_errors(self, choice: Choice) -> dict[str, int]:
+        """Rows whose label the out-of-fold stack contradicts with confidence, listed in label_errors.parquet."""
+        from polarity.report.confident import label_errors
+
+        tables, counts = [], {}
+        for task, classes in self.labels.items():
+            chances = choice.crossed.probabilities[task].astype(np.float64)
+            found = label_errors(self.judge.codes[task], chances)
+            names = pa.array(classes, pa.string())
+            labels = self.judge.codes[task][found.rows]
+            columns = {
+                "row_id": self.rows.labelled["row_id"].take(pa.array(found.rows)),
+                "task": pa.repeat(pa.scalar(task, pa.string()), len(found.rows)),
+                "label": names.take(pa.array(labels)),
+                "suggested": names.take(pa.array(found.suggested)),
+                "p_label": pa.array(chances[found.rows, labels]),
+            }
+            tables.append(pa.table(columns))
+            counts[task] = len(found.rows)
+        self.folder.write_parquet(LABEL_ERRORS, pa.concat_tables(tables))
+        return counts
+
+    def _judge(self, predictions: pa.Table, members: dict[str, dict[str, Floats]]) -> dict[str, Any]:
+        """Calibration, metrics beside the floors (out of fold as the stack is), and the report."""
+        from polarity.report.record import Comments
+        from polarity.workflows.calibrate import calibrate_run
+        from polarity.workflows.report import report_run
+
+        calibrate_run(self.folder, self.say, labels=self.labels)
+        metrics = build_metrics(
+            predictions, self._floors(members), self.labels, resamples=self.config.train.resamples, by_title=self.by_title
+        )
+        if str(self.config.data.source).split(":")[0] == "sample":
+            metrics["data"] = "SYNTHETIC sample corpus"
+        self.folder.write_json(artifacts.METRICS, metrics)
+        self.say(render_metrics(metrics))
+        tables = {"validation": self.rows.labelled} | ({} if self.rows.test is None else {"test": self.rows.test})
+        report_run(self.folder, say=self.say, comments=Comments(tables))
+        return metrics
+
+    def _floors(self, members: dict[str, dict[str, Floats]]) -> dict[str, dict[str, pa.Table]]:
+        """The floors of the labelled rows out of fold, those of test rows fitted on all labelled ones."""
+        from polarity.baselines import floors
+        from polarity.baselines.majority import majority
+        from polarity.best.members import out_of_fold
+
+        labelled, labels = self.rows.labelled, self.labels
+        common = out_of_fold(labelled, self.folds, labels, lambda train: lambda table: majority(train, table, labels))
+        chances = {"majority": common} | {name: members[name] for name in ("title", "linear") if name in members}
+        found = {"validation": {name: build_predictions("validation", labelled, p, labels) for name, p in chances.items()}}
+        if self.rows.test is not None:
+            found |= floors(labelled, {"test": self.rows.test}, labels, say=self.say)
+        return found
+
+
+def fold_config(config: Config, training: Training, precision: str) -> Config:
+    """One fold's training: in one process, a fixed number of epochs, and the last weights, for the fold's scored rows decide nothing."""
+    return with_settings(
+        _for_encoder(config, training.encoder),
+        {
+            "train.epochs": training.epochs,
+            "train.keep": "last",
+            "train.early_stopping_patience": None,
+            "train.average_epochs": min(config.train.average_epochs, training.epochs),
+            "train.precision": precision,
+            "model.frozen_layers": training.frozen_layers,
+            "cluster.workers": 0,
+            "cluster.max_workers": None,
+        },
+    )
+
+
+def train_all(config: Config, places: dict[str, Any], workers: int, say: Say) -> Iterator[str]:
+    """Train on each place's rows, as many at a time as there are workers, as tasks of Ray; yields each place as it is done.
+
+    With no workers in this process, one after the other.
+    """
+    from polarity.workflows.train import train_on
+
+    if not workers:
+        for place, splits in places.items():
+            train_on(config, place, splits, say=say)
+            yield place
+        return
+    import ray
+
+    from polarity.train.cluster import start_ray
+
+    start_ray(config.cluster, say)
+    gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0) / workers) if config.cluster.gpu != "never" else 0.0
+    # A task of its own process each: torch keeps its threads and memory apart, and a crash is tried again from the last checkpoint.
+    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=config.cluster.max_failures, max_calls=1)(_train_quietly)
+    with original_error():
+        waiting = {task.remote(config, place, splits): place for place, splits in places.items()}
+        while waiting:
+            done, _ = ray.wait(list(waiting), timeout=PROGRESS_SECONDS)
+            for reference in done:
+                ray.get(reference)
+                yield waiting.pop(reference)
+
+
+def _train_quietly(config: Config, place: str, splits: Any) -> None:
+    from polarity.workflows.train import train_on
+
+    train_on(config, place, splits, say=lambda _: None)
+
+
+def _place_scores(predictions: pa.Table, comments: pa.Table, rows: Any, labels: dict[str, list[str]], into: dict[str, Floats]) -> None:
+    """Copy a fold's probabilities to the places of its rows."""
+    from polarity.evaluate.calibration import probabilities_of
+
+    scored = predictions.filter(pc.equal(predictions["split"], "validation"))
+    ids = comments["row_id"].combine_chunks().cast(pa.string())
+    places = pc.index_in(scored["row_id"].cast(pa.string()).combine_chunks(), value_set=ids).to_numpy(zero_copy_only=False)
+    if len(places) != int(rows.sum()) or not np.array_equal(np.sort(places), np.flatnonzero(rows)):
+        raise RunError("a fold's predictions are not of its rows: begin anew with another --run-dir")
+    for task, classes in labels.items():
+        into[task][places.astype(np.int64)] = probabilities_of(scored, task, classes)
+
+
+def _names(encoders: list[str]) -> dict[str, str]:
+    """{encoder: a short name for its folder}, distinct."""
+    found: dict[str, str] = {}
+    for encoder in encoders:
+        base = "".join(c if c.isalnum() or c in "._-" else "-" for c in encoder.rstrip("/").rpartition("/")[2]) or "encoder"
+        name, number = base, 2
+        while name in found.values() or name in ("title", "linear"):
+            name, number = f"{base}-{number}", number + 1
+        found[encoder] = name
+    return found
+
+
+def outcome_lines(outcome: Outcome) -> Iterator[str]:
+    """What came of it, in words."""
+    for member in sorted(outcome.members, key=lambda each: -each.macro_f1):
+        worth = "" if member.drop_one is None else f"; the stack without it: {_points(member.drop_one)} lost"
+        yield f"{member.name}: {_percent(member.macro_f1)} alone, {clock(member.seconds)}{worth}"
+    shown = ", ".join(f"{name} {_percent(score)}" for name, score in outcome.rules.items())
+    yield f"combined by {outcome.rule} (cross-fitted: {shown})"
+    for task, gain in outcome.biases.items():
+        low, high = (100 * bound for bound in gain.ci95)
+        kept = "kept" if gain.kept else "not kept"
+        yield f"class biases of {task} {kept}: {100 * gain.cross_fitted:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    if outcome.against_best_member is not None:
+        yield f"stack against its best member: {_points(outcome.against_best_member)}"
+    yield "suspect labels: " + ", ".join(f"{count:,} of {task}" for task, count in outcome.label_errors.items()) + f" ({LABEL_ERRORS})"
+
+
+def _percent(score: float) -> str:
+    return f"{100 * score:.1f} %"
+
+
+def _points(difference: Difference) -> str:
+    low, high = (100 * bound for bound in difference.ci95)
+    return f"{100 * difference.difference:+.1f} points [{low:+.1f}, {high:+.1f}], {difference.verdict}"

@@ -1,0 +1,90 @@
+"""`polarity best` as its user runs it, with a tiny encoder: folds, members, the saved run in other commands, a kill and the same result."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from polarity.artifacts import RunFolder
+from polarity.best.folds import make_folds
+from polarity.best.record import BestRecord
+from polarity.cli import main
+from polarity.config import SplitConfig
+from polarity.errors import RunError
+from polarity.predict import load_classifier
+from tests.tiny import tiny_comments, tiny_csv, tiny_encoder
+
+TASKS = ["sentiment", "polarization"]
+QUICK = ["--workers", "0", "--set", "train.precision=fp32", "--set", "train.resamples=100", "--time", "2h"]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", ["polarity", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+
+
+@pytest.mark.parametrize("kind", ["joint", "group"])
+def test_every_row_is_scored_once_by_models_that_saw_neither_it_nor_its_twin(kind: str) -> None:
+    table = tiny_comments(120, titles=12)
+    twins = table.slice(0, 10).set_column(0, "row_id", [[f"twin{i}" for i in range(10)]])
+    both = pa.concat_tables([table, twins.cast(table.schema)])
+    folds = make_folds(both, SplitConfig(kind=kind), TASKS, 4)
+    scored = [row for split in folds.splits for row in split.validation["row_id"].to_pylist()]
+    assert sorted(scored) == sorted(both["row_id"].to_pylist())
+    for split in folds.splits:
+        of_train, of_scored = ({(r["title"], r["comment"]) for r in part.to_pylist()} for part in (split.train, split.validation))
+        assert not of_train & of_scored
+        if kind == "group":
+            assert not {title for title, _ in of_train} & {title for title, _ in of_scored}
+
+
+@pytest.mark.slow
+def test_the_run_is_taken_by_other_commands_and_a_killed_one_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, encoder = tiny_csv(tmp_path / "rows.csv", 440), tiny_encoder(tmp_path / "encoder", "bert", hidden=16, layers=2)
+    test = tiny_csv(tmp_path / "test.csv", 60, seed=1)
+    asked = [data, "--encoder", encoder, "--test", test, *QUICK]
+    whole = tmp_path / "whole"
+    run(monkeypatch, "best", *asked, "--run-dir", whole)
+    record = BestRecord.read(RunFolder.open(whole))
+    assert record.outcome is not None and [m.kind for m in record.outcome.members] == ["title", "linear", "frozen", "encoder"]
+    predictions = pq.read_table(whole / "predictions.parquet")
+    assert predictions["split"].to_pylist().count("validation") == 440
+
+    out = tmp_path / "predicted.csv"
+    run(monkeypatch, "predict", whole, "--data", test, "--out", out, "--workers", "0")
+    assert len(out.read_text().splitlines()) == 61
+    run(monkeypatch, "evaluate", whole, "--data", test)
+    run(monkeypatch, "report", whole)
+
+    killed = tmp_path / "killed"
+    shutil.copytree(whole, killed)
+    for name in ("metrics.json", "predictions.parquet", "stack.json", "report.html", "config.yaml", "environment.json"):
+        (killed / name).unlink()
+    shutil.rmtree(killed / "model")
+    member = record.outcome.members[-1].name
+    (killed / "out_of_fold" / f"{member}.safetensors").unlink()
+    shutil.rmtree(killed / "members" / member / "fold-3")
+    run(monkeypatch, "best", *asked, "--run-dir", killed, "--resume")
+    for name in ("metrics.json", "stack.json"):
+        assert json.loads((killed / name).read_text()) == json.loads((whole / name).read_text())
+    first, second = (load_classifier(str(place)).score(tiny_comments(20, seed=3)) for place in (whole, killed))
+    for task in TASKS:
+        np.testing.assert_array_equal(first[task].probabilities, second[task].probabilities)
+    monkeypatch.setattr("sys.argv", ["polarity", "best", *map(str, asked), "--set", "optim.lr=1e-3", "--run-dir", str(killed), "--resume"])
+    with pytest.raises(SystemExit):
+        main()
+
+
+def test_few_rows_without_an_encoder_and_rows_to_hold_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiny_csv(tmp_path / "rows.csv", 90)
+    run(monkeypatch, "best", data, "--encoder", "none", "--hold-out", "0.2", *QUICK, "--run-dir", tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test"]["rows"] == 18 and metrics["validation"]["rows"] <= 72
+    with pytest.raises(RunError):
+        RunFolder.create(tmp_path / "run")
