@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -234,7 +234,7 @@ class RunFolder:
     def write_text(self, name: str, text: str) -> None:
         self.write_bytes(name, text.encode("utf-8"))
 
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes JSON with the schema's version in front; numpy numbers are taken, NaN and infinity are not (ValueError)."""
         full = {"schema_version": SCHEMA_VERSION, **content}
         self.write_text(name, json.dumps(full, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")

@@ -14,17 +14,22 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from polarity import artifacts
-from polarity.artifacts import RunFolder
+from polarity.artifacts import RunFolder, sha256_file
 from polarity.config import Config, DataConfig
 from polarity.data.ledger import Ledger, TaskStatistics
-from polarity.errors import ConfigError, RunError
+from polarity.data.seen import SCHEMA as SEEN_SCHEMA
+from polarity.data.seen import SeenRows, titles_apart
+from polarity.errors import ConfigError, DataError, RunError
 from polarity.evaluate.calibration import TaskCalibration, read_calibration
 from polarity.evaluate.predictions import check_predictions, labels_of
+from polarity.evaluate.results import SeenCounts
 from polarity.evaluate.targets import Stability
 from polarity.resolve import parse_config, with_sets
 
@@ -203,6 +208,49 @@ class Run:
         """metrics.json. Raises RunError where the run is not judged yet."""
         return self.folder.read_json(artifacts.METRICS)
 
+    @cached_property
+    def seen(self) -> SeenRows | None:
+        """Hashes of its training, validation and test rows, of an ensemble all members'; None where an older run kept none."""
+        if self.has(artifacts.SEEN):
+            return SeenRows(self.folder.read_parquet(artifacts.SEEN).cast(SEEN_SCHEMA))
+        kept = [member.seen for member in self.members]
+        known = [seen for seen in kept if seen is not None]
+        return SeenRows.union(known) if known and len(known) == len(kept) else None
+
+    def trained_on_held_out_of(self, other: "Run") -> int:
+        """How many of this run's training rows are the same as validation or test rows of another. Raises RunError: one has no hashes."""
+        if self.seen is None or other.seen is None:
+            raise RunError(f"{(self if self.seen is None else other).uri}: kept no hashes of its rows; it is of an older version")
+        held_out = np.union1d(other.seen.keys("validation"), other.seen.keys("test"))
+        # what stands on both sides of the other's own split (data.duplicates: allow) is no difference between the two
+        return len(np.setdiff1d(np.intersect1d(self.seen.keys("train"), held_out), other.seen.keys("train")))
+
+    def by_title(self, part: str) -> bool:
+        """Whether titles are the unit of intervals over the run's own rows of a part; see `polarity.data.seen.titles_apart`.
+
+        An older run, which kept no hashes, is taken at its configuration's word.
+        """
+        if self.seen is not None:
+            return titles_apart(self.seen.titles("train"), self.rows(part)["title"])
+        return self.data.split.kind == "group" and self.data.source is not None
+
+    @cached_property
+    def decided(self) -> dict[str, list[str]]:
+        """{part: what of the model its rows decided}, such as {"validation": ["the epoch"]}; a part that decided nothing is not in it.
+
+        Calibration is not among it: a run's own metrics are of its scores before that.
+        """
+        found = list(dict.fromkeys(what for member in self.members for what in member.decided.get("validation", [])))
+        if len(self.epochs) > 1:
+            found.append("the epoch")
+        if self.kind == "ensemble" and not str(self.ensemble_record.get("choice", {}).get("chosen", "")).endswith("as asked"):
+            found.append("the members' weights")
+        if self.kind == "soup":
+            record = self.folder.read_json(artifacts.SOUP)
+            found += [what for what in record.get("decided", ["the epoch"]) if what not in found]
+            found += ["the members"] if record.get("kind") == "greedy" else []
+        return {"validation": found} if found else {}
+
     @property
     def synthetic(self) -> bool:
         """Whether its rows are made-up comments, whose scores say nothing of real ones."""
@@ -239,3 +287,87 @@ class Run:
         if member.kind == "ensemble":
             raise RunError(f"{self.uri}/{artifacts.ENSEMBLE}: the member {name} is an ensemble itself; name its members instead")
         return member
+
+
+SeenChoice = Literal["drop", "keep"]
+"""What becomes of rows that a run was trained on, or that chose something of it, where they are to be scored."""
+
+
+@dataclass(frozen=True)
+class CheckedRows:
+    """Labelled rows that are to be scored, told apart by what runs have seen of them."""
+
+    comments: pa.Table
+    parts: pa.Array
+    """Each row's part: `test` (not seen, or among the run's own test rows), `seen`, or `unchecked` where nobody can say."""
+    validation: NDArray[np.bool_]
+    """Rows that are, or resemble, validation rows: calibration was fitted on them."""
+    counts: SeenCounts | None
+    notes: list[str]
+
+
+def check_rows(
+    runs: Sequence[Run], comments: pa.Table, place: str, *, seen: SeenChoice = "drop", training: pa.Table | None = None
+) -> CheckedRows:
+    """Tell apart what any of the runs has seen of labelled comments, and leave it out, or with `keep` call it `seen`.
+
+    `training` are the training rows of runs that kept no hashes, where somebody has them. Raises DataError, naming `place`, where nothing
+    is left to judge on.
+    """
+    known = [run.seen for run in runs]
+    hashes = [rows for rows in known if rows is not None]
+    unknown = [run for run, rows in zip(runs, known, strict=True) if rows is None]
+    if unknown and training is not None:
+        hashes.append(SeenRows.of({"train": training}))
+        unknown = []
+    if unknown:
+        return _unchecked(unknown, comments, place, seen)
+    matches = SeenRows.union(hashes).match(comments)
+    used, own = matches.of("train", "validation"), matches.counts()
+    whose = " or ".join(dict.fromkeys(run.name for run in runs))
+    counts: SeenCounts = {
+        "train": own.get("train", 0),
+        "validation": own.get("validation", 0),
+        "test": own.get("test", 0),
+        "near": int(matches.near.sum()),
+        "left_out": int(used.sum()) if seen == "drop" else 0,
+    }
+    if not used.any():
+        notes = [f"none of the {comments.num_rows:,} rows was seen by {whose} in training or validation"]
+        return CheckedRows(comments, pa.array(["test"] * comments.num_rows), used, counts, notes)
+    where = f"{counts['train']:,} in training, {counts['validation']:,} in validation, which chose something"
+    near = int((matches.near & used).sum())
+    where += f"; {near:,} only resemble such a row" if near else ""
+    what = f"{int(used.sum()):,} of {comments.num_rows:,} rows were seen by {whose} ({where})"
+    if seen == "keep":
+        parts = pa.array(np.where(used, "seen", "test"))
+        return CheckedRows(
+            comments, parts, matches.of("validation"), counts, [f"{what}: scored apart, as `seen`; their scores are too good"]
+        )
+    if used.all():
+        raise DataError(f"{place}: {what}: nothing is left to judge on. Give rows that were not seen, or score these with --seen keep")
+    left = comments.filter(pa.array(~used))
+    notes = [f"{what}: left out (--seen keep scores them, labelled so)"]
+    return CheckedRows(left, pa.array(["test"] * left.num_rows), np.zeros(left.num_rows, np.bool_), counts, notes)
+
+
+def _unchecked(unknown: Sequence[Run], comments: pa.Table, place: str, seen: SeenChoice) -> CheckedRows:
+    """Rows for runs that kept no hashes: only a file that is the run's own, byte for byte, is known again."""
+    whose, rows = ", ".join(run.name for run in unknown), comments.num_rows
+    none = np.zeros(rows, np.bool_)
+    path = Path(place)
+    own = path.is_file() and any(sha256_file(path) in (run.environment.get("data") or {}).values() for run in unknown)
+    if own and seen == "drop":
+        raise DataError(
+            f"{place}: is a file that {whose} was made from, and the run kept no hashes of its rows (it is an older one): rows that it was "
+            "trained on cannot be told apart. Give rows that it has not seen, or score these with --seen keep"
+        )
+    if own:
+        return CheckedRows(
+            comments, pa.array(["seen"] * rows), none, None, [f"the file is one that {whose} was made from: `seen`, too good"]
+        )
+    note = (
+        f"{whose} kept no hashes of its rows (an older run), so it cannot be checked whether it was trained on some of these: they are "
+        "called `unchecked`, and there is no verdict on them (--train FILE names its training rows)"
+    )
+    return CheckedRows(comments, pa.array(["unchecked"] * rows), none, None, [note])

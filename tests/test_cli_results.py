@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pyarrow.compute as pc
@@ -13,7 +14,10 @@ import pytest
 
 from polarity.artifacts import RunFolder
 from polarity.cli import main
+from polarity.data.read import read_comments
+from polarity.data.seen import SeenRows
 from polarity.evaluate import metrics_schema
+from polarity.run import Run
 from polarity.workflows.calibrate import calibrate_run
 from tests.tiny import tiny_csv
 from tests.trained import trained_run, training_file
@@ -131,17 +135,73 @@ def test_what_a_run_remembers_of_its_training_rows_is_compared(folder: Path, tmp
     assert status == 0 and "300 in training" in shown and "were not compared" not in shown
 
 
-def test_own_rows_are_marked_and_said(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
-    status, shown, _ = polarity("evaluate", folder / "first", "--data", training_file(), "--out", tmp_path / "own")
-    assert status == 0 and "rows that it was trained on" in shown
-    own = pq.read_table(folder / "first" / "predictions.parquet")
-    validation = own.filter(pc.equal(own["split"], "validation"))
-    judged = pq.read_table(tmp_path / "own" / "predictions.parquet")
+def copied(target: Path, rows: slice = slice(None), change: Callable[[str], str] = str) -> Path:
+    """Rows of the training file, saved again."""
+    header, *lines = training_file().read_text(encoding="utf-8").splitlines()
+    target.write_text("\n".join([header, *map(change, lines[rows])]) + "\n", encoding="utf-8")
+    return target
+
+
+def judge(polarity: Polarity, run: Path, data: Path, *more: object) -> dict[str, Any]:
+    status, shown, error = polarity("evaluate", run, "--data", data, "--json", *more)
+    assert status == 0, error
+    found: dict[str, Any] = json.loads(shown)
+    jsonschema.validate(found, metrics_schema())
+    return found
+
+
+def test_only_rows_that_decided_nothing_are_judged(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    """The run's own file, the same rows saved again, and in another order and with other spaces: its test rows are left."""
+    recorded = json.loads((folder / "first" / "metrics.json").read_text())
+    again = copied(tmp_path / "again.csv", slice(None, None, -1), lambda line: f" {line.upper()} ")
+    for data in (training_file(), again):
+        found = judge(polarity, folder / "first", data, "--raw")
+        assert "seen" not in found and found["test"]["rows"] == recorded["test"]["rows"]
+        assert found["test"]["overall"]["macro_f1"] == pytest.approx(
+            recorded["test"]["overall"]["macro_f1"], abs=1e-6 if data != again else 1
+        )
+        counts = found["evaluation"]["seen"]
+        assert counts == {"train": 280, "validation": 60, "test": 60, "near": 0, "left_out": 340}
+        assert "340 of 400 rows were seen by first (280 in training, 60 in validation" in found["evaluation"]["notes"][0]
+
+
+def test_seen_rows_are_kept_only_when_asked_and_never_called_test(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    found = judge(polarity, folder / "first", training_file(), "--seen", "keep", "--out", tmp_path / "kept")
+    assert (found["seen"]["rows"], found["test"]["rows"]) == (340, 60)
+    assert found["seen"]["no_verdict"] == "on rows that trained it" and found["test"]["no_verdict"] is None
+    judged, own = pq.read_table(tmp_path / "kept" / "predictions.parquet"), pq.read_table(folder / "first" / "predictions.parquet")
     marked = judged.filter(judged["calibration_fitted"])["row_id"].to_pylist()
-    assert sorted(marked) == sorted(validation["row_id"].to_pylist())
-    reordered = tmp_path / "copy.csv"
-    reordered.write_text(training_file().read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    assert "validation rows of the run" in polarity("evaluate", folder / "first", "--data", reordered)[1]
+    assert sorted(marked) == sorted(own.filter(pc.equal(own["split"], "validation"))["row_id"].to_pylist())
+    assert pc.unique(judged.filter(judged["calibration_fitted"])["split"]).to_pylist() == ["seen"]
+
+
+def test_a_file_of_training_rows_alone_cannot_judge(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    seen = SeenRows(pq.read_table(folder / "first" / "seen.parquet"))
+    rows = read_comments(str(training_file()), Run.open(folder / "first").data)
+    trained = [place for place, used in enumerate(seen.match(rows).of("train")) if used]
+    lines = training_file().read_text(encoding="utf-8").splitlines()
+    part = tmp_path / "part.csv"
+    part.write_text("\n".join([lines[0], *(lines[1 + place] for place in trained[:50])]) + "\n", encoding="utf-8")
+    status, _, error = polarity("evaluate", folder / "first", "--data", part)
+    assert status == 2 and "50 of 50 rows were seen by first" in error and "--seen keep" in error
+    status, _, error = polarity("compare", folder / "first", folder / "second", "--data", part)
+    assert status == 2 and "50 of 50 rows were seen by first or second" in error
+    kept = polarity("compare", folder / "first", folder / "second", "--data", part, "--seen", "keep", "--json")
+    compared = json.loads(kept[1])["splits"]
+    assert list(compared) == ["seen"] and compared["seen"]["difference"]["overall"]["verdict"] == "on rows that trained it"
+
+
+def test_a_run_without_hashes_says_that_it_cannot_be_checked(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    old = trained_run(tmp_path / "old")
+    (old / "seen.parquet").unlink()
+    found = judge(polarity, old, folder / "new.csv")
+    assert "test" not in found and found["unchecked"]["no_verdict"] == "on unchecked rows" and found["evaluation"]["seen"] is None
+    assert "cannot be checked" in found["evaluation"]["notes"][0]
+    status, _, error = polarity("evaluate", old, "--data", training_file())
+    assert status == 2 and "cannot be told apart" in error
+    # whoever has its training rows can say which they are
+    named = judge(polarity, old, copied(tmp_path / "again.csv"), "--train", training_file(), "--seen", "keep")
+    assert named["seen"]["rows"] == 400 and "test" not in named
 
 
 def test_a_file_with_other_columns_and_one_task(folder: Path, tmp_path: Path, polarity: Polarity) -> None:

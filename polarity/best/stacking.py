@@ -55,7 +55,7 @@ class Judge:
         """First less second, on the same rows."""
         tables = (self.predictions(first), self.predictions(second))
         found = paired_difference(*tables, self.labels, resamples=self.resamples, by_title=self.by_title)["overall"]
-        return Difference(difference=found["difference"], ci95=tuple(found["ci95"]), verdict=found["verdict"])
+        return Difference(difference=found["difference"], ci95=(found["ci95"][0], found["ci95"][1]), verdict=found["verdict"])
 
 
 @dataclass(frozen=True)

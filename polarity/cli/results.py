@@ -1,7 +1,7 @@
 """`polarity evaluate` and `polarity compare`."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -9,6 +9,10 @@ from polarity.cli.options import Sets, say
 
 Run = Annotated[str, typer.Argument(help="A run's folder or URI, or an ensemble's.", show_default=False)]
 Raw = Annotated[bool, typer.Option("--raw", help="Leave the run's calibration out.")]
+Seen = Annotated[
+    Literal["drop", "keep"],
+    typer.Option(help="Rows that the run was trained on, or that chose something of it: drop leaves them out, keep scores them as `seen`."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -20,6 +24,7 @@ def evaluate(
     raw: Raw = False,
     votes: Annotated[str | None, typer.Option(help="off, mean or vote, in place of the run's own multi-sample mode.")] = None,
     sets: Sets = None,
+    seen: Seen = "drop",
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of one pass; no effect on results.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON instead of tables.")] = False,
@@ -32,7 +37,9 @@ def evaluate(
     from polarity.workflows.evaluate import evaluate as judge
 
     told = _nothing if as_json else say
-    metrics = judge(run, data, out=out, raw=raw, votes=votes, train=train, sets=sets or [], device=device, batch_size=batch_size, say=told)
+    metrics = judge(
+        run, data, out=out, raw=raw, votes=votes, train=train, sets=sets or [], seen=seen, device=device, batch_size=batch_size, say=told
+    )
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
 
@@ -43,6 +50,7 @@ def compare(
     data: Annotated[str | None, typer.Option(help="A labelled file that both runs score; default: their own held-out rows.")] = None,
     raw: Raw = False,
     sets: Sets = None,
+    seen: Seen = "drop",
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -53,7 +61,7 @@ def compare(
     from polarity.workflows.compare import compare as compared
     from polarity.workflows.compare import render
 
-    found = compared(first, second, data=data, raw=raw, sets=sets or [], device=device, say=_nothing if as_json else say)
+    found = compared(first, second, data=data, raw=raw, sets=sets or [], seen=seen, device=device, say=_nothing if as_json else say)
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found))
 
 

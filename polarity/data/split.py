@@ -41,6 +41,14 @@ class Splits:
         return both if self.test is None else {**both, "test": self.test}
 
     @property
+    def by_title(self) -> dict[str, bool]:
+        """Whether titles are the unit of intervals, for each part that judges; see `titles_apart`."""
+        from polarity.data.seen import title_keys, titles_apart
+
+        training = title_keys(self.train["title"])
+        return {name: titles_apart(training, table["title"]) for name, table in self.held_out.items()}
+
+    @property
     def held_out(self) -> dict[str, pa.Table]:
         """The parts that judge: validation, and test where there is one."""
         return {name: table for name, table in self.parts.items() if name != "train"}

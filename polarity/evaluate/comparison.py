@@ -3,7 +3,7 @@
 The difference is second minus first: name the run to beat first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,25 +18,33 @@ from polarity.errors import DataError
 from polarity.evaluate.intervals import paired_difference
 from polarity.evaluate.metrics import class_scores, confusions
 from polarity.evaluate.predictions import Labels
-
-SPLITS = ("validation", "test")
+from polarity.evaluate.results import PART_NAMES
 
 
 def compare_predictions(
-    first: pa.Table, second: pa.Table, labels: Labels, *, resamples: int, by_title: Mapping[str, bool], seed: int = 0
+    first: pa.Table,
+    second: pa.Table,
+    labels: Labels,
+    *,
+    resamples: int,
+    by_title: Mapping[str, bool],
+    decided: Mapping[str, Sequence[str]] | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """{split: {"rows", "first", "second", "difference"}} for the splits that both sides hold.
 
     `first` and `second` hold {"overall", "tasks": {T: {"macro_f1", "per_class": {c: f1}}}}, `difference` what `paired_difference` gives.
     Raises DataError where the sides share no split, or hold other rows or labels in one.
     """
-    found = {}
-    for split in SPLITS:
+    found: dict[str, Any] = {}
+    for split in PART_NAMES:
         a, b = (side.filter(pc.equal(side["split"], split)) for side in (first, second))
         if not a.num_rows or not b.num_rows:
             continue
         try:
-            difference = paired_difference(b, a, labels, resamples=resamples, seed=seed, by_title=by_title.get(split, False))
+            difference = paired_difference(
+                b, a, labels, resamples=resamples, seed=seed, by_title=by_title.get(split, False), decided=(decided or {}).get(split, ())
+            )
         except DataError as error:
             raise DataError(f"{split}: {error}") from error
         found[split] = {"rows": a.num_rows, "first": _scores(a, labels), "second": _scores(b, labels), "difference": difference}

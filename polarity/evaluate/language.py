@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Labels
+from polarity.evaluate.results import Language, LanguageSlice
 from polarity.evaluate.slices import MIN_ROWS, score_slice
 
-LANGUAGES = ("tagalog", "cebuano", "english", "mixed", "other")
+LANGUAGES: tuple[Language, ...] = get_args(Language)
 WINDOW = 4
 MIXED_SHARE = 0.1
 MOST_CHARACTERS = 2000
@@ -77,13 +78,13 @@ def _first(cld: Any, text: str) -> str:
 
 def language_slices(
     predictions: pa.Table, comments: Sequence[str], labels: Labels, *, resamples: int, seed: int = 0
-) -> list[dict[str, Any]]:
+) -> list[LanguageSlice]:
     """Per language with at least MIN_ROWS rows its rows and each task's scores, as slices by title have them, the largest first.
 
     `comments` are the texts of the predictions' rows, in their order.
     """
     found = np.asarray(languages(comments))
-    slices = []
+    slices: list[LanguageSlice] = []
     for number, language in enumerate(LANGUAGES):
         rows = predictions.filter(pa.array(found == language))
         if rows.num_rows < MIN_ROWS:

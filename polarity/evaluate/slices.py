@@ -5,7 +5,6 @@ A slice seldom holds every class, so its macro-F1 is the mean over the classes t
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from polarity.evaluate.metrics import accuracy, class_scores, confusion_matrix
 from polarity.evaluate.predictions import Floats, Labels, label_column, task_codes, title_codes
+from polarity.evaluate.results import ClassSlice, Slices, SliceScore, TitleSlice
 
 MIN_ROWS = 30
 MAX_TITLES = 100
@@ -22,7 +22,7 @@ TITLE_WIDTH = 60
 
 def slices(
     predictions: pa.Table, labels: Labels, *, resamples: int, seed: int = 0, min_rows: int = MIN_ROWS, max_titles: int = MAX_TITLES
-) -> dict[str, Any]:
+) -> Slices:
     """{"title": [...], "within": [...]}, each slice with its rows and per task macro-F1, interval (rows resampled) and accuracy.
 
     `title` lists the `max_titles` most frequent titles of at least `min_rows` rows, by size; `within` lists each task on the rows
@@ -40,11 +40,11 @@ def shorten(title: str, width: int = TITLE_WIDTH) -> str:
     return line if len(line) <= width else line[: width - 1].rstrip() + "…"
 
 
-def _by_title(predictions: pa.Table, labels: Labels, resamples: int, seed: int, min_rows: int, max_titles: int) -> list[dict[str, Any]]:
+def _by_title(predictions: pa.Table, labels: Labels, resamples: int, seed: int, min_rows: int, max_titles: int) -> list[TitleSlice]:
     codes, titles = title_codes(predictions)
     counts = np.bincount(codes, minlength=len(titles))
     largest = [int(t) for t in np.argsort(-counts, kind="stable")[:max_titles] if counts[t] >= min_rows]
-    found = []
+    found: list[TitleSlice] = []
     for title in largest:
         rows = predictions.filter(pa.array(codes == title))
         tasks = {task: score_slice(rows, task, classes, [resamples, seed, title]) for task, classes in labels.items()}
@@ -58,8 +58,8 @@ def _by_title(predictions: pa.Table, labels: Labels, resamples: int, seed: int, 
     return found
 
 
-def _within_classes(predictions: pa.Table, labels: Labels, resamples: int, seed: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _within_classes(predictions: pa.Table, labels: Labels, resamples: int, seed: int) -> list[ClassSlice]:
+    found: list[ClassSlice] = []
     for task, classes in labels.items():
         for other, other_classes in labels.items():
             for label in other_classes if other != task else ():
@@ -70,7 +70,7 @@ def _within_classes(predictions: pa.Table, labels: Labels, resamples: int, seed:
     return found
 
 
-def score_slice(rows: pa.Table, task: str, classes: Sequence[str], draw: list[int]) -> dict[str, Any] | None:
+def score_slice(rows: pa.Table, task: str, classes: Sequence[str], draw: list[int]) -> SliceScore | None:
     """Score of one task on a slice, None where no row is labelled; `draw` is the number of resamples and the seeds."""
     confusion = confusion_matrix(*task_codes(rows, task, classes), len(classes))
     labelled = int(confusion.sum())

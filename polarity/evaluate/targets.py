@@ -6,7 +6,9 @@ The plan's targets hold for its own two tasks and classes only; stability and th
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import isfinite
-from typing import Any, TypedDict
+from typing import TypedDict, cast
+
+from polarity.evaluate.results import BaselineJudgement, FloorJudgement, FloorResult, JudgedRows, Judgement, Verdict
 
 PLAN_CLASSES = {
     "sentiment": ("negative", "neutral", "positive"),
@@ -52,29 +54,32 @@ class Stability(TypedDict):
     best_epoch: int
 
 
-def verdict(split: Mapping[str, Any], stability: Stability | None) -> dict[str, Any]:
+def verdict(split: JudgedRows, stability: Stability | None) -> Verdict:
     """Lists of {metric, target, value, ci95, verdict} under minimum, stretch, stability and floors, and the `baseline` comparison.
 
     `split` is what `evaluate_split` returns, with the `floors` that `build_metrics` adds. `stability` is None where nothing was
     trained. A floor is `met` only where the paired interval of model - floor lies above zero.
+    There is no verdict but on rows that decided nothing and, where titles are the unit, on enough of them (`no_verdict` of the split).
     """
-    scores = _scores(split)
+    scores, withheld = _scores(split), split.get("no_verdict")
+    floors = cast(Mapping[str, FloorResult], split.get("floors", {}))  # a judged part has them, its bare scores have not
     return {
-        **{level: [_judge(name, target, *scores[name]) for name, target in TARGETS[level].items() if name in scores] for level in TARGETS},
+        "minimum": [_judge(name, target, *scores[name], withheld) for name, target in TARGETS["minimum"].items() if name in scores],
+        "stretch": [_judge(name, target, *scores[name], withheld) for name, target in TARGETS["stretch"].items() if name in scores],
         "stability": judge_stability(stability) if stability is not None else [],
-        "floors": [_judge_floor(name, floor, split) for name, floor in split.get("floors", {}).items()],
-        "baseline": [_against_baseline(name, target, *scores[name]) for name, target in BASELINE.items() if name in scores],
+        "floors": [_judge_floor(name, floor, split) for name, floor in floors.items()],
+        "baseline": [_against_baseline(name, target, *scores[name], withheld) for name, target in BASELINE.items() if name in scores],
     }
 
 
-def judge_stability(stability: Stability) -> list[dict[str, Any]]:
+def judge_stability(stability: Stability) -> list[Judgement]:
     """No non-finite step, and an epoch-mean training loss that falls with every epoch up to the best one."""
     bad = stability["non_finite_steps"]
     steps = _entry("non-finite steps", 0, bad, None, "met" if bad == 0 else f"missed by {bad}")
     return [steps, _judge_losses(stability["epoch_losses"][: stability["best_epoch"]])]
 
 
-def _judge_losses(losses: Sequence[float]) -> dict[str, Any]:
+def _judge_losses(losses: Sequence[float]) -> Judgement:
     name = "largest change of the training loss, epoch to epoch"
     if not all(isfinite(loss) for loss in losses):
         return _entry(name, 0.0, None, None, "missed by inf")
@@ -84,7 +89,7 @@ def _judge_losses(losses: Sequence[float]) -> dict[str, Any]:
     return _entry(name, 0.0, change, None, "met" if change < 0 else f"missed by {change:.3f}")
 
 
-def _scores(split: Mapping[str, Any]) -> dict[str, tuple[float, list[float]]]:
+def _scores(split: JudgedRows) -> dict[str, tuple[float, list[float]]]:
     """Score and interval by the names of TARGETS and BASELINE, for the plan's tasks among the split's."""
     found: dict[str, tuple[float, list[float]]] = {}
     tasks = split["tasks"]
@@ -99,9 +104,11 @@ def _scores(split: Mapping[str, Any]) -> dict[str, tuple[float, list[float]]]:
     return found
 
 
-def _judge(name: str, target: float, value: float, ci95: list[float]) -> dict[str, Any]:
+def _judge(name: str, target: float, value: float, ci95: list[float], withheld: str | None) -> Judgement:
     low, high = ci95
-    if low > target:
+    if withheld:
+        words = withheld
+    elif low > target:
         words = "met"
     elif high < target:
         words = f"missed by {target - value:.3f}"
@@ -110,24 +117,34 @@ def _judge(name: str, target: float, value: float, ci95: list[float]) -> dict[st
     return _entry(name, target, value, ci95, words)
 
 
-def _judge_floor(name: str, floor: Mapping[str, Any], split: Mapping[str, Any]) -> dict[str, Any]:
+def _judge_floor(name: str, floor: FloorResult, split: JudgedRows) -> FloorJudgement:
     overall = floor["difference"]["overall"]
-    words = {"gain": "met", "loss": f"missed by {-overall['difference']:.3f}", "within noise": "within noise"}[overall["verdict"]]
+    words = {"gain": "met", "loss": f"missed by {-overall['difference']:.3f}"}.get(overall["verdict"], overall["verdict"])
     own = split["overall"]
-    entry = _entry(f"overall above the {name} floor", floor["overall"]["macro_f1"], own["macro_f1"], own["ci95"], words)
-    return {**entry, "floor": name, "difference": overall["difference"], "difference_ci95": overall["ci95"]}
+    return {
+        "metric": f"overall above the {name} floor",
+        "floor": name,
+        "target": floor["overall"]["macro_f1"],
+        "value": own["macro_f1"],
+        "ci95": own["ci95"],
+        "difference": overall["difference"],
+        "difference_ci95": overall["ci95"],
+        "verdict": words,
+    }
 
 
-def _against_baseline(name: str, baseline: float, value: float, ci95: list[float]) -> dict[str, Any]:
+def _against_baseline(name: str, baseline: float, value: float, ci95: list[float], withheld: str | None) -> BaselineJudgement:
     """Other rows or not paired: `above by x` and `below by x` describe, they do not claim a gain."""
     low, high = ci95
     words = "within noise"
-    if low > baseline:
+    if withheld:
+        words = withheld
+    elif low > baseline:
         words = f"above by {value - baseline:.3f}"
     elif high < baseline:
         words = f"below by {baseline - value:.3f}"
     return {"metric": name, "baseline": baseline, "value": value, "ci95": ci95, "verdict": words}
 
 
-def _entry(metric: str, target: float, value: float | None, ci95: list[float] | None, words: str) -> dict[str, Any]:
+def _entry(metric: str, target: float, value: float | None, ci95: list[float] | None, words: str) -> Judgement:
     return {"metric": metric, "target": target, "value": value, "ci95": ci95, "verdict": words}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from polarity.config import Config
 from polarity.evaluate.calibration import TaskCalibration, read_calibration
 from polarity.evaluate.judge import evaluate_split
 from polarity.evaluate.predictions import check_predictions
+from polarity.evaluate.results import JudgedRows
 from polarity.evaluate.targets import PLAN_CLASSES, verdict
 from polarity.report.page import ReportError
 from polarity.resolve import parse_config
@@ -152,13 +153,19 @@ def check_agreement(record: Record) -> None:
         if not rows.num_rows:
             raise ReportError(f"{record.uri}: {artifacts.METRICS} has scores of {name!r}, {artifacts.PREDICTIONS} has no such rows")
         about = stated["intervals"]
-        again = evaluate_split(
-            rows, record.labels, resamples=about["resamples"], seed=about["seed"], by_title=about["unit"] == "title", with_slices=False
+        again: Mapping[str, Any] = evaluate_split(
+            rows,
+            record.labels,
+            resamples=about["resamples"],
+            seed=about["seed"],
+            by_title=about["unit"] == "title",
+            decided=stated.get("decided", ()),
+            with_slices=False,
         )
         for key in ("rows", "overall", "tasks"):
             _compare(record.uri, f"{name}.{key}", stated[key], again[key], same_numpy)
         if same_numpy and "verdict" in stated:
-            judged = verdict({**again, "floors": stated.get("floors", {})}, None)
+            judged: Mapping[str, Any] = verdict(cast(JudgedRows, {**again, "floors": stated.get("floors", {})}), None)
             for key in ("minimum", "stretch", "floors", "baseline"):
                 _compare(record.uri, f"{name}.verdict.{key}", stated["verdict"].get(key, judged[key]), judged[key], same_numpy)
 

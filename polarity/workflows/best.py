@@ -29,11 +29,12 @@ from polarity.config import Config, SplitConfig
 from polarity.data.duplicates import find_leaks
 from polarity.data.ledger import build_ledger
 from polarity.data.read import original_error, read_comments
+from polarity.data.seen import SeenRows
 from polarity.data.split import split_indices
 from polarity.encoders import resolve_encoder
 from polarity.environment import describe_environment
 from polarity.errors import ConfigError, DataError, RunError
-from polarity.evaluate import build_metrics, build_predictions, evaluate_split, render_metrics
+from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluate_split, render_metrics
 from polarity.evaluate.predictions import Floats
 from polarity.paths import with_absolute_paths
 from polarity.predict.stacked import Probabilities, Stack, StackMember
@@ -66,7 +67,7 @@ class Rows:
     test: pa.Table | None
 
 
-def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, say: Say = print) -> dict[str, Any]:
+def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, say: Say = print) -> Metrics:
     """Write the run folder and return the content of its metrics.json.
 
     `config.data.source` is the labelled file. Raises PolarityError for whatever a user can mend.
@@ -333,7 +334,7 @@ class _Work:
                 + (f"; about {clock(left)} left" if left else "")
             )
 
-    def finish(self, made: dict[str, tuple[StackMember, dict[str, Floats]]], begun: float) -> dict[str, Any]:
+    def finish(self, made: dict[str, tuple[StackMember, dict[str, Floats]]], begun: float) -> Metrics:
         """Combine the members, judge, and write the run."""
         members = {name: found for name, (_, found) in made.items()}
         choice = choose_rule(members, self.judge)
@@ -392,7 +393,7 @@ class _Work:
                     name=name,
                     kind=kinds[name],
                     macro_f1=judged["macro_f1"],
-                    ci95=tuple(judged["ci95"]),
+                    ci95=(judged["ci95"][0], judged["ci95"][1]),
                     drop_one=worth.get(name),
                     seconds=self.record.seconds.get(name, 0.0),
                 )
@@ -434,13 +435,15 @@ class _Work:
         self.folder.write_parquet(LABEL_ERRORS, pa.concat_tables(tables))
         return counts
 
-    def _judge(self, predictions: pa.Table, members: dict[str, dict[str, Floats]]) -> dict[str, Any]:
+    def _judge(self, predictions: pa.Table, members: dict[str, dict[str, Floats]]) -> Metrics:
         """Calibration, metrics beside the floors (out of fold as the stack is), and the report."""
         from polarity.report.record import Comments
         from polarity.workflows.calibrate import calibrate_run
         from polarity.workflows.report import report_run
 
         calibrate_run(self.folder, self.say, labels=self.labels)
+        rows = {"train": self.rows.labelled} | ({} if self.rows.test is None else {"test": self.rows.test})
+        self.folder.write_parquet(artifacts.SEEN, SeenRows.of(rows).table)
         metrics = build_metrics(
             predictions, self._floors(members), self.labels, resamples=self.config.train.resamples, by_title=self.by_title
         )

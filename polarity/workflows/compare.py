@@ -1,17 +1,22 @@
 """`polarity compare`: two runs on the same rows, by their own held-out predictions or on a labelled file."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from polarity.artifacts import METRICS, PREDICTIONS, SCHEMA_VERSION, RunFolder
+from polarity.artifacts import METRICS, PREDICTIONS, SCHEMA_VERSION
+from polarity.data.seen import titles_apart
 from polarity.errors import RunError
 from polarity.evaluate.comparison import compare_predictions, render_comparison
+from polarity.evaluate.intervals import TRAINING, UNKNOWN
 from polarity.evaluate.predictions import labels_of
-from polarity.run import Run
+from polarity.evaluate.results import Metrics, judged_parts
+from polarity.run import Run, SeenChoice
 
 RESAMPLES = 2000
+DECIDED = {"seen": [TRAINING], "unchecked": [UNKNOWN]}
 
 
 def compare(
@@ -21,19 +26,23 @@ def compare(
     data: str | None = None,
     raw: bool = False,
     sets: Sequence[str] = (),
+    seen: SeenChoice = "drop",
     device: str = "auto",
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """{"schema_version", "first", "second", "splits"}: second minus first, paired, as `compare_predictions` has it.
 
     Without `data` the predictions of both folders (runs', or what `polarity evaluate --out` wrote) are matched by split and row id;
-    with it both runs score the file. Raises RunError and DataError where the sides cannot be compared; it says why.
+    with it both runs score the rows of the file that neither has seen (`seen` "keep":
+    the others too, as the part `seen`). Raises RunError and DataError where the sides cannot be compared; it says why.
     """
     runs = [Run.open(run) for run in (first, second)]
-    sides = _scored(first, second, data, raw, sets, device, say) if data else [_predictions(run) for run in runs]
+    sides = _scored(runs, data, raw, sets, seen, device, say) if data else [_predictions(run) for run in runs]
     labels = _common_labels(*(labels_of(side) for side in sides), say=say)
-    by_title = {split: unit == "title" for split, unit in _units(runs[0].folder).items()}
-    splits = compare_predictions(sides[0], sides[1], labels, resamples=RESAMPLES, by_title=by_title)
+    parts = [str(name) for name in pc.unique(sides[0]["split"]).to_pylist()]
+    by_title = {part: all(_by_title(run, part, side) for run, side in zip(runs, sides, strict=True)) for part in parts}
+    decided = DECIDED if data else {part: [what for run in runs for what in _decided(run, part)] for part in parts}
+    splits = compare_predictions(sides[0], sides[1], labels, resamples=RESAMPLES, by_title=by_title, decided=decided)
     names = [run.name for run in runs]
     if names[0] == names[1]:
         names = [run.uri for run in runs]
@@ -54,10 +63,31 @@ def _predictions(run: Run) -> pa.Table:
     return run.folder.read_parquet(PREDICTIONS)
 
 
-def _scored(first: str, second: str, data: str, raw: bool, sets: Sequence[str], device: str, say: Callable[[str], None]) -> list[pa.Table]:
+def _scored(
+    runs: Sequence[Run], data: str, raw: bool, sets: Sequence[str], seen: SeenChoice, device: str, say: Callable[[str], None]
+) -> list[pa.Table]:
     from polarity.workflows.evaluate import score_file
 
-    return [score_file(run, data, raw=raw, sets=sets, device=device, say=say).predictions for run in (first, second)]
+    scored = [score_file(run, data, raw=raw, sets=sets, seen=seen, beside=runs, device=device, say=say) for run in runs]
+    for note in scored[0].rows.notes:
+        say(f"note: {note}")
+    return [side.predictions for side in scored]
+
+
+def _by_title(run: Run, part: str, rows: pa.Table) -> bool:
+    """Whether titles are the unit: by the run's training rows, or as an evaluation found it."""
+    if run.seen is not None:
+        return titles_apart(run.seen.titles("train"), rows.filter(pc.equal(rows["split"], part))["title"])
+    judged = dict(judged_parts(cast(Metrics, run.metrics))) if run.has(METRICS) else {}
+    return any(name == part and result["intervals"]["unit"] == "title" for name, result in judged.items())
+
+
+def _decided(run: Run, part: str) -> list[str]:
+    """What the rows of a part decided of a run, as it was judged."""
+    if not run.has(METRICS):
+        return []
+    judged = dict(judged_parts(cast(Metrics, run.metrics)))
+    return [what for name, result in judged.items() if name == part for what in result.get("decided", run.decided.get(part, []))]
 
 
 def _common_labels(first: dict[str, list[str]], second: dict[str, list[str]], *, say: Callable[[str], None]) -> dict[str, list[str]]:
@@ -71,11 +101,3 @@ def _common_labels(first: dict[str, list[str]], second: dict[str, list[str]], *,
     if left_out:
         say(f"only one of the runs has {', '.join(left_out)}: left out, also of the overall score")
     return common
-
-
-def _units(folder: RunFolder) -> dict[str, str]:
-    """What the run's own intervals resample, split by split."""
-    if not folder.exists(METRICS):
-        return {}
-    metrics = folder.read_json(METRICS)
-    return {split: metrics[split]["intervals"]["unit"] for split in ("validation", "test") if split in metrics}

@@ -11,11 +11,12 @@ from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.data.split import Splits, load_splits
 from polarity.errors import RunError, nearest
-from polarity.evaluate import build_predictions, evaluate_split, paired_difference
+from polarity.evaluate import Metrics, build_predictions, evaluate_split, paired_difference
+from polarity.evaluate.results import Difference
 from polarity.predict.ensemble import Weighting, choose_weights, member_probabilities, pool
 from polarity.predict.linear_member import LINEAR
 from polarity.run import Run
-from polarity.workflows.members import Made, by_title, copy_folder, new_run, open_members, write_run
+from polarity.workflows.members import Made, copy_folder, new_run, open_members, write_run
 from polarity.workflows.read_again import aligned_predictions
 
 Say = Callable[[str], None]
@@ -27,7 +28,7 @@ Predicted = dict[str, pa.Table]
 """{split: predictions in the splits' row order} of one member."""
 
 
-def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: str = "auto", say: Say = print) -> dict[str, Any]:
+def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: str = "auto", say: Say = print) -> Metrics:
     """Write an ensemble's folder with copies of its members, and return the content of its metrics.json.
 
     `weights` auto fits them on validation rows where that helps in cross-fitting, and is equal otherwise. Test rows decide nothing.
@@ -41,7 +42,7 @@ def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: st
     return metrics
 
 
-def _make(folder: RunFolder, runs: Sequence[str], linear: bool, weights: str, say: Say) -> dict[str, Any]:
+def _make(folder: RunFolder, runs: Sequence[str], linear: bool, weights: str, say: Say) -> Metrics:
     members = open_members(runs, least=1 if linear else 2)
     config = members[0].config
     splits = load_splits(config.data, say)
@@ -49,12 +50,14 @@ def _make(folder: RunFolder, runs: Sequence[str], linear: bool, weights: str, sa
     floor = _fit_linear(members[0], splits, say) if linear else None
     if floor is not None:
         predicted[LINEAR] = floor[1]
-    weighting = _weigh(predicted, splits, config.labels, weights, by_title(config), config.train.resamples)
+    weighting = _weigh(predicted, splits, config.labels, weights, splits.by_title["validation"], config.train.resamples)
     combined = _combine(predicted, weighting, splits, config.labels)
-    record = _record(predicted, weighting, combined, config.labels, by_title(config), config.train.resamples, say)
+    chose = [what for member in members for what in member.decided.get("validation", [])]
+    chose += [] if weights == "equal" else ["the members' weights"]
+    record = _record(predicted, weighting, combined, config.labels, splits.by_title, config.train.resamples, chose, say)
     _write_members(folder, _named(members), floor[0] if floor else None)
     folder.write_json(artifacts.ENSEMBLE, {"members": [f"{MEMBERS}/{name}" for name in _named(members)], LINEAR: linear, **record})
-    made = Made(config, members[0], splits, _made_from(members, linear), pa.concat_tables(combined.values()))
+    made = Made(config, members, splits, _made_from(members, linear), pa.concat_tables(combined.values()))
     return write_run(folder, made, say)
 
 
@@ -96,24 +99,31 @@ def _combine(predicted: dict[str, Predicted], weighting: Weighting, splits: Spli
 
 
 def _record(
-    predicted: dict[str, Predicted], weighting: Weighting, combined: Predicted, labels: dict[str, list[str]], titles: bool,
-    resamples: int, say: Say,
+    predicted: dict[str, Predicted], weighting: Weighting, combined: Predicted, labels: dict[str, list[str]], titles: dict[str, bool],
+    resamples: int, chose: Sequence[str], say: Say,
 ) -> dict[str, Any]:  # fmt: skip
     """What ensemble.json says beside its members: weights, how they were chosen, and the validation scores; all of it said, too."""
     scores = {name: _overall(of_member["validation"], labels) for name, of_member in predicted.items()}
     best = max(scores, key=lambda name: scores[name])
-    gain = paired_difference(combined["validation"], predicted[best]["validation"], labels, resamples=resamples, by_title=titles)["overall"]
+    gains = {
+        name: paired_difference(
+            table, predicted[best][name], labels, resamples=resamples, by_title=titles[name], decided=chose if name == "validation" else ()
+        )["overall"]
+        for name, table in combined.items()
+    }
     for (name, score), weight in zip(scores.items(), weighting.weights, strict=True):
         say(f"{name}: {100 * score:.1f} % overall macro-F1 on validation, weight {weight:.3f}")
     crossed = weighting.choice.get("fitted_minus_equal_cross_fitted")
     if crossed is not None:
         say(f"weights: {weighting.choice['chosen']} (fitted against equal, cross-fitted: {_points(crossed)})")
-    say(f"ensemble: {100 * _overall(combined['validation'], labels):.1f} % on validation, against {best}: {_points(gain)}")
+    for name, gain in gains.items():
+        say(f"ensemble: {100 * _overall(combined[name], labels):.1f} % on {name}, against {best}, the best on validation: {_points(gain)}")
     return {
         "weights": weighting.weights,
         "choice": weighting.choice,
         "validation": scores,
-        "against_best_member": {"member": best, **gain},
+        "against_best_member": {"member": best, **gains["validation"]},
+        **({"against_best_member_on_test": {"member": best, **gains["test"]}} if "test" in gains else {}),
     }
 
 
@@ -122,7 +132,7 @@ def _overall(predictions: pa.Table, labels: dict[str, list[str]]) -> float:
     return float(np.float64(judged["overall"]["macro_f1"]))
 
 
-def _points(difference: dict[str, Any]) -> str:
+def _points(difference: Difference) -> str:
     low, high = (100 * bound for bound in difference["ci95"])
     return f"{100 * difference['difference']:+.1f} points [{low:+.1f}, {high:+.1f}], {difference['verdict']}"
 

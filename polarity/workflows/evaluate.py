@@ -3,38 +3,48 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from polarity import artifacts
-from polarity.artifacts import RunFolder, sha256_file
+from polarity.artifacts import RunFolder
 from polarity.config import Config, DataConfig, SplitConfig
 from polarity.data.read import read_comments
+from polarity.data.seen import title_keys, titles_apart
 from polarity.errors import DataError, RunError
-from polarity.evaluate import build_metrics, build_predictions, render_metrics
+from polarity.evaluate import Metrics, build_metrics, build_predictions, render_metrics
 from polarity.evaluate.drift import drift, label_counts
+from polarity.evaluate.intervals import TRAINING, UNKNOWN
 from polarity.evaluate.language import can_tell_languages, language_slices
 from polarity.evaluate.predictions import Labels, label_column
+from polarity.evaluate.results import Drift, judged_parts
 from polarity.predict import Classifier, load_classifier
-from polarity.run import Run
+from polarity.predict.classifier import Votes
+from polarity.run import CheckedRows, Run, SeenChoice, check_rows
 
 Say = Callable[[str], None]
-SPLIT = "test"
-"""The name under which a file's rows are judged: they decided nothing."""
+DECIDED = {"seen": [TRAINING], "unchecked": [UNKNOWN]}
+"""What the parts of a judged file decided, beside `test`, which decided nothing."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A labelled file as a classifier sees it: its comments, the predictions table of the same rows, and how many are the run's own."""
+    """A labelled file as a classifier sees it: its rows, what the run has seen of them, and the predictions table of the same rows."""
 
+    run: Run
     config: Config
-    comments: pa.Table
+    rows: CheckedRows
     predictions: pa.Table
-    own_validation_rows: int
     classifier: Classifier
+
+    @property
+    def calibration_rows(self) -> int:
+        """Rows that the calibration which was applied was fitted on."""
+        return pc.sum(self.predictions["calibration_fitted"]).as_py() or 0
 
 
 def evaluate(
@@ -46,23 +56,36 @@ def evaluate(
     votes: str | None = None,
     train: str | None = None,
     sets: Sequence[str] = (),
+    seen: SeenChoice = "drop",
     device: str = "auto",
     batch_size: int = 64,
     say: Say = print,
-) -> dict[str, Any]:
+) -> Metrics:
     """Judge the run on a labelled file; returns the content of metrics.json, and writes it with the predictions into the folder `out`.
 
     `train` is the file of training rows, for the floors and for drift; `sets` are settings of `data.` that read this file in place
-    of the run's, such as `data.comment_column=text`. Raises RunError where `out` holds something or the run cannot be used,
+    of the run's, such as `data.comment_column=text`. Rows that the run was trained on, or that chose something of it, are left out; with
+    `seen` "keep" they are judged apart from the others, as the part `seen`. Raises RunError where `out` holds something or the run
+    cannot be used,
     DataError where the file cannot be judged.
     """
     with _empty_folder(out) as folder:
-        scored = score_file(run, source, raw=raw, votes=votes, sets=sets, device=device, batch_size=batch_size, say=say)
-        trained = None if train is None else read_labelled(train, scored.config.data, say)
+        opened = Run.open(run)
+        trained = None if train is None else read_labelled(train, opened.config_with(sets).data, say)
+        scored = score_file(
+            opened, source, raw=raw, votes=votes, sets=sets, seen=seen, training=trained, device=device, batch_size=batch_size, say=say
+        )
         metrics = _judge(scored, trained, say)
-        notes = _notes(run, source, scored, votes=votes, trained=trained)
-        metrics["evaluation"] = {"run": scored.classifier.name, "data": source, "calibrated": scored.classifier.calibrated, **notes}
-        metrics["drift"] = _drift(run, scored, trained)
+        metrics["evaluation"] = {
+            "run": scored.classifier.name,
+            "data": source,
+            "calibrated": scored.classifier.calibrated,
+            "votes": cast(Votes | None, votes),
+            "calibration_rows": scored.calibration_rows,
+            "seen": scored.rows.counts,
+            "notes": _notes(scored, trained),
+        }
+        metrics["drift"] = _drift(scored, trained)
         if source.split(":")[0] == "sample":
             metrics["data"] = "SYNTHETIC sample corpus"
         if folder is not None:
@@ -77,29 +100,33 @@ def evaluate(
 
 
 def score_file(
-    run: str,
+    run: Run,
     source: str,
     *,
     raw: bool = False,
     votes: str | None = None,
     sets: Sequence[str] = (),
+    seen: SeenChoice = "drop",
+    beside: Sequence[Run] = (),
+    training: pa.Table | None = None,
     device: str = "auto",
     batch_size: int = 64,
     say: Say = print,
 ) -> Scored:
-    """Read a labelled file with the run's configuration and score it."""
-    opened = Run.open(run)
-    classifier = load_classifier(run, raw=raw, votes=votes, device=device, batch_size=batch_size)
-    config = opened.config_with(sets)
+    """Read a labelled file with the run's configuration and score what it has not seen, nor any run `beside` it; see `check_rows`."""
+    classifier = load_classifier(run.uri, raw=raw, votes=votes, device=device, batch_size=batch_size)
+    config = run.config_with(sets)
     labels = _judged_labels(config, classifier, source)
-    comments = read_labelled(source, config.data, say)
+    rows = check_rows([run, *beside], read_labelled(source, config.data, say), source, seen=seen, training=training)
+    comments = rows.comments
     say(f"{source}: {comments.num_rows:,} rows, scored by {classifier.name}{'' if classifier.calibrated else ' (not calibrated)'}")
     scores = classifier.score(comments)
     predictions = build_predictions(
-        SPLIT, comments, {t: scores[t].probabilities for t in labels}, labels, {t: scores[t].predicted for t in labels}
+        "test", comments, {t: scores[t].probabilities for t in labels}, labels, {t: scores[t].predicted for t in labels}
     )
-    marked, own = _mark_fitted(opened.folder, predictions, labels, classifier.calibrated)
-    return Scored(config, comments, marked, own, classifier)
+    predictions = predictions.set_column(predictions.column_names.index("split"), "split", rows.parts)
+    fitted = pa.array(_calibrated_on(run, rows, predictions, labels) if classifier.calibrated else np.zeros(comments.num_rows, bool))
+    return Scored(run, config, rows, predictions.append_column("calibration_fitted", fitted), classifier)
 
 
 def read_labelled(source: str, data: DataConfig, say: Say) -> pa.Table:
@@ -117,35 +144,42 @@ def _judged_labels(config: Config, classifier: Classifier, source: str) -> dict[
     return config.labels
 
 
-def _judge(scored: Scored, trained: pa.Table | None, say: Say) -> dict[str, Any]:
+def _judge(scored: Scored, trained: pa.Table | None, say: Say) -> Metrics:
     from polarity.baselines import floors
 
-    config, labels = scored.config, scored.config.labels
-    resamples = config.train.resamples
+    labels, resamples = scored.config.labels, scored.config.train.resamples
+    parts = {name: scored.rows.comments.filter(pc.equal(scored.rows.parts, name)) for name in pc.unique(scored.rows.parts).to_pylist()}
     metrics = build_metrics(
         scored.predictions,
-        {} if trained is None else floors(trained, {SPLIT: scored.comments}, labels, say=say),
+        {} if trained is None else floors(trained, parts, labels, say=say),
         labels,
         resamples=resamples,
-        by_title=config.data.split.kind == "group",
+        by_title={name: _by_title(scored, table, trained) for name, table in parts.items()},
+        decided=DECIDED,
     )
     if can_tell_languages():
-        comments = scored.comments["comment"].to_pylist()
-        metrics[SPLIT]["slices"]["language"] = language_slices(scored.predictions, comments, labels, resamples=resamples)
+        for name, part in judged_parts(metrics):
+            rows = scored.predictions.filter(pc.equal(scored.predictions["split"], name))
+            part["slices"]["language"] = language_slices(rows, parts[name]["comment"].to_pylist(), labels, resamples=resamples)
     return metrics
 
 
-def _mark_fitted(folder: RunFolder, predictions: pa.Table, labels: Labels, calibrated: bool) -> tuple[pa.Table, int]:
-    """The predictions with `calibration_fitted`, whether the calibration that was applied was fitted on a row; and how many rows are
-    validation rows of the run, by row id, title and labels."""
-    own = pa.array([False] * predictions.num_rows)
-    if folder.exists(artifacts.PREDICTIONS):
-        names = ["row_id", "title", *(label_column(task) for task in labels)]
-        held_out = folder.read_parquet(artifacts.PREDICTIONS)
-        validation = held_out.filter(pc.equal(held_out["split"], "validation"))
-        own = pc.is_in(_keys(predictions, names), value_set=_keys(validation, names))
-    marks = own if calibrated else pa.array([False] * predictions.num_rows)
-    return predictions.append_column("calibration_fitted", marks), pc.sum(own).as_py() or 0
+def _by_title(scored: Scored, rows: pa.Table, trained: pa.Table | None) -> bool:
+    """Whether titles are the unit: by the training rows' titles, of an older run without them by its configuration."""
+    if scored.run.seen is not None:
+        return titles_apart(scored.run.seen.titles("train"), rows["title"])
+    if trained is not None:
+        return titles_apart(title_keys(trained["title"]), rows["title"])
+    return scored.run.data.split.kind == "group" and scored.run.data.source is not None
+
+
+def _calibrated_on(run: Run, rows: CheckedRows, predictions: pa.Table, labels: Labels) -> NDArray[np.bool_]:
+    """Which rows (N,) the run's calibration was fitted on: by their hashes, for an older run by row id, title and labels."""
+    if run.seen is not None or not run.has(artifacts.PREDICTIONS):
+        return rows.validation
+    names = ["row_id", "title", *(label_column(task) for task in labels)]
+    found: NDArray[np.bool_] = pc.is_in(_keys(predictions, names), value_set=_keys(run.rows("validation"), names)).to_numpy(False)
+    return found
 
 
 def _keys(table: pa.Table, names: list[str]) -> pa.Array:
@@ -153,53 +187,40 @@ def _keys(table: pa.Table, names: list[str]) -> pa.Array:
     return pc.binary_join_element_wise(*columns, pa.scalar("\x1f", pa.large_string())).combine_chunks()
 
 
-def _notes(run: str, source: str, scored: Scored, *, votes: str | None, trained: pa.Table | None) -> dict[str, Any]:
+def _notes(scored: Scored, trained: pa.Table | None) -> list[str]:
     """What a reader of the scores must know."""
-    notes = []
-    own = scored.own_validation_rows
-    if _is_own_data(RunFolder.open(run), source):
-        notes.append("the file is the run's own data: rows that it was trained on are among these, and the scores are far too good")
-    elif own:
-        notes.append(
-            f"{own:,} of the rows are validation rows of the run: its best epoch was chosen and its calibration fitted on them, and its "
-            "training rows may be among the others"
-        )
+    notes = list(scored.rows.notes)
+    if scored.rows.counts is None and scored.calibration_rows:
+        notes.append(f"{scored.calibration_rows:,} of the rows are validation rows of the run: they chose its epoch and its calibration")
     if trained is None:
         notes.append("no floors: majority, title and linear need the training rows (--train FILE)")
     if not can_tell_languages():
         notes.append("no slices by language: they need pip install 'polarity[languages]'")
-    return {"votes": votes, "calibration_rows": own if scored.classifier.calibrated else 0, "notes": notes}
+    return notes
 
 
-def _is_own_data(folder: RunFolder, source: str) -> bool:
-    path = Path(source)
-    if not folder.exists(artifacts.ENVIRONMENT) or not path.is_file():
-        return False
-    return sha256_file(path) in (folder.read_json(artifacts.ENVIRONMENT).get("data") or {}).values()
-
-
-def _drift(run: str, scored: Scored, trained: pa.Table | None) -> dict[str, Any]:
+def _drift(scored: Scored, trained: pa.Table | None) -> Drift:
     """Against the training file where it is given, else against what the run remembers of its training rows."""
-    folder, labels = RunFolder.open(run), scored.config.labels
-    tokens = scored.classifier.token_statistics(scored.comments)
+    run, labels = scored.run, scored.config.labels
+    tokens = scored.classifier.token_statistics(scored.rows.comments)
     if trained is not None:
         counts = {task: [pc.sum(pc.equal(trained[task], k)).as_py() or 0 for k in range(len(names))] for task, names in labels.items()}
         train_tokens = scored.classifier.token_statistics(trained)
     else:
-        counts = label_counts(folder.read_json(artifacts.LEDGER), labels) if folder.exists(artifacts.LEDGER) else {}
-        known = folder.read_json(artifacts.ENVIRONMENT) if folder.exists(artifacts.ENVIRONMENT) else {}
-        train_tokens = known.get("train_tokens")
-    return drift(scored.predictions, tokens, labels, train_labels=counts, train_tokens=train_tokens)
+        counts = label_counts(run.folder.read_json(artifacts.LEDGER), labels) if run.has(artifacts.LEDGER) else {}
+        train_tokens = run.environment.get("train_tokens")
+    return cast(Drift, drift(scored.predictions, tokens, labels, train_labels=counts, train_tokens=train_tokens))
 
 
-def _lines(metrics: dict[str, Any]) -> Iterator[str]:
+def _lines(metrics: Metrics) -> Iterator[str]:
     """Slices by language, warnings and notes, in words."""
-    for entry in metrics[SPLIT]["slices"].get("language", []):
-        scores = ", ".join(
-            f"{task} {of_task['macro_f1']:.3f} [{of_task['ci95'][0]:.3f}, {of_task['ci95'][1]:.3f}]"
-            for task, of_task in entry["tasks"].items()
-        )
-        yield f"{entry['language']:>8}, {entry['rows']:,} rows: {scores}"
+    for _, part in judged_parts(metrics):
+        for entry in part["slices"].get("language", []):
+            scores = ", ".join(
+                f"{task} {of_task['macro_f1']:.3f} [{of_task['ci95'][0]:.3f}, {of_task['ci95'][1]:.3f}]"
+                for task, of_task in entry["tasks"].items()
+            )
+            yield f"{entry['language']:>8}, {entry['rows']:,} rows: {scores}"
     compared = metrics["drift"]
     yield from (f"warning: {warning}" for warning in compared["warnings"])
     if "lengths" not in compared:

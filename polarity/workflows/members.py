@@ -17,10 +17,11 @@ from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.baselines import floors
 from polarity.config import Config
+from polarity.data.seen import SeenRows
 from polarity.data.split import Splits
 from polarity.environment import describe_environment
 from polarity.errors import RunError
-from polarity.evaluate import build_metrics, render_metrics
+from polarity.evaluate import Metrics, build_metrics, render_metrics
 from polarity.run import Run
 from polarity.workflows.calibrate import calibrate_run
 
@@ -57,7 +58,16 @@ def open_members(runs: Sequence[str], least: int) -> list[Run]:
 
 
 def _check_same_training_rows(first: Run, other: Run) -> None:
-    """Predictions hold no training rows, so those are compared by the data's hash and their number."""
+    """No member may have been trained on rows that judge: told by the rows' hashes, of older runs by the data's hash and their number."""
+    if first.seen is not None and other.seen is not None:
+        for one, judged in ((first, other), (other, first)):
+            trained_on = one.trained_on_held_out_of(judged)
+            if trained_on:
+                raise RunError(
+                    f"{one.uri}: was trained on {trained_on:,} rows that are validation or test rows of {judged.uri}, so that they cannot "
+                    "judge both: use runs of one split of the same data"
+                )
+        return
     hashes = [sorted(str(sha or name) for name, sha in m.environment.get("data", {}).items()) for m in (first, other)]
     rows = [m.environment.get("rows", {}).get("train") for m in (first, other)]
     if hashes[0] != hashes[1] or rows[0] != rows[1]:
@@ -73,7 +83,7 @@ class Made:
     """What was made: its configuration, its members' record, and its predictions of all held-out splits."""
 
     config: Config
-    first: Run
+    members: list[Run]
     splits: Splits
     made_from: list[dict[str, Any]]
     predictions: pa.Table
@@ -119,39 +129,39 @@ def _send(source: Path, target: RunFolder) -> None:
         raise
 
 
-def write_run(folder: RunFolder, made: Made, say: Say) -> dict[str, Any]:
+def write_run(folder: RunFolder, made: Made, say: Say) -> Metrics:
     """Write configuration, environment, predictions, calibration and metrics; returns the content of metrics.json."""
     from polarity.resolve import dump_config
 
     config, splits = made.config, made.splits
     sources = [s for s in (config.data.source, config.data.train, config.data.validation, config.data.test) if s]
     now = describe_environment(seeds={"split": config.data.split.seed}, sources=sources)
-    before = made.first.environment
+    before = made.members[0].environment
     kept: dict[str, Any] = {key: before[key] for key in ("encoder", "rows", "dropped_from_train") if key in before}
     folder.write_text(artifacts.CONFIG, dump_config(config))
     folder.write_json(artifacts.ENVIRONMENT, {**now, **kept, "made_from": made.made_from})
-    if made.first.folder.exists(artifacts.LEDGER):
-        folder.write_bytes(artifacts.LEDGER, made.first.folder.read_bytes(artifacts.LEDGER))
+    if made.members[0].folder.exists(artifacts.LEDGER):
+        folder.write_bytes(artifacts.LEDGER, made.members[0].folder.read_bytes(artifacts.LEDGER))
     folder.write_parquet(artifacts.PREDICTIONS, made.predictions)
+    seen = [member.seen for member in made.members]
+    kept_hashes = [rows for rows in seen if rows is not None]
+    if len(kept_hashes) == len(seen):
+        folder.write_parquet(artifacts.SEEN, SeenRows.union(kept_hashes).table)
     calibrate_run(folder, say, labels=config.labels)
     metrics = build_metrics(
         made.predictions,
         floors(splits.train, splits.held_out, config.labels, say=say),
         config.labels,
         resamples=config.train.resamples,
-        by_title=by_title(config),
+        by_title=splits.by_title,
+        decided=Run(folder).decided,
     )
-    if made.first.folder.exists(artifacts.METRICS):
-        about_data = made.first.folder.read_json(artifacts.METRICS).get("data")
+    if made.members[0].folder.exists(artifacts.METRICS):
+        about_data = made.members[0].folder.read_json(artifacts.METRICS).get("data")
         metrics |= {} if about_data is None else {"data": about_data}  # that the rows are synthetic
     folder.write_json(artifacts.METRICS, metrics)
     say(render_metrics(metrics))
     return metrics
-
-
-def by_title(config: Config) -> bool:
-    """Whether titles, not rows, are resampled: where the split keeps a title on one side."""
-    return config.data.split.kind == "group" and config.data.source is not None
 
 
 def copy_folder(source: RunFolder, name: str, target: RunFolder, under: str) -> None:

@@ -18,7 +18,7 @@ from polarity.data.batch import Corpus
 from polarity.data.split import Splits, load_splits
 from polarity.data.tokenize import tokenize
 from polarity.errors import RunError
-from polarity.evaluate import build_predictions
+from polarity.evaluate import Metrics, build_predictions
 from polarity.model.multitask import MultitaskModel
 from polarity.predict.classifier_model import load_parts
 from polarity.predict.exported import no_progress_bars
@@ -38,7 +38,7 @@ _LENGTHS = ("order", "max_length", "max_comment", "max_title")
 _NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 
 
-def soup(runs: Sequence[str], out: str, *, greedily: bool = False, say: Say = print) -> dict[str, Any]:
+def soup(runs: Sequence[str], out: str, *, greedily: bool = False, say: Say = print) -> Metrics:
     """Write the soup's run folder and return the content of its metrics.json.
 
     `runs` are run folders, or RUN/checkpoints/epoch_N for the weights of an epoch. `greedily` adds a member, from the best down, only
@@ -51,7 +51,7 @@ def soup(runs: Sequence[str], out: str, *, greedily: bool = False, say: Say = pr
     return metrics
 
 
-def _make(folder: RunFolder, runs: Sequence[str], greedily: bool, say: Say) -> dict[str, Any]:
+def _make(folder: RunFolder, runs: Sequence[str], greedily: bool, say: Say) -> Metrics:
     if len(runs) < 2:
         raise RunError(f"{len(runs)} run given: a soup needs at least two")
     places = [_place(run) for run in runs]
@@ -68,9 +68,10 @@ def _make(folder: RunFolder, runs: Sequence[str], greedily: bool, say: Say) -> d
         readers = [kitchen.reader(members[run].folder, name, Path(temporary) / str(number)) for number, (run, name) in enumerate(places)]
         record, predictions = kitchen.cook(readers, list(runs), greedily, say)
     _write_model(folder, kitchen)
-    folder.write_json(artifacts.SOUP, record)
+    chose = sorted({what for member in members.values() for what in member.decided.get("validation", [])})
+    folder.write_json(artifacts.SOUP, {**record, "decided": chose})
     made_from = [{"run": run, "seeds": members[place[0]].environment.get("seeds", {})} for run, place in zip(runs, places, strict=True)]
-    return write_run(folder, Made(first.config, first, splits, made_from, predictions), say)
+    return write_run(folder, Made(first.config, list(members.values()), splits, made_from, predictions), say)
 
 
 def _place(run: str) -> tuple[str, str | None]:

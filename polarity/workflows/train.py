@@ -13,12 +13,13 @@ from polarity import artifacts
 from polarity.artifacts import RunFolder, user_cache_dir
 from polarity.config import Config
 from polarity.data.ledger import Ledger, build_ledger
+from polarity.data.seen import SeenRows
 from polarity.data.split import Splits, is_small, load_splits
 from polarity.data.tokenize import check_length, tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
 from polarity.environment import describe_environment, source_hashes
 from polarity.errors import ConfigError, RunError
-from polarity.evaluate import build_metrics, render_metrics
+from polarity.evaluate import Metrics, build_metrics, render_metrics
 from polarity.evaluate.drift import describe_tokens
 from polarity.paths import typed
 from polarity.report.record import Comments
@@ -45,7 +46,7 @@ class Prepared:
     """The tokenizer's padding and unknown tokens."""
 
 
-def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = print) -> dict[str, Any]:
+def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = print) -> Metrics:
     """Train as `config` says into the folder `run_dir` (a local path or a URI), and return the content of metrics.json.
 
     Raises `PolarityError` for everything a user can mend; then nothing is left behind but a finished part of a run.
@@ -137,7 +138,7 @@ def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Split
     return Prepared(splits, encoder, tokens, ledger, int(tokenizer.pad_token_id), tokenizer.unk_token_id)
 
 
-def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> dict[str, Any]:
+def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> Metrics:
     """Score the run's own predictions.parquet beside the floors, and write metrics.json."""
     from polarity.baselines import floors  # scikit-learn is slow to import and not needed before
 
@@ -147,7 +148,8 @@ def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> dict[s
         floors(splits.train, splits.held_out, config.labels, say=say),
         config.labels,
         resamples=config.train.resamples,
-        by_title=config.data.split.kind == "group" and config.data.source is not None,
+        by_title=splits.by_title,
+        decided=run.decided,
         stability=run.stability,
     )
     if _is_synthetic(config):
@@ -195,6 +197,7 @@ def _describe(folder: RunFolder, config: Config, prepared: Prepared, given: Mapp
     environment["train_tokens"] = describe_tokens(prepared.tokens["train"]["input_ids"], prepared.unknown_id)
     folder.write_json(artifacts.ENVIRONMENT, environment)
     folder.write_json(artifacts.LEDGER, prepared.ledger.to_json())
+    folder.write_parquet(artifacts.SEEN, SeenRows.of(splits.parts).table)
     folder.write_text(artifacts.CONFIG, dump_config(config, given))
 
 

@@ -1,4 +1,5 @@
 import json
+from importlib.resources import files
 from typing import Any
 
 import jsonschema
@@ -8,6 +9,7 @@ from judged import PLAN, judged
 
 from polarity.errors import DataError
 from polarity.evaluate import Stability, build_metrics, metrics_schema, paired_difference, render_metrics
+from polarity.evaluate.intervals import TRAINING, UNKNOWN
 
 STABILITY: Stability = {"non_finite_steps": 0, "epoch_losses": [2.0, 1.5, 1.2], "best_epoch": 3}
 
@@ -33,6 +35,31 @@ def test_metrics_json_follows_the_published_schema(labels: dict[str, list[str]],
     jsonschema.Draft202012Validator.check_schema(metrics_schema())
     written = json.dumps(metrics(labels, by_title=by_title), allow_nan=False)
     jsonschema.validate(json.loads(written), metrics_schema())
+
+
+def test_the_published_schema_is_the_one_of_the_types() -> None:
+    file = files("polarity.evaluate").joinpath("metrics.schema.json")
+    assert json.loads(file.read_text(encoding="utf-8")) == metrics_schema(), (
+        "write it anew: python -c 'import json; from polarity.evaluate import metrics_schema as s; print(json.dumps(s(), indent=1))'"
+    )
+
+
+@pytest.mark.parametrize("decided", [["the epoch"], [TRAINING], [UNKNOWN]])
+def test_there_is_no_verdict_on_rows_that_decided_something(decided: list[str]) -> None:
+    model, floor = judged(400, skill=3.0, split="validation"), judged(400, skill=0.5, split="validation")
+    tables = {"validation": {"linear": floor}}
+    clean, chosen = (
+        build_metrics(model, tables, PLAN, resamples=200, by_title=False, decided={"validation": what})["validation"]
+        for what in ([], decided)
+    )
+    words = {"the epoch": "on rows that chose it", TRAINING: "on rows that trained it", UNKNOWN: "on unchecked rows"}[decided[0]]
+    assert clean["floors"]["linear"]["difference"]["overall"]["verdict"] == "gain"
+    assert chosen["overall"] == clean["overall"]  # the score is the same, and so is its interval
+    judgements = [entry for kind in ("minimum", "stretch", "floors", "baseline") for entry in chosen["verdict"][kind]]
+    assert len(judgements) > 10 and {entry["verdict"] for entry in judgements} == {words}
+    difference = chosen["floors"]["linear"]["difference"]
+    assert {entry["verdict"] for entry in [difference["overall"], *difference["tasks"].values()]} == {words}
+    jsonschema.validate({"schema_version": 1, "validation": chosen}, metrics_schema())
 
 
 def test_the_schema_refuses_percent_and_unknown_keys() -> None:

@@ -204,7 +204,8 @@ def test_ensemble_weights_are_chosen_and_said(runs: tuple[Path, Path], tmp_path:
     content = json.loads((tmp_path / "out" / "ensemble.json").read_text())
     assert sum(content["weights"]) == pytest.approx(1, abs=2e-3)
     assert content["choice"]["chosen"] in ("equal", "fitted")
-    assert content["validation"].keys() == {"a", "linear"} and content["against_best_member"]["verdict"] in ("gain", "loss", "within noise")
+    assert content["validation"].keys() == {"a", "linear"} and content["against_best_member"]["verdict"] == "on rows that chose it"
+    assert content["against_best_member_on_test"]["verdict"] in ("gain", "loss", "within noise")
     assert any(line.startswith("weights: ") for line in said) and any("linear: " in line for line in said)
     check_run(tmp_path / "out")
     with pytest.raises(RunError, match="is an ensemble itself"):
@@ -212,7 +213,7 @@ def test_ensemble_weights_are_chosen_and_said(runs: tuple[Path, Path], tmp_path:
 
 
 OTHER = {
-    "split": (("data.split.seed=7",), "validation rows are not those|training rows instead of"),
+    "split": (("data.split.seed=7",), "was trained on .* rows that are validation or test rows"),
     "pooling": (("model.pooling=cls",), "pooling is 'cls', and 'mean' in"),
     "length": (("data.max_length=60",), r"data\.max_length is 60"),
 }
@@ -290,7 +291,7 @@ from polarity.workflows.ensemble import ensemble
 from polarity.workflows.soup import soup
 disk, *runs = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50k", "tmpfs", disk], check=True)
-for size in ("50k", "144k"):
+for size in ("50k", "196k"):
     subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
     for make in (soup, ensemble):
         try:
@@ -310,7 +311,7 @@ def test_a_full_disk_leaves_nothing_that_looks_like_a_run(runs: tuple[Path, Path
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [entry[:2] for entry in found] == [["soup", "50k"], ["ensemble", "50k"], ["soup", "144k"], ["ensemble", "144k"]], done.stderr
+    assert [entry[:2] for entry in found] == [["soup", "50k"], ["ensemble", "50k"], ["soup", "196k"], ["ensemble", "196k"]], done.stderr
     for _, _, error, left in found:
         assert error.startswith(f"{tmp_path}/new/") and ("full" in error) and left == [], error
     assert "new/model: cannot be written" in found[0][2] and "new/metrics.json" in found[2][2]

@@ -1,0 +1,256 @@
+"""What a run remembers of its rows, so that rows which trained it or chose something are known again: hashes, not texts.
+
+A row is known again as a *duplicate* (the same title and comment, both normalised; 64 bits of SHA-256) or as a *near duplicate* (the rule
+of training: Jaccard similarity of at least 0.9 between the character 5-grams of comments of 20 or more characters, whatever the titles).
+Similarity is estimated from a signature of 128 minima of 8 bits a comment (MinHash, Broder 1997; b-bit minima, Li and König 2010):
+
+    recognised       every duplicate; near duplicates of 0.90 to 0.92 in 99.9 %, of more in nearly all (787 of 788; 1,875 of 1,875)
+    also taken       pairs of 0.8 to 0.9 in 70 %, of 0.7 to 0.8 in 5 %, below 0.7 none of 2,108
+    not recognised   a translation, a paraphrase, a short comment (below 20 characters) under another title
+
+Whoever has a comment can test whether it was among the rows; nobody can read the comments off the hashes.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from polarity.data.duplicates import MIN_CHARACTERS, normalise
+from polarity.data.near import GRAM
+
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+Keys = NDArray[np.uint64]
+Signatures = NDArray[np.uint8]
+
+HASHES = 128
+ALIKE = 107
+"""Equal minima of 128 that make two comments near: at a similarity of 0.9 there are at least so many in 99.5 % of cases."""
+_BAND = 8
+"""Signatures are compared where 8 neighbouring minima agree: at 0.9 one of the 16 bands does in 9,999 of 10,000 cases."""
+_BLOCK_ROWS = 1 << 15
+_BLOCK_GRAMS = 1 << 16
+_BLOCK_PAIRS = 1 << 18
+
+SCHEMA = pa.schema(
+    [
+        pa.field("part", pa.dictionary(pa.int8(), pa.string())),
+        pa.field("key", pa.uint64()),
+        pa.field("title", pa.uint64()),
+        pa.field("signature", pa.binary(HASHES)),
+    ]
+)
+"""A row a different row of a part; `title` is null where there is none, `signature` where the comment is short."""
+
+
+@dataclass(frozen=True)
+class Matches:
+    """For each of N rows the part that holds it or one like it, the first of PARTS, and whether it only resembles one."""
+
+    part: NDArray[np.int8]
+    """Index in PARTS, -1 where none holds it."""
+    near: NDArray[np.bool_]
+
+    def of(self, *parts: Part) -> NDArray[np.bool_]:
+        """Which rows (N,) are in one of the parts."""
+        return np.isin(self.part, [PARTS.index(part) for part in parts])
+
+    def counts(self) -> dict[Part, int]:
+        """{part: rows}, of parts that hold any."""
+        return {part: int(count) for part in PARTS if (count := (self.part == PARTS.index(part)).sum())}
+
+
+@dataclass(frozen=True)
+class SeenRows:
+    """The rows of one or more runs, as hashes; `table` has SCHEMA."""
+
+    table: pa.Table
+
+    @classmethod
+    def of(cls, parts: Mapping[str, pa.Table]) -> "SeenRows":
+        """From comments tables (`title`, `comment`) by part: train, validation, test."""
+        return cls(_distinct(pa.concat_tables([_hashed(part, parts[part]) for part in PARTS if part in parts])))
+
+    @classmethod
+    def union(cls, runs: "list[SeenRows]") -> "SeenRows":
+        """What any of the runs has seen."""
+        return cls(_distinct(pa.concat_tables([run.table for run in runs], promote_options="default").cast(SCHEMA)))
+
+    def match(self, comments: pa.Table) -> Matches:
+        """Which rows of a comments table (`title`, `comment`) are among these; see the module for what is recognised."""
+        asked = _hashed("test", comments)
+        keys = asked["key"].to_numpy()
+        signed, signatures = np.flatnonzero(asked["signature"].is_valid().to_numpy()), _stored_signatures(asked)
+        found, near = np.full(len(keys), -1, np.int8), np.zeros(len(keys), np.bool_)
+        for part in reversed(PARTS):  # the strongest part last
+            found[np.isin(keys, self._of(part)["key"].to_numpy())] = PARTS.index(part)
+        # The same row says more than a row like it: the run's own test rows were freed of near duplicates by the exact rule.
+        open_ = np.flatnonzero(found[signed] < 0)
+        for part in reversed(PARTS):
+            alike = open_[_any_alike(signatures[open_], _unique(_stored_signatures(self._of(part))))]
+            found[signed[alike]], near[signed[alike]] = PARTS.index(part), True
+        return Matches(found, near)
+
+    def keys(self, part: Part) -> Keys:
+        """The different rows of a part, hashed."""
+        return np.unique(self._of(part)["key"].to_numpy())
+
+    def titles(self, part: Part) -> Keys:
+        """The different titles of a part, hashed; rows without a title have none."""
+        return np.unique(self._of(part)["title"].drop_null().to_numpy()).astype(np.uint64)
+
+    def _of(self, part: Part) -> pa.Table:
+        return self.table.filter(pc.equal(self.table["part"].cast(pa.string()), part))
+
+
+def title_keys(titles: pa.ChunkedArray) -> Keys:
+    """The different titles of a column, hashed as `SeenRows.titles` has them."""
+    distinct = {normalise(str(title)) for title in pc.unique(titles).to_pylist() if title is not None}
+    return np.array(sorted(_hash(title) for title in distinct if title), np.uint64)
+
+
+def titles_apart(training: Keys, judged: pa.ChunkedArray) -> bool:
+    """The resampling unit's one rule: True where titles are the unit of intervals, False where rows are.
+
+    `training` are the training rows' titles (`title_keys`, `SeenRows.titles`), `judged` the titles of the judged rows. Titles are the unit
+    where none of the judged ones was trained on, however the rows were split: the scores then speak of comments under new titles, and
+    comments under one title resemble each other. A title that stands on both sides, or no title at all, leaves the rows.
+    """
+    keys = title_keys(judged)
+    return bool(len(keys)) and not np.isin(keys, training).any()
+
+
+def _hashed(part: Part, table: pa.Table) -> pa.Table:
+    batches = table.select(["title", "comment"]).to_batches(max_chunksize=_BLOCK_ROWS)
+    return pa.concat_tables([SCHEMA.empty_table(), *(_hashed_batch(part, batch) for batch in batches)])
+
+
+def _hashed_batch(part: Part, batch: pa.RecordBatch) -> pa.Table:
+    titles, texts = ([normalise(text or "") for text in batch[name].to_pylist()] for name in ("title", "comment"))
+    signed, signatures = _signatures(texts)
+    places = np.full(len(texts), -1, np.int64)
+    places[signed] = np.arange(len(signed))
+    stored = pa.FixedSizeBinaryArray.from_buffers(pa.binary(HASHES), len(signed), [None, pa.py_buffer(signatures.tobytes())])
+    columns = [
+        pa.DictionaryArray.from_arrays(pa.array(np.full(len(texts), PARTS.index(part), np.int8)), pa.array(PARTS)),
+        pa.array([_hash(f"{title}\x1f{text}") for title, text in zip(titles, texts, strict=True)], pa.uint64()),
+        pa.array([_hash(title) if title else None for title in titles], pa.uint64()),
+        stored.take(pa.array(places, mask=places < 0)),
+    ]
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _distinct(table: pa.Table) -> pa.Table:
+    """Each row of a part once; its order says nothing of the order of the rows."""
+    part = pc.index_in(table["part"].cast(pa.string()), value_set=pa.array(PARTS)).to_numpy()
+    key, kept = table["key"].to_numpy(), []
+    for number in range(len(PARTS)):
+        rows = np.flatnonzero(part == number)
+        kept.append(rows[np.unique(key[rows], return_index=True)[1]])
+    return table.take(pa.array(np.concatenate(kept))).combine_chunks()
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little")
+
+
+_FACTORS = np.random.default_rng(2026).integers(1, 1 << 63, HASHES, dtype=np.uint64) | np.uint64(1)
+
+
+def _signatures(texts: list[str]) -> tuple[NDArray[np.int64], Signatures]:
+    """(positions of the texts of 20 or more characters, their signatures (n, 128))."""
+    long = np.array([position for position, text in enumerate(texts) if len(text) >= MIN_CHARACTERS], np.int64)
+    found = np.empty((len(long), HASHES), np.uint8)
+    for start, stop in _blocks([len(texts[position]) for position in long]):
+        grams, starts = _gram_hashes([texts[position] for position in long[start:stop]])
+        for number, factor in enumerate(_FACTORS):
+            # multiply-shift: the upper half of a product is well mixed, and the lowest of its bits are kept
+            minima = np.minimum.reduceat((grams * factor) >> np.uint64(32), starts)
+            found[start:stop, number] = minima.astype(np.uint8)
+    return long, found
+
+
+def _blocks(lengths: list[int]) -> Iterator[tuple[int, int]]:
+    """(start, stop) of runs of texts with about 65,000 characters, so that what is computed of them stays in the cache."""
+    start, total = 0, 0
+    for position, length in enumerate(lengths):
+        if total and total + length > _BLOCK_GRAMS:
+            yield start, position
+            start, total = position, 0
+        total += length
+    if total:
+        yield start, len(lengths)
+
+
+def _gram_hashes(texts: list[str]) -> tuple[Keys, NDArray[np.int64]]:
+    """Hashes of the texts' character 5-grams, text after text, and where each text's begin."""
+    lengths = np.array([len(text) for text in texts])
+    codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    hashes = np.zeros(len(codes) - GRAM + 1, np.uint64)
+    for offset in range(GRAM):
+        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[offset : len(codes) - GRAM + 1 + offset]
+    hashes = _mixed(hashes)
+    ends = np.cumsum(lengths)
+    position = np.arange(len(codes))
+    inside = position + GRAM <= np.repeat(ends, lengths)  # a gram that reaches into the next text is none
+    counts = lengths - GRAM + 1
+    return hashes[inside[: len(hashes)]], np.concatenate([[0], np.cumsum(counts)[:-1]])
+
+
+def _mixed(values: Keys) -> Keys:
+    """splitmix64's finaliser (Steele et al. 2014)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: Keys = values ^ (values >> np.uint64(31))
+    return mixed
+
+
+def _stored_signatures(rows: pa.Table) -> Signatures:
+    """The signatures (n, 128) of the rows that have one, in their order."""
+    parts = [np.empty(0, np.uint8)]
+    for chunk in rows["signature"].drop_null().chunks:
+        parts.append(np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * HASHES : (chunk.offset + len(chunk)) * HASHES])
+    return np.concatenate(parts).reshape(-1, HASHES)
+
+
+def _unique(signatures: Signatures) -> Signatures:
+    distinct: Signatures = np.unique(signatures.view(f"V{HASHES}")).view(np.uint8).reshape(-1, HASHES)
+    return distinct
+
+
+def _any_alike(asked: Signatures, known: Signatures) -> NDArray[np.bool_]:
+    """Which of the asked signatures (n, 128) have at least ALIKE minima in common with a known one."""
+    alike = np.zeros(len(asked), np.bool_)
+    if not len(asked) or not len(known):
+        return alike
+    asked_bands, known_bands = (np.ascontiguousarray(s).view(np.uint64).reshape(len(s), HASHES // _BAND) for s in (asked, known))
+    for band in range(HASHES // _BAND):
+        open_rows = np.flatnonzero(~alike)
+        order = np.argsort(known_bands[:, band], kind="stable")
+        values = known_bands[order, band]
+        low, high = (np.searchsorted(values, asked_bands[open_rows, band], side) for side in ("left", "right"))
+        for rows, others in _pairs(open_rows, low, high, order):
+            near = (asked[rows] == known[others]).sum(axis=1) >= ALIKE
+            alike[rows[near]] = True
+    return alike
+
+
+def _pairs(
+    rows: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64], order: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(row, known) of each row with each of `order[low:high]`, some at a time."""
+    counts = high - low
+    hit = np.flatnonzero(counts)
+    rows, low, counts = rows[hit], low[hit], counts[hit]
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    for start in range(0, int(edges[-1]), _BLOCK_PAIRS):
+        pair = np.arange(start, min(start + _BLOCK_PAIRS, int(edges[-1])))
+        of = np.searchsorted(edges, pair, "right") - 1
+        yield rows[of], order[low[of] + pair - edges[of]]
