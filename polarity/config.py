@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from polarity.config_base import Count, Fraction, NonNegative, Positive, PositiveInt, Section
 from polarity.config_tracking import TrackingConfig
+from polarity.spelling import MISSING_WORDS, canonical, lookup
 
 MIN_COMMENT_TOKENS = 32
 
@@ -21,17 +22,24 @@ _TORCHS_WORDS = frozenset({
 })  # fmt: skip
 
 
+MOST_LABELS = 127
+"""Classes of a task: their indices are kept in one byte a row."""
+
+
 class TaskConfig(Section):
     column: str = Field(min_length=1)
     """Column of the input that holds this task's label."""
     labels: list[str] = Field(min_length=2)
-    """The classes in their fixed order; input labels match after trimming and case folding."""
+    """The classes in their fixed order; labels match whatever their case, spaces, invisible characters and way of writing a number."""
 
     @model_validator(mode="after")
     def _labels_are_distinct(self) -> "TaskConfig":
-        folded = [label.strip().casefold() for label in self.labels]
-        if len(set(folded)) != len(folded) or "" in folded:
-            raise ValueError(f"labels must be non-empty and differ after trimming and case folding: {self.labels}")
+        if len(self.labels) > MOST_LABELS:
+            raise ValueError(f"{len(self.labels)} labels are too many: a task has at most {MOST_LABELS}")
+        if len(lookup(self.labels)) != len(self.labels):
+            raise ValueError(f"labels must differ: {self.labels}")
+        if "" in map(canonical, self.labels):
+            raise ValueError(f"labels must hold a visible character: {self.labels}")
         return self
 
 
@@ -110,8 +118,11 @@ class DataConfig(Section):
         min_length=1,
     )
     """{task: {column, labels}}: a third task is an entry more; `TASK: null` removes one."""
+    missing_labels: list[str] = Field(default=list(MISSING_WORDS))
+    """Texts of a label cell that mean "no label", as an empty cell does, unless a class has that name; by default pandas' words."""
     bad_rows: Literal["error", "drop"] = "error"
-    """error: the first bad row stops the run; drop: bad rows are left out, counted and shown."""
+    """error: the first bad row stops the run; drop: bad rows are left out, counted and shown; one with a good label of another task
+    keeps that and loses the bad label only."""
     split: SplitConfig = SplitConfig()
     duplicates: Literal["drop_from_train", "error", "allow"] = "drop_from_train"
     """What happens to training rows whose (near) duplicate is in validation or test; allow keeps the leak, for comparison."""

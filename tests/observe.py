@@ -105,7 +105,7 @@ def bad_steps_survived(config: Config) -> int:
 HEADER = ["row_id", "code", "Title", "Headline", "Comment", "Text", *COLUMNS.values(), "Gold", "Topic", "split", "part"]
 
 
-def write_rows(path: Path, rows: int = 150, seed: int = 0, *, bad: bool = False, leak: bool = False) -> Path:
+def write_rows(path: Path, rows: int = 150, seed: int = 0, *, bad: bool = False, leak: bool = False, unsure: bool = False) -> Path:
     """A CSV in which every column that a configuration can name has a second one with other content."""
     table = tiny_comments(rows, seed, missing=0.0).to_pylist()
     if leak:
@@ -115,6 +115,8 @@ def write_rows(path: Path, rows: int = 150, seed: int = 0, *, bad: bool = False,
         writer.writerow(HEADER)
         for number, row in enumerate(table):
             labels = ["" if row[task] is None else DEFAULT_TASKS[task][row[task]] for task in COLUMNS]
+            if unsure and number == 5:
+                labels[0] = "unsure"
             gold = DEFAULT_TASKS["sentiment"][number % 3]
             words = row["comment"] + (" ang mga tao sa bayan" * 12 if number % 9 == 0 else "")
             comment = "" if bad and number == 5 else words

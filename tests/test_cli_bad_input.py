@@ -87,7 +87,11 @@ def write_damaged(case: str, folder: Path, good: str) -> tuple[Path, str]:
     texts = {
         "zero rows": ("x.csv", good.splitlines()[0] + "\n", "no rows"),
         "one class": ("x.csv", negative, "'negative'"),
-        "a part lacks a class": ("x.csv", "\n".join(",".join(line) for line in lines if line not in rare) + "\n", "one class of sentiment"),
+        "a part lacks a class": (
+            "x.csv",
+            "\n".join(",".join(line) for line in lines if line not in rare) + "\n",
+            "no row of sentiment is 'positive'; a class needs 3 rows",
+        ),
         "broken JSON": ("x.jsonl", '{"Comment": "x"\n', "line 1: broken JSON"),
     }
     if case in texts:

@@ -56,7 +56,7 @@ def test_every_field_says_what_it_trades() -> None:
         ({"data": {"split": {"kind": "group", "folds": 2}}}, "at least 3"),
         ({"data": {"split": {"stratify": "topic"}}}, "'topic'"),
         ({"data": {"title_column": "Comment"}}, "named twice"),
-        ({"data": {"tasks": {"t": {"column": "T", "labels": ["a", " A "]}}}}, "after trimming and case folding"),
+        ({"data": {"tasks": {"t": {"column": "T", "labels": ["a", " A "]}}}}, "the same but for spelling"),
         ({"optim": {"lr": 1e-5, "lr_floor": 1e-4}}, "above optim.lr"),
         ({"train": {"global_batch_size": 10, "micro_batch_size": 4}}, "multiple of"),
         ({"cluster": {"workers": 4}}, "more than the micro-batches"),

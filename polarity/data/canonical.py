@@ -1,8 +1,9 @@
 """From a file's columns to the canonical comments table, with what is wrong with each row beside it.
 
 Canonical columns: `row_id`, `title`, `comment` (large_string), one int8 class index a task (null where missing), and
-`split` where the file says it. While reading there are two more, which no reader of the table sees: `_source_row`, the row's
-position in its source, and `_problem`, what makes it a bad row (null for a good one).
+`split` where the file says it. While reading there are four more, which no reader of the table sees: `_source_row`, the row's
+position in its source; `_problem`, what makes it a bad row (null for a good one); `_usable`, whether a bad row has a comment, an id and
+a good label all the same; and `_missing_words`, how many of its labels are words such as `nan` that mean "no label".
 """
 
 from dataclasses import dataclass
@@ -10,13 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from polarity.config import DataConfig, TaskConfig
 from polarity.data.source import Source
 from polarity.errors import DataError, nearest
+from polarity.spelling import canonical, match
 
 DEFAULT_ID_COLUMN = "row_id"
-SOURCE_ROW, PROBLEM = "_source_row", "_problem"
+SOURCE_ROW, PROBLEM, USABLE, MISSING_WORDS = "_source_row", "_problem", "_usable", "_missing_words"
+HIDDEN = (SOURCE_ROW, PROBLEM, USABLE, MISSING_WORDS)
 TEXT = pa.large_string()
 
 VISIBLE = r"[^\pZ\p{Cc}\p{Cf}\x{2800}\x{3164}\x{115F}\x{1160}\x{FFA0}\x{FE00}-\x{FE0F}\x{034F}]"
@@ -33,6 +37,7 @@ class Layout:
     comment: str
     tasks: dict[str, TaskConfig]
     split: str | None
+    missing_labels: tuple[str, ...] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -46,41 +51,62 @@ class Layout:
         fields = [pa.field(name, TEXT) for name in ("row_id", "title", "comment")]
         fields += [pa.field(task, pa.int8()) for task in self.tasks]
         fields += [pa.field("split", TEXT)] if self.split else []
-        return pa.schema([*fields, pa.field(SOURCE_ROW, pa.int64()), pa.field(PROBLEM, TEXT)])
+        hidden = (pa.int64(), TEXT, pa.bool_(), pa.int8())
+        return pa.schema([*fields, *(pa.field(name, kind) for name, kind in zip(HIDDEN, hidden, strict=True))])
 
     @property
     def canonical_schema(self) -> pa.Schema:
         """Schema of the comments table."""
-        return pa.schema(list(self.schema)[:-2])
+        return pa.schema(list(self.schema)[: -len(HIDDEN)])
 
 
 def find_columns(source: Source, data: DataConfig, *, labelled: bool = True) -> Layout:
-    """Find the configured columns in a source; raises DataError naming the nearest column and the key for one that is missing."""
-    taken = {"row_id", "title", "comment", "split", SOURCE_ROW, PROBLEM} & set(data.tasks)
+    """Find the configured columns in a source, by their names or by names that are the same but for spelling (see polarity.spelling).
+
+    Raises DataError naming the nearest column and the key for one that is missing.
+    """
+    taken = {"row_id", "title", "comment", "split", *HIDDEN} & set(data.tasks)
     if taken:
         raise DataError(f"data.tasks.{min(taken)}: the comments table has a column of that name: give the task another name")
+
+    def found(column: str, key: str, other: str = "") -> str:
+        return find_column(source, column, f"set {key} to the column's name{other}")
+
     row_id = data.id_column
-    if row_id == DEFAULT_ID_COLUMN and row_id not in source.columns:
+    if row_id == DEFAULT_ID_COLUMN and match(row_id, source.columns) is None:
         row_id = None
-    split = data.split.column if labelled and data.split.kind == "column" and not data.train else None
-    tasks = dict(data.tasks) if labelled else {}
-    wanted = [
-        (data.comment_column, "data.comment_column", ""),
-        (data.title_column, "data.title_column", ", or data.title_column=null if there are no titles"),
-        (row_id, "data.id_column", ", or data.id_column=null to number the rows"),
-        (split, "data.split.column", ""),
-    ]
-    for name, task in tasks.items():
-        wanted.append((task.column, f"data.tasks.{name}.column", f", or data.tasks.{name}=null to leave the task out"))
-    for column, key, other in wanted:
-        if column is not None and column not in source.columns:
-            raise DataError(_missing(source, column, key, other))
-    return Layout(source=source.name, row_id=row_id, title=data.title_column, comment=data.comment_column, tasks=tasks, split=split)
+    by_column = labelled and data.split.kind == "column" and not data.train
+    return Layout(
+        source=source.name,
+        comment=found(data.comment_column, "data.comment_column"),
+        title=data.title_column and found(data.title_column, "data.title_column", ", or data.title_column=null if there are no titles"),
+        row_id=row_id and found(row_id, "data.id_column", ", or data.id_column=null to number the rows"),
+        split=found(data.split.column, "data.split.column") if by_column else None,
+        tasks={
+            name: task.model_copy(
+                update={"column": found(task.column, f"data.tasks.{name}.column", f", or data.tasks.{name}=null to leave the task out")}
+            )
+            for name, task in (data.tasks.items() if labelled else ())
+        },
+        missing_labels=tuple(data.missing_labels),
+    )
 
 
-def _missing(source: Source, column: str, key: str, other: str) -> str:
+def find_column(source: Source, column: str, advice: str) -> str:
+    """The source's own name of a column. Raises DataError where there is none, or where several are the same but for spelling."""
+    own = match(column, source.columns)
+    if own is not None and source.columns.count(own) == 1:
+        return own
+    alike = [name for name in source.columns if canonical(name) == canonical(column)]
+    if len(alike) > 1:
+        shown = " and ".join(repr(name) for name in alike[:2])
+        raise DataError(f"{source.name}: the columns {shown} have one name but for spelling: rename one of them, or {advice}")
+    raise DataError(_missing(source, column, advice))
+
+
+def _missing(source: Source, column: str, advice: str) -> str:
     hint = nearest(column, [name for name in source.columns if name])
-    what = f"{source.name}: no column {column!r}: {hint} (set {key} to the column's name{other})"
+    what = f"{source.name}: no column {column!r}: {hint} ({advice})"
     joined = source.columns[0] if len(source.columns) == 1 else ""
     for delimiter in (";", "\t", ","):
         if delimiter in joined:
@@ -100,23 +126,33 @@ def annotate(block: pa.Table, first_row: int, layout: Layout) -> pa.Table:
     problems.append(_where(_blank(row_id), f"no row id: the column {layout.row_id!r} is empty"))
     title = pa.array([""] * block.num_rows, TEXT) if layout.title is None else as_text(block, layout.title, layout.source).fill_null("")
     columns = [row_id, title, comment]
+    unusable = _join(problems)
+    words = np.zeros(block.num_rows, np.int8)
+    known = pa.array(np.zeros(block.num_rows, bool))
     for name, task in layout.tasks.items():
-        classes, problem = _class_indices(as_text(block, task.column, layout.source), name, task)
+        classes, problem, missing = _class_indices(as_text(block, task.column, layout.source), name, task, layout.missing_labels)
         columns.append(classes)
         problems.append(problem)
+        words += missing
+        known = pc.or_(known, pc.is_valid(classes))
     if layout.tasks:
         named = ", ".join(repr(task.column) for task in layout.tasks.values())
-        known = [pc.or_(pc.is_valid(c), pc.is_valid(p)) for c, p in zip(columns[3:], problems[2:], strict=True)]
-        some = known[0]
-        for each in known[1:]:
-            some = pc.or_(some, each)
-        problems.append(_where(pc.invert(some), f"no label: none of the columns {named} holds one"))
+        wrong = _join(problems[2:]) if len(problems) > 2 else pa.nulls(block.num_rows, TEXT)
+        unlabelled = pc.and_(pc.invert(known), pc.is_null(wrong))
+        problems.append(_where(unlabelled, f"no label: none of the columns {named} holds one"))
     if layout.split is not None:
         split = as_text(block, layout.split, layout.source)
         problems.append(_where(_blank(split), f"no split: the column {layout.split!r} is empty"))
+        unusable = _join([unusable, problems[-1]])
         columns.append(split)
-    columns += [rows, _join(problems)]
+    columns += [rows, _join(problems), pc.and_(known, pc.is_null(unusable)), pa.array(words)]
     return pa.Table.from_arrays(columns, schema=layout.schema)
+
+
+def left_out(table: pa.Table, data: DataConfig) -> pa.ChunkedArray:
+    """Whether each annotated row is bad (N,): any problem counts, but with `data.bad_rows=drop` a row with a good label stays usable."""
+    bad = pc.is_valid(table[PROBLEM])
+    return bad if data.bad_rows == "error" else pc.and_(bad, pc.invert(table[USABLE]))
 
 
 def as_text(block: pa.Table, column: str, source: str) -> pa.Array:
@@ -153,21 +189,25 @@ def _join(problems: list[pa.Array]) -> pa.Array:
     return joined
 
 
-def _class_indices(values: pa.Array, name: str, task: TaskConfig) -> tuple[pa.Array, pa.Array]:
-    """int8 class index and problem of each label; a label matches after trimming and case folding."""
-    known = {label.strip().casefold(): index for index, label in enumerate(task.labels)}
+def _class_indices(values: pa.Array, name: str, task: TaskConfig, missing: tuple[str, ...]) -> tuple[pa.Array, pa.Array, NDArray[np.int8]]:
+    """int8 class index and problem of each label, and 1 for each that is a word for "no label"; labels match by `canonical`."""
+    known = {canonical(label): index for index, label in enumerate(task.labels)}
+    words = {canonical(word) for word in missing} - set(known)
     encoded = values.dictionary_encode()
     indices: list[int | None] = []
     problems: list[str | None] = []
+    absent: list[bool] = []
     for text in encoded.dictionary.to_pylist():
-        folded = text.strip().casefold()
-        indices.append(known.get(folded))
-        unknown = folded and folded not in known
+        form = canonical(text)
+        indices.append(known.get(form))
+        absent.append(form in words)
+        unknown = form and form not in known and form not in words
         problems.append(_unknown_label(text.strip(), name, task) if unknown else None)
     if not indices:
-        return pa.nulls(len(values), pa.int8()), pa.nulls(len(values), TEXT)
+        return pa.nulls(len(values), pa.int8()), pa.nulls(len(values), TEXT), np.zeros(len(values), np.int8)
     classes = pc.take(pa.array(indices, pa.int8()), encoded.indices)
-    return classes, pc.take(pa.array(problems, TEXT), encoded.indices)
+    of_row = pc.take(pa.array(absent), encoded.indices).fill_null(False)
+    return classes, pc.take(pa.array(problems, TEXT), encoded.indices), of_row.to_numpy(zero_copy_only=False).astype(np.int8)
 
 
 def _unknown_label(text: str, name: str, task: TaskConfig) -> str:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from polarity.config import DataConfig
-from polarity.data.canonical import PROBLEM, Layout, find_columns
+from polarity.data.canonical import Layout, find_columns, left_out
 from polarity.data.formats import open_source
 from polarity.data.oversample import row_hash
 from polarity.data.read import annotated_blocks, refusal_of, settle
@@ -74,7 +74,7 @@ def _abandon(writer: pq.ParquetWriter) -> None:
         return
 
 
-def _surveyed(source: Source, layout: Layout, part: Part) -> Iterator[pa.Table]:
+def _surveyed(source: Source, layout: Layout, part: Part, data: DataConfig) -> Iterator[pa.Table]:
     """The hash of each row's id, and whether the row is bad; what cannot be read at all comes as the text of a last row.
 
     (An error that is raised in a task of Ray Data costs the user a page of Ray's own words.)
@@ -82,7 +82,7 @@ def _surveyed(source: Source, layout: Layout, part: Part) -> Iterator[pa.Table]:
     try:
         for block in annotated_blocks(source, layout, part):
             ids, none = block["row_id"].fill_null(""), pa.nulls(block.num_rows, pa.large_string())
-            yield pa.table([pa.array(row_hash(ids, 0, 0)), pc.is_valid(block[PROBLEM]), none], schema=_SURVEY)
+            yield pa.table([pa.array(row_hash(ids, 0, 0)), left_out(block, data), none], schema=_SURVEY)
     except DataError as error:
         yield pa.table([[0], [True], [str(error)]], schema=_SURVEY)
 
@@ -98,28 +98,28 @@ def _check_rows(source: Source, layout: Layout, data: DataConfig, say: Say) -> N
 
     rows, hashes = 0, [np.zeros(0, dtype=np.uint64)]
     with original_error():
-        for batch in arrow_batches(dataset_of(source, lambda part: _surveyed(source, layout, part), _SURVEY)):
+        for batch in arrow_batches(dataset_of(source, lambda part: _surveyed(source, layout, part, data), _SURVEY)):
             if faults := batch["fault"].drop_null().to_pylist():
                 raise DataError(faults[0])
             rows += batch.num_rows
             hashes.append(batch.filter(pc.invert(batch["bad"]))["hash"].to_numpy())
     good = np.concatenate(hashes)
-    left_out = rows - len(good)
-    if left_out and data.bad_rows == "error":
+    bad = rows - len(good)
+    if bad and data.bad_rows == "error":
         raise refusal_of(source, layout)
-    if left_out:
-        say(f"{source.name}: left out {left_out:,} of {rows:,} rows as bad (data.bad_rows=drop); `polarity data check` lists them")
+    if bad:
+        say(f"{source.name}: left out {bad:,} of {rows:,} rows as bad (data.bad_rows=drop); `polarity data check` lists them")
     good.sort()
     twice = np.unique(good[1:][good[1:] == good[:-1]])
     if len(twice):
-        settle(_rows_of(source, layout, twice), source, layout, data, say)
+        settle(_rows_of(source, layout, data, twice), source, layout, data, say)
 
 
-def _rows_of(source: Source, layout: Layout, hashes: npt.NDArray[np.uint64]) -> pa.Table:
+def _rows_of(source: Source, layout: Layout, data: DataConfig, hashes: npt.NDArray[np.uint64]) -> pa.Table:
     found = []
     for block in annotated_blocks(source, layout):
         among = np.isin(row_hash(block["row_id"].fill_null(""), 0, 0), hashes)
-        found.append(block.filter(pc.and_(pa.array(among), pc.is_null(block[PROBLEM]))))
+        found.append(block.filter(pc.and_(pa.array(among), pc.invert(left_out(block, data)))))
     return pa.concat_tables(found)
 
 

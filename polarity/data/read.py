@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.config import DataConfig
-from polarity.data.canonical import PROBLEM, SOURCE_ROW, Layout, annotate, find_columns
+from polarity.data.canonical import MISSING_WORDS, PROBLEM, SOURCE_ROW, Layout, annotate, find_columns, left_out
 from polarity.data.formats import open_source
 from polarity.data.source import Part, Source
 from polarity.errors import DataError, PolarityError
@@ -76,7 +76,7 @@ def annotated_blocks(source: Source, layout: Layout, part: Part | None = None) -
 def good_blocks(source: Source, layout: Layout, part: Part, data: DataConfig) -> Iterator[pa.Table]:
     """Canonical blocks of one part: bad rows left out or, with `data.bad_rows: error`, a DataError that knows the whole source."""
     for block in annotated_blocks(source, layout, part):
-        bad = pc.is_valid(block[PROBLEM])
+        bad = left_out(block, data)
         if pc.any(bad).as_py():
             if data.bad_rows == "error":
                 raise refusal_of(source, layout)
@@ -92,16 +92,24 @@ def refusal_of(source: Source, layout: Layout) -> DataError:
 
 def settle(table: pa.Table, source: Source, layout: Layout, data: DataConfig, say: Callable[[str], None]) -> pa.Table:
     """Comments table of an annotated one: refuse or leave out its bad rows, and refuse duplicate row ids."""
-    bad = table.filter(pc.is_valid(table[PROBLEM]))
-    if bad.num_rows:
+    problems = table.filter(pc.is_valid(table[PROBLEM]))
+    if problems.num_rows:
         if data.bad_rows == "error":
-            raise DataError(_refusal(source, bad))
-        if bad.num_rows == table.num_rows:
-            raise DataError(f"{source.name}: all {table.num_rows:,} rows are bad: {_listing(source, bad, 1)[0]}")
-        more = [f"  ... and {bad.num_rows - SHOWN:,} more"] if bad.num_rows > SHOWN else []
-        head = f"{source.name}: left out {bad.num_rows:,} of {table.num_rows:,} rows (data.bad_rows=drop):"
-        say("\n".join([head, *(f"  {line}" for line in _listing(source, bad, SHOWN)), *more]))
-        table = table.filter(pc.is_null(table[PROBLEM]))
+            raise DataError(_refusal(source, problems))
+        bad = left_out(table, data)
+        lost = pc.sum(bad).as_py()
+        if lost == table.num_rows:
+            raise DataError(f"{source.name}: all {table.num_rows:,} rows are bad: {_listing(source, problems, 1)[0]}")
+        kept = problems.num_rows - lost
+        also = f"; {kept:,} more lost a bad label and keep a good one" if kept else ""
+        more = [f"  ... and {problems.num_rows - SHOWN:,} more"] if problems.num_rows > SHOWN else []
+        head = f"{source.name}: left out {lost:,} of {table.num_rows:,} rows{also} (data.bad_rows=drop):"
+        say("\n".join([head, *(f"  {line}" for line in _listing(source, problems, SHOWN)), *more]))
+        table = table.filter(pc.invert(bad))
+    words = pc.sum(table[MISSING_WORDS]).as_py() or 0
+    if words:
+        shown = ", ".join(data.missing_labels[:3])
+        say(f"{source.name}: {words:,} label cells hold a word for “no label” ({shown}, ...: data.missing_labels) and count as empty")
     if layout.row_id is not None:
         _refuse_duplicate_ids(table, source, layout.row_id)
     return table.select(layout.canonical_schema.names).combine_chunks()

@@ -3,6 +3,7 @@
 Nothing is resampled before this point, and nothing after it moves a row from one part to another.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.config import DataConfig, SplitConfig
-from polarity.data.split_rows import split_indices
+from polarity.data.split_rows import noted_split, split_indices
 from polarity.errors import DataError
 
 __all__ = ["Splits", "load_splits", "split_indices"]
@@ -80,7 +81,7 @@ def _cut_source(data: DataConfig, say: Say, through_ray: bool) -> dict[str, pa.T
         raise DataError("no data: give data.source (--data FILE), or data.train and data.validation (--train FILE --validation FILE)")
     comments = read_comments(data.source, data, say=say, through_ray=through_ray)
     try:
-        rows = split_indices(comments, data.split, list(data.tasks))
+        rows, notes = noted_split(comments, data.split, list(data.tasks))
     except DataError as error:
         raise DataError(f"{data.source}: {error}") from error
     if "split" in comments.column_names and "split" not in data.tasks:
@@ -90,6 +91,8 @@ def _cut_source(data: DataConfig, say: Say, through_ray: bool) -> dict[str, pa.T
         del parts["test"]
     shown = ", ".join(f"{name} {table.num_rows:,} ({table.num_rows / comments.num_rows:.1%})" for name, table in parts.items())
     say(f"{data.source}: split by {_how(data.split)}: {shown}")
+    for note in notes:
+        say(f"{data.source}: {note}")
     return parts
 
 
@@ -177,16 +180,27 @@ def _check_part(part: str, table: pa.Table, data: DataConfig) -> None:
         present = set(pc.unique(table[task]).to_pylist()) - {None}
         if not present:
             raise DataError(f"{where}: no row has a label of {task} (column {spec.column!r}); label some, or set data.tasks.{task}=null")
-        absent = [label for index, label in enumerate(spec.labels) if index not in present]
         if len(present) == 1:
             only = spec.labels[present.pop()]
-            raise DataError(f"{where}: every label of {task} is {only!r}; {_advice(data)}")
+            raise DataError(f"{where}: every label of {task} is {only!r}; {_advice(data, task, len(spec.labels) - 1)}")
+        absent = [label for index, label in enumerate(spec.labels) if index not in present]
         if absent:
-            raise DataError(f"{where}: no row of {task} is {' or '.join(map(repr, absent))}; {_advice(data)}")
+            named = " or ".join(map(repr, absent))
+            raise DataError(f"{where}: no row of {task} is {named}; {_advice(data, task, len(absent))}")
 
 
-def _advice(data: DataConfig) -> str:
-    if data.train:
-        return "add rows of every class to that file, or remove the class from data.tasks.TASK.labels"
-    change = "set data.split.kind=joint" if data.split.kind != "joint" else "enlarge that part's share"
-    return f"add rows of every class, {change}, or remove the class from data.tasks.TASK.labels"
+def _advice(data: DataConfig, task: str, classes: int) -> str:
+    """How many rows are lacking: own parts need one of each class; a split of one source needs a class as often as there are parts."""
+    parts = 3 if data.split.test or data.split.folds else 2
+    wanted = "1 row of it" if data.train else f"{parts} rows of it in all, one for each part, and better {_share_rows(data)}"
+    each = "a class needs" if classes == 1 else "each class needs"
+    other = ", or set data.split.kind=joint" if not data.train and data.split.kind in ("group", "column") else ""
+    return f"{each} {wanted}: label some, or take the class out of data.tasks.{task}.labels{other}"
+
+
+def _share_rows(data: DataConfig) -> int:
+    """Rows of which every part's share is one."""
+    if data.split.folds:
+        return data.split.folds
+    smallest = min(share for share in (data.split.validation, data.split.test, 1 - data.split.validation - data.split.test) if share > 0)
+    return math.ceil(1 / smallest)

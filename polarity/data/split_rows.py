@@ -17,6 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from polarity.config import SplitConfig
 from polarity.data.oversample import MISSING, label_arrays, stratum_ids
 from polarity.errors import DataError
+from polarity.spelling import canonical
 
 Rows = npt.NDArray[np.int64]
 Parts = tuple[Rows, Rows, Rows]
@@ -29,6 +30,8 @@ PART_NAMES = {
 _ORDERS = 2000
 """Orders of titles tried by the group split; fewer where there are very many titles, which any order balances well."""
 _ORDER_CELLS = 4_000_000
+FEWEST = 20
+"""Rows below which no class is seen to: nothing can be learnt from them."""
 _SHOWN = 5
 
 
@@ -38,17 +41,70 @@ def split_indices(comments: pa.Table, split: SplitConfig, tasks: list[str]) -> P
     plan gives scikit-learn's own order, the other kinds file order. Rows without the label that the plan is stratified by are a class
     of their own. Raises DataError where the rows, titles or values of the split column do not allow the split.
     """
+    return noted_split(comments, split, tasks)[0]
+
+
+def noted_split(comments: pa.Table, split: SplitConfig, tasks: list[str]) -> tuple[Parts, list[str]]:
+    """As `split_indices`, with a line for each row that plan or joint moved so that a part has a row of every class."""
     if not comments.num_rows:
         raise DataError("no rows to split")
-    if split.kind == "plan":
-        return _plan(label_arrays(comments, [split.stratify])[split.stratify], split)
     if split.kind == "column":
-        return _by_part(_column_parts(comments, split.column))
-    strata, _ = stratum_ids(label_arrays(comments, tasks))
-    if split.kind == "joint":
-        return _by_part(_joint_folds(strata, split) if split.folds else _joint_shares(strata, split))
-    titles = _title_ids(comments)
-    return _by_part(_group_folds(strata, titles, split) if split.folds else _group_shares(comments, titles, split, tasks))
+        return _by_part(_column_parts(comments, split.column)), []
+    labels = label_arrays(comments, tasks)
+    if split.kind == "group":
+        strata, _ = stratum_ids(labels)
+        titles = _title_ids(comments)
+        return _by_part(_group_folds(strata, titles, split) if split.folds else _group_shares(comments, titles, split, tasks)), []
+    if split.kind == "plan":
+        parts = _plan(label_arrays(comments, [split.stratify])[split.stratify], split)
+    elif split.folds:  # each row is in one fold's test part, so none can be moved
+        return _by_part(_joint_folds(stratum_ids(labels)[0], split)), []
+    else:
+        parts = _by_part(_joint_shares(stratum_ids(labels)[0], split))
+    return _with_every_class(parts, labels)
+
+
+def _with_every_class(parts: Parts, labels: dict[str, Rows]) -> tuple[Parts, list[str]]:
+    """The parts as they are, or, where one lacks a class that has a row for each, with a row swapped in from where most of it lie.
+
+    Rare classes of few rows come out so by chance. No row is moved that is the last of some class in its part.
+    """
+    if sum(map(len, parts)) < FEWEST:
+        return parts, []
+    held = [list(part.tolist()) for part in parts]
+    used = [index for index in (TRAIN, VALIDATION, TEST) if held[index]]
+    notes: list[str] = []
+
+    def count(index: int, task: str, label: int) -> int:
+        return int((labels[task][held[index]] == label).sum())
+
+    def spare(index: int) -> list[int]:
+        """Rows of a part that are the last of no class there."""
+        return [row for row in held[index] if all(v[row] == MISSING or count(index, t, int(v[row])) > 1 for t, v in labels.items())]
+
+    def swap_in(index: int, task: str, label: int) -> None:
+        for giver in sorted((other for other in used if other != index), key=lambda other: -count(other, task, label)):
+            given = next((row for row in spare(giver) if labels[task][row] == label), None)
+            back = next(iter(spare(index)), None)
+            if given is not None and back is not None:
+                held[giver].remove(given)
+                held[index].remove(back)
+                held[index].append(given)
+                held[giver].append(back)
+                to, source = (("train", "validation", "test")[part] for part in (index, giver))
+                notes.append(f"{to} had no row of class number {label} of {task}: one of {source} changed places with one of its own")
+                return
+
+    for task, values in labels.items():
+        for label in np.unique(values[values != MISSING]).tolist():
+            if (values == label).sum() >= len(used):
+                for index in used:
+                    if not count(index, task, label):
+                        swap_in(index, task, label)
+    if not notes:
+        return parts, []
+    train, validation, test = (np.array(sorted(rows), np.int64) for rows in held)
+    return (train, validation, test), notes
 
 
 def _by_part(part: Rows) -> Parts:
@@ -60,19 +116,15 @@ def _share(value: float) -> float:
 
 
 def _draw(rows: Rows, classes: Rows, share: float, split: SplitConfig) -> tuple[Rows, Rows]:
+    """Rows that are kept and rows that are drawn, stratified by class; a row that is the only one of its class is kept."""
     counts = np.bincount(classes[rows] - MISSING)
-    if (counts == 1).any():
-        lone = int(np.flatnonzero(counts == 1)[0]) + MISSING
-        what = f"without a label of {split.stratify}" if lone == MISSING else f"of one class of {split.stratify} (number {lone})"
-        raise DataError(
-            f"data.split.kind plan: only one row {what} is left to be shared between two parts, and a stratified split needs two; "
-            "label or add rows, leave that one out, or use data.split.kind joint"
-        )
+    single = np.isin(classes[rows], np.flatnonzero(counts == 1) + MISSING)  # a stratified split needs two rows of a class
+    stays, rows = rows[single], rows[~single]
     try:
         kept, drawn = train_test_split(rows, test_size=share, random_state=split.seed, stratify=classes[rows])
     except ValueError as error:
         raise DataError(f"data.split.kind plan: {len(rows)} rows are too few for these shares ({error}); add rows") from error
-    return kept, drawn
+    return np.concatenate([kept, stays]), drawn
 
 
 def _plan(classes: Rows, split: SplitConfig) -> Parts:
@@ -219,7 +271,7 @@ def _column_parts(comments: pa.Table, column: str) -> Rows:
     if "split" not in comments.column_names:
         raise DataError(f"data.split.kind column: the data has no column {column!r}; set data.split.column to the one that says train, ...")
     words = comments["split"].combine_chunks().dictionary_encode()
-    known = [PART_NAMES.get((word or "").strip().casefold(), -1) for word in words.dictionary.to_pylist()]
+    known = [PART_NAMES.get(canonical(word or ""), -1) for word in words.dictionary.to_pylist()]
     part: Rows = np.array([*known, -1], dtype=np.int64)[words.indices.fill_null(len(known)).to_numpy()]
     unknown = np.flatnonzero(part < 0)
     if len(unknown):

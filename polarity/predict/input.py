@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.config import DataConfig
-from polarity.data.canonical import PROBLEM, TEXT, VISIBLE, Layout, annotate
+from polarity.data.canonical import PROBLEM, TEXT, VISIBLE, Layout, annotate, find_column
 from polarity.data.formats import EXTENSIONS, open_source
 from polarity.data.hf_format import SAVED
 from polarity.data.source import Part, Source
-from polarity.errors import DataError, nearest
+from polarity.errors import DataError
 
 CHUNK_ROWS = 1024
 """Rows of a chunk: enough to sort by length, few enough that little is lost when a run is killed."""
@@ -117,20 +117,16 @@ def _common(paths: Sequence[Path]) -> Path:
 
 def _opened(name: str, path: Path | None, relative: Path, columns: Columns) -> Input:
     source = open_source(name)
-    for column, option, other in (
-        (columns.comment, "--comment-column", ""),
-        (columns.title, "--title-column", ', or --title-column "" if there are no titles'),
-    ):
-        if column is not None and column not in source.columns:
-            hint = nearest(column, [each for each in source.columns if each])
-            raise DataError(f"{name}: no column {column!r}: {hint} (name the column with {option}{other})")
+    comment = find_column(source, columns.comment, "name the column with --comment-column")
+    no_titles = 'name the column with --title-column, or --title-column "" if there are no titles'
+    title = None if columns.title is None else find_column(source, columns.title, no_titles)
     twice = [each for each in source.columns if each.strip() and source.columns.count(each) > 1]
     if twice:
         raise DataError(f"{name}: has the column {twice[0]!r} {source.columns.count(twice[0])} times: rename or remove one")
     blank = [number for number, each in enumerate(source.columns, start=1) if not each.strip()]
     if len(blank) > 1:
         raise DataError(f"{name}: columns {', '.join(map(str, blank))} have no name: name or remove all but one of them")
-    return Input(source, path, relative, Layout(name, None, columns.title, columns.comment, {}, None))
+    return Input(source, path, relative, Layout(name, None, title, comment, {}, None))
 
 
 @dataclass(frozen=True)

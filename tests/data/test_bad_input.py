@@ -35,7 +35,7 @@ CASES: list[tuple[str, bytes, list[str]]] = [
     # columns
     ("x.csv", HEADER.replace(b"Comment", b"Coment") + GOOD, ["no column 'Comment'", "'Coment'", "data.comment_column"]),
     ("x.csv", HEADER.replace(b"Final Sentiment", b"Sentiment") + GOOD, ["'Final Sentiment'", "data.tasks.sentiment.column"]),
-    ("x.csv", HEADER.replace(b"Title", b"title") + GOOD, ["no column 'Title'", "did you mean 'title'?", "data.title_column=null"]),
+    ("x.csv", HEADER.replace(b"Title", b"Titel") + GOOD, ["no column 'Title'", "did you mean 'Titel'?", "data.title_column=null"]),
     ("x.csv", HEADER.replace(b",", b";") + GOOD.replace(b",", b";"), ["no column 'Comment'", "';'", "commas"]),
     ("x.csv", b"Comment,Title,Comment\nx,y,z\n", ["line 1", "'Comment'", "2 times"]),
     (
@@ -43,7 +43,7 @@ CASES: list[tuple[str, bytes, list[str]]] = [
         parquet_bytes(TABLE.rename_columns(["Title", "Text", "Final Sentiment", "Final Polarization"])),
         ["'Comment'", "data.comment"],
     ),
-    ("x.jsonl", jsonl().replace(b"Comment", b"comment"), ["no column 'Comment'", "did you mean 'comment'?"]),
+    ("x.jsonl", jsonl().replace(b"Comment", b"commnet"), ["no column 'Comment'", "did you mean 'commnet'?"]),
     # values
     ("x.csv", HEADER + GOOD + b"b,t,bulok,negatve,partisan\n", ["line 3", "'Final Sentiment'", "'negatve'", "did you mean 'negative'?"]),
     ("x.csv", HEADER + b'a,t,"two\nlines",positive,partisan\nb,t,x,oops,partisan\n', ["line 4", "'oops'"]),

@@ -257,8 +257,9 @@ def test_bad_rows_are_dropped_and_told_with_their_lines(tmp_path: Path, kind: st
     told: list[str] = []
     path = write_all(tmp_path, rows)[kind]
     table = read_comments(path, DataConfig(bad_rows="drop"), say=told.append)
-    assert table["row_id"].to_pylist() == ["r0", "r1", "r3", "r6"]
-    assert len(told) == 1 and "left out 3 of 7 rows" in told[0]
+    assert table["row_id"].to_pylist() == ["r0", "r1", "r3", "r4", "r6"], "a bad label of one task does not cost the other's good one"
+    assert table["sentiment"].to_pylist()[3] is None and table["polarization"].to_pylist()[3] is not None
+    assert len(told) == 1 and "left out 2 of 7 rows; 1 more lost a bad label and keep a good one" in told[0]
     # the first comment spans two lines of a CSV, and a header stands above; JSON Lines has neither
     lines = {"csv": (5, 7, 8), "tsv": (5, 7, 8), "jsonl": (3, 5, 6)}
     places = [f"line {n}:" for n in lines[kind]] if kind in lines else [f"row {n} (counted from 0):" for n in (2, 4, 5)]
