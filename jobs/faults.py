@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from polarity.ops.faults.command import main
+from tests.faults.command import main
 
 if __name__ == "__main__":
     main()

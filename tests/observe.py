@@ -17,7 +17,7 @@ from polarity.train.validate import predict
 from polarity.train.world import World
 from polarity.workflows.train import prepare
 from tests.tiny import COLUMNS, DEFAULT_TASKS, tiny_comments
-from tests.train.runs import encoder_folder, fresh_model, tables
+from tests.train.runs import Heard, encoder_folder, fresh_model, tables
 
 Refused = tuple[str, str]
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def trained(config: Config) -> Any:
 @cache
 def _trained(text: str) -> Any:
     config = parse_config(text, "the test")
-    result = run_training(config, tables(config, 30), fresh_model(config), lambda *_: None, world=World(), say=lambda _: None)
+    result = run_training(config, tables(config, 30), fresh_model(config), world=World())
     weights = {name: _digest(tensor.numpy()) for name, tensor in result.model.state_dict().items()}
     history = [{key: value for key, value in row.items() if key != "seconds"} for row in result.state.history]
     scores = {n: [(_digest(p.probabilities[t]), _digest(p.predicted[t])) for t in config.labels] for n, p in result.predictions.items()}
@@ -66,7 +66,7 @@ def prepared(config: Config) -> Any:
 def said_by(config: Config) -> list[str]:
     """The progress lines of a run."""
     lines: list[str] = []
-    run_training(config, tables(config, 30), fresh_model(config), lambda *_: None, world=World(), say=lines.append)
+    run_training(config, tables(config, 30), fresh_model(config), Heard(lines), world=World())
     return [line for line in lines if "  step " in line]
 
 
@@ -81,7 +81,7 @@ def encoder_passes(config: Config) -> list[tuple[int, ...]]:
 def refuses_what_cannot_be_repeated(config: Config) -> bool:
     """Whether, once training was set up, torch refuses an operation that it cannot do deterministically."""
     try:
-        Training(config, tables(config, 30), fresh_model(config), World(), lambda _: None, precision=None)
+        Training(config, tables(config, 30), fresh_model(config), World())
         torch.zeros(3).put_(torch.tensor([0, 0]), torch.ones(2))
     except RuntimeError as error:
         return "deterministic" in str(error)
@@ -96,7 +96,7 @@ def bad_steps_survived(config: Config) -> int:
     with torch.no_grad():
         model.encoder.embeddings.word_embeddings.weight[5:] = float("inf")
     try:
-        run_training(config, tables(config, 30), model, lambda *_: None, world=World(), say=lines.append)
+        run_training(config, tables(config, 30), model, Heard(lines), world=World())
     except PolarityError:
         return sum(line.startswith("skipped") for line in lines)
     return -1

@@ -21,8 +21,8 @@ from polarity.cli import main
 from polarity.errors import RunError
 from polarity.evaluate import metrics_schema
 from polarity.train.checkpoints import load_checkpoint
-from polarity.train.step import Stepper
-from polarity.train.worker import FolderReport
+from polarity.train.loop import Stepper
+from polarity.train.worker import RunEvents
 from tests.tiny import tiny_csv, tiny_encoder
 
 SMALL = ["--epochs", "2", "--set", "train.precision=fp32", "--set", "train.resamples=100", "--set", "train.log_every=5"]
@@ -108,12 +108,11 @@ def test_stopped_and_resumed_run_has_the_numbers_of_a_whole_one(
     script = (
         "import os, sys\n"
         "from polarity.train import worker\n"
-        "save = worker.FolderReport.__call__\n"
-        "def die(self, metrics, checkpoint, name):\n"
-        "    save(self, metrics, checkpoint, name)\n"
-        "    if checkpoint is not None:\n"
-        "        os._exit(9)\n"
-        "worker.FolderReport.__call__ = die\n"
+        "save = worker.RunEvents.save\n"
+        "def die(self, name, write):\n"
+        "    save(self, name, write)\n"
+        "    os._exit(9)\n"
+        "worker.RunEvents.save = die\n"
         "from polarity.cli import main\n"
         "main()\n"
     )
@@ -148,15 +147,15 @@ def test_a_resumed_run_stops_early_where_a_whole_one_does(inputs: tuple[str, str
     """Nothing is learned, so the first epoch stays the best and the third is the last: also where the first two were of another process."""
     more = ["--workers", "0", "--epochs", "6", "--set", "train.early_stopping_patience=2", "--set", "optim.lr=1e-9"]
     assert call(command(inputs, tmp_path / "whole", *more), monkeypatch) == 0
-    save = FolderReport.__call__
+    save = RunEvents.save
 
-    def stop(self: FolderReport, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
-        save(self, metrics, checkpoint, name)
+    def stop(self: RunEvents, name: str, write: Fill) -> None:
+        save(self, name, write)
         if name == "epoch_0002":
             raise RunError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(FolderReport, "__call__", stop)
+        patch.setattr(RunEvents, "save", stop)
         assert call(command(inputs, tmp_path / "cut", *more), monkeypatch) == 2
     assert call(["train", "--resume", "--run-dir", str(tmp_path / "cut"), "--workers", "0"], monkeypatch) == 0
     whole, cut = (pq.read_table(tmp_path / name / "history.parquet").to_pylist() for name in ("whole", "cut"))

@@ -13,7 +13,7 @@ from polarity.artifacts import RunFolder
 from polarity.benchmark.setting import Setting
 from polarity.benchmark.timing import Contestant, Measured, timed
 from polarity.train.loop import Training
-from polarity.train.worker import FolderReport
+from polarity.train.worker import RunEvents
 
 
 def checkpoint_contestants(setting: Setting, folder: Path) -> dict[str, Contestant]:
@@ -21,17 +21,18 @@ def checkpoint_contestants(setting: Setting, folder: Path) -> dict[str, Contesta
 
     Of "polarity" only the time counts during which no step can be taken, of "polarity, until it is on disk" all of it.
     """
-    training = Training(setting.config, setting.tables(), setting.model(), setting.world, lambda line: None, precision=setting.precision)
+    run = RunFolder.create(folder / "run")
+    events = RunEvents(run, lambda line: None, lambda row: None, lambda metrics: None)
+    training = Training(setting.config, setting.tables(), setting.model(), setting.world, events, precision=setting.precision)
     training.step(torch.arange(min(4, len(setting.corpus))).numpy(), 0.0)
     training.state.history.append({"kind": "epoch", "epoch": 1})
-    report = FolderReport(RunFolder.create(folder / "run"))
 
     def ours(*, whole: bool) -> Measured:
         training.state.epoch += 1  # of which none was validated: the weights are copied, as after an epoch that is not the best
         started = time.perf_counter()
-        training.save(report)
+        training.save()
         still = time.perf_counter() - started
-        training.background.meet()
+        training.background.wait()
         seconds = time.perf_counter() - started if whole else still
         newest = folder / "run" / "checkpoints" / training.state.name()
         return Measured({"checkpoints": 1.0, "mb": sum(f.stat().st_size for f in newest.iterdir()) / 1e6}, seconds)

@@ -69,7 +69,7 @@ def _stepper(config: Config, comments: pa.Table, folder: Any) -> Contestant:
     statistics = ledger.task_statistics
     model = MultitaskModel.from_encoder(folder, config.model, config.labels, seed=0)
     world = World.current(device_here(config.cluster.gpu))
-    training = Training(config, Tables(corpus, corpus, None, statistics), model, world, lambda line: None, precision=None)
+    training = Training(config, Tables(corpus, corpus, None, statistics), model, world)
     rows = np.argsort(corpus.lengths[:TIMED_ROWS], kind="stable")  # the same rows for every arm, whatever it would sample
     batches = [rows[start : start + config.train.global_batch_size] for start in range(0, len(rows), config.train.global_batch_size)]
 

@@ -5,8 +5,9 @@ import torch
 from polarity.benchmark.setting import Setting, count_tokens, shuffled
 from polarity.benchmark.timing import Contestant, timed
 from polarity.data.batch import Rows, evaluation_batches, micro_batches
-from polarity.train.precision import autocast
-from polarity.train.validate import predict, to_tensors
+from polarity.model.inference import to_tensors
+from polarity.model.precision import autocast
+from polarity.train.validate import predict
 
 
 def prediction_contestants(setting: Setting) -> dict[str, Contestant]:

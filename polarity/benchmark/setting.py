@@ -16,8 +16,7 @@ from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.model.multitask import MultitaskModel
 from polarity.train.loop import Tables
-from polarity.train.precision import resolve_precision
-from polarity.train.world import World, device_here
+from polarity.train.world import World, device_here, resolve_precision
 
 
 @dataclass(frozen=True)

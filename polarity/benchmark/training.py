@@ -17,10 +17,10 @@ from polarity.benchmark.setting import Setting, count_tokens, shuffled
 from polarity.benchmark.timing import Contestant, Measured, timed
 from polarity.data.batch import Rows, global_batches, micro_batches
 from polarity.errors import ConfigError
+from polarity.model.inference import to_tensors
 from polarity.model.multitask import MultitaskModel
+from polarity.model.precision import autocast
 from polarity.train.loop import Training
-from polarity.train.precision import autocast, grad_scaler
-from polarity.train.validate import to_tensors
 
 PEERS = ("bare loop", "Trainer, length grouping", "Trainer")
 
@@ -46,7 +46,7 @@ def training_contestants(setting: Setting) -> dict[str, Contestant]:
 
 def _ours(setting: Setting, batches: list[Rows]) -> Contestant:
     model, config = setting.model(), setting.config
-    training = Training(config, setting.tables(), model, setting.world, lambda line: None, precision=setting.precision)
+    training = Training(config, setting.tables(), model, setting.world, precision=setting.precision)
 
     def epoch() -> dict[str, float]:
         for rows in batches:
@@ -61,7 +61,7 @@ def _bare(setting: Setting, batches: list[Rows]) -> Contestant:
     """What a careful person writes by hand for one process: nothing is checked, logged, seeded or gathered."""
     model, config, corpus = setting.model(), setting.config, setting.corpus
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay, fused=True)
-    scaler = grad_scaler(setting.precision, setting.device)
+    scaler = torch.amp.GradScaler(setting.device.type, enabled=setting.precision == "fp16")
     weights = {task: setting.weights(task) for task in config.labels}
 
     def epoch() -> dict[str, float]:

@@ -7,7 +7,9 @@ took in a second, over those that the machine could have done; padding, and what
 import statistics
 import time
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,6 +45,16 @@ def flops_per_row(config: PreTrainedConfig, length: int, *, training: bool = Tru
     layers = int(config.num_hidden_layers) if layers is None else layers
     forward = layers * (2 * length * (4 * d * d + 2 * d * inner) + 4 * length * length * d)
     return float(forward * (3 if training else 1))
+
+
+def training_flops(config: PreTrainedConfig, lengths: NDArray[np.int64], *, layers: int | None = None) -> tuple[float | None, str]:
+    """Operations of a forward and backward pass over rows of these lengths (N,), or None and why they are not known: nothing is raised."""
+    try:
+        found, rows = np.unique(lengths, return_counts=True)
+        each = [flops_per_row(config, int(length), layers=layers) for length in found]
+    except (AttributeError, TypeError, ValueError) as error:
+        return None, f"the arithmetic of a {config.model_type!r} encoder is not known ({error})"
+    return float(np.dot(each, rows)), ""
 
 
 def _wait(device: torch.device) -> None:

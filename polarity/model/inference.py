@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from polarity.data.batch import TokenBatch
 from polarity.model.multitask import MultitaskModel
 
 
@@ -13,6 +14,12 @@ class Scores(NamedTuple):
 
     probabilities: Tensor
     predicted: Tensor
+
+
+def to_tensors(batch: TokenBatch, device: torch.device) -> dict[str, Tensor]:
+    """The model's keyword arguments for a batch, on `device`."""
+    arrays = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "token_type_ids": batch.token_type_ids}
+    return {name: torch.from_numpy(a).to(device, non_blocking=True) for name, a in arrays.items() if a is not None}
 
 
 def vote(probabilities_SBK: Tensor) -> Tensor:

@@ -22,13 +22,11 @@ from polarity.data.tokenize import plain_backend, tokenize_columns
 from polarity.encoders import load_tokenizer
 from polarity.errors import EncoderError, RunError
 from polarity.evaluate.drift import describe_tokens
-from polarity.model.inference import score
+from polarity.model.inference import score, to_tensors
 from polarity.model.multitask import MultitaskModel, load_model
+from polarity.model.precision import autocast, precision_here
 from polarity.predict.scores import Scores
 from polarity.run import Run
-from polarity.train.precision import autocast, resolve_precision
-from polarity.train.validate import to_tensors
-from polarity.train.world import World
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -69,7 +67,7 @@ class ModelScorer:
             votes=votes or model.config.inference_mode,
             device=chosen,
             batch_size=batch_size,
-            precision=resolve_precision(precision, World(device=chosen)),
+            precision=precision_here(precision, chosen),
         )
 
     def __call__(self, table: pa.Table) -> dict[str, Scores]:

@@ -1,29 +1,38 @@
-"""Checkpoints: everything that a stopped run needs to end with the numbers of an uninterrupted one.
+"""The state of a training: what a stopped run needs to end with the numbers of an uninterrupted one, and how it is kept.
 
 All randomness is a function of (seed, epoch, step, micro-batch), so there is no generator's state to save: the step counts are enough.
 
 A checkpoint folder holds `state.json`, `model.safetensors`, `optimizer.pt` (tensors only), `best.safetensors` where an earlier epoch is
 the best so far, and `checksums.json` of the others, written last: a copy that was cut short is known by it. It is complete by itself.
-It is made after an epoch, or inside one with what the epoch has summed up to there.
+It is made after an epoch, or inside one with what the epoch has summed up to there, and written beside the training (`Background`).
 """
 
 import errno
+import hashlib
 import json
 import pickle
 import shutil
+import threading
+import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from polarity.errors import RunError
+from polarity.config import Config
+from polarity.data.batch import Corpus
+from polarity.errors import PolarityError, RunError
+from polarity.train.world import World
 
 Weights = dict[str, Tensor]
 HistoryRow = dict[str, Any]
@@ -68,6 +77,48 @@ class TrainState:
     def epochs_without_gain(self) -> int:
         """Completed epochs since the best one."""
         return self.epoch - 1 - self.best_epoch
+
+
+@dataclass
+class EpochTotals:
+    """Running totals of an epoch."""
+
+    losses: list[float] = field(default_factory=list)
+    classification: list[float] = field(default_factory=list)
+    """The losses without R-Drop's term, whose weight changes from step to step."""
+    started: float = field(default_factory=time.monotonic)
+    tokens: int = 0
+    computed_tokens: int = 0
+    """Real tokens of the epoch's steps, and times the passes that read them."""
+
+    @classmethod
+    def continued(cls, running: dict[str, list[float]]) -> "EpochTotals":
+        """From what a checkpoint inside the epoch holds, or from nothing."""
+        if not running:
+            return cls()
+        return cls(list(running["losses"]), list(running["classification"]), time.monotonic() - running["seconds"][0])
+
+    def so_far(self) -> dict[str, list[float]]:
+        """What `continued` takes."""
+        return {"losses": self.losses, "classification": self.classification, "seconds": [time.monotonic() - self.started]}
+
+
+def fingerprint(config: Config, corpora: Sequence[Corpus], left_out: str) -> str:
+    """Hash of what decides a run's numbers: configuration (placement, tracking and step limit left out), the training and validation rows
+    of `corpora`, and the hash of the weights that are left out of checkpoints. Places do not count, for data and encoder may be moved."""
+    numberless: dict[str, Any] = {
+        "cluster": True,
+        "tracking": True,
+        "train": {"max_steps", "log_every", "resamples"},
+        "data": {"source", "train", "validation", "test"},
+        "model": {"encoder", "revision"},
+    }
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)
+    digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + left_out).encode())
+    for corpus in corpora:
+        for array in (corpus.offsets, corpus.tokens, *corpus.labels.values()):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def host_copy(value: Any) -> Any:
@@ -179,3 +230,99 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 def _plain(weights: Weights) -> Weights:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+
+
+class EpochAverage:
+    """The weights that are judged and kept: each epoch's own, or the mean over the newest `epochs` epochs.
+
+    The mean of weights along one training is often better, and steadier from seed to seed, than any of them (Izmailov et al. 2018,
+    "Averaging weights leads to wider optima and better generalization"; over a window of the latest: Kaddour 2022). The training itself
+    never sees it. The weights after each of these epochs are in the host's memory; of 1 epoch none are kept.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+        self.recent: list[Weights] = []
+
+    @contextmanager
+    def of(self, model: nn.Module) -> Iterator[Weights]:
+        """After an epoch: while the block runs, `model` has the weights that are to be judged; gives a copy of them."""
+        own: Weights = host_copy(model.state_dict())
+        if self.epochs == 1:
+            yield own
+            return
+        self.recent = [*self.recent, own][-self.epochs :]
+        average = mean(self.recent)
+        model.load_state_dict(average)
+        try:
+            yield average
+        finally:
+            model.load_state_dict(own)
+
+    def for_the_next(self) -> list[Weights]:
+        """What the next epoch's mean takes of the epochs so far."""
+        return self.recent[-(self.epochs - 1) :] if self.epochs > 1 else []
+
+
+def mean(parts: list[Weights]) -> Weights:
+    """The mean of each tensor over the parts; of one that is no float, the last part's."""
+    return {
+        name: torch.stack([part[name] for part in parts]).mean(0) if last.is_floating_point() else last for name, last in parts[-1].items()
+    }
+
+
+class Background:
+    """Work of the first worker beside the training: one piece at a time, in a thread, and no error of it is lost.
+
+    As a context it ends no earlier than its work, also where the block fails.
+
+    A thread of its own, not an executor's, which would keep a process alive whose storage never answers.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._under_way: Future[None] | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin `work`; the one before must have been waited for."""
+        if self._under_way is not None:
+            raise RuntimeError("the work before was not waited for")
+        self._under_way = Future()
+        threading.Thread(target=_do, args=(work, self._under_way), name="polarity-background", daemon=True).start()
+
+    def wait(self) -> None:
+        """Wait for the work, on all workers. Raises `RunError` on all of them where it failed, and on the first one what is no fault of
+        the user's or of the machine."""
+        failure = self._ended()
+        if failure is not None and not isinstance(failure, PolarityError):
+            raise failure
+        self._world.raise_together(None if failure is None else str(failure))  # the others would wait for the one whose disk is full
+
+    def _ended(self) -> BaseException | None:
+        """What the work failed with, once it has ended. A wait that is broken off (by a second Ctrl-C, say) is not begun again."""
+        work, self._under_way = self._under_way, None
+        return None if work is None else work.exception()
+
+    def __enter__(self) -> "Background":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """The others may have failed or not, so this worker waits alone, and tells of both errors."""
+        failure = self._ended()
+        if failure is None:
+            return
+        if error is None:
+            raise failure
+        if isinstance(error, PolarityError):  # shown without notes
+            error.args = (f"{error}; and what was being written beside the training failed: {failure}",)
+        else:
+            error.add_note(f"What was being written beside the training failed: {failure!r}")
+
+
+def _do(work: Callable[[], None], future: Future[None]) -> None:
+    try:
+        work()
+    except BaseException as error:  # whatever it is, it is raised where the work is waited for
+        future.set_exception(error)
+    else:
+        future.set_result(None)

@@ -16,7 +16,7 @@ from polarity.artifacts import RunFolder
 from polarity.config import ClusterConfig, Config
 from polarity.errors import ConfigError
 from polarity.paths import DATA_KEYS, is_local_data, is_local_encoder, with_absolute_paths
-from polarity.train.watchdog import seconds
+from polarity.train.control import seconds
 
 POLL_S = "0.2"
 """How often Ray Train's controller looks at its workers, in seconds; `report` waits for one look, two seconds by default."""

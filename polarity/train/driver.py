@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.train
@@ -16,13 +16,10 @@ from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import ClusterConfig
 from polarity.errors import RunError
 from polarity.train.cluster import describe_resources
+from polarity.train.control import on_sigterm, seconds
 from polarity.train.importing import importing
 from polarity.train.job import Job, Listener, Say, checkpoint_names
 from polarity.train.stop import StopDesk, torch_config
-from polarity.train.watchdog import on_sigterm, seconds
-
-if TYPE_CHECKING:
-    from polarity.train.ray_metrics import LastValues
 
 RESIZE_S = 30.0
 """Seconds between two looks whether the group can grow, unless POLARITY_RESIZE_S says otherwise: each growth repeats what was done since
@@ -137,7 +134,7 @@ def _why(error: ray.train.TrainingFailedError) -> str:
     )
 
 
-def _train_on_worker(given: dict[str, Any]) -> "str | LastValues | None":
+def _train_on_worker(given: dict[str, Any]) -> object:
     """What Ray Train runs on every worker; see `ray_worker`."""
     with importing():
         from polarity.train.ray_worker import train_on_worker

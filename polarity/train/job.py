@@ -1,7 +1,7 @@
 """What a training is asked for, as its workers get it. Light to import: the driver has no use for the model."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from polarity.data.ledger import TaskStatistics
 from polarity.encoders import EncoderFiles
 
 Say = Callable[[str], None]
-Listener = Callable[[dict[str, float]], None]
+Listener = Callable[[Mapping[str, float]], None]
 """Called with each epoch's metrics."""
 
 

@@ -1,16 +1,19 @@
 """The training loop, plain torch: load, while steps remain, step, validate, save. It knows nothing of Ray.
 
-It runs in one process without a process group, or as one of several under DDP, with the same numbers.
+It runs in one process without a process group, or as one of several under DDP, with the same numbers. `Stepper.take` is the optimizer step
+from a global batch's rows to the changed weights; `Training` is what surrounds it. A micro-batch's random numbers come from (seed, step,
+micro-batch), its share of the loss from the global batch's counts: so the gradient is the same for any number of workers, up to the order
+in which floats are added.
+
+Shapes: G rows of the global batch, B of a micro-batch, L tokens, S dropout samples, V = 1 or 2 passes (R-Drop), K classes.
 """
 
-import hashlib
-import json
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -19,36 +22,45 @@ from torch.nn.parallel import DistributedDataParallel
 
 from polarity.artifacts import Fill
 from polarity.config import Config
-from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
+from polarity.data.batch import (
+    Corpus,
+    Rows,
+    global_batches,
+    micro_batches,
+    mixup_draw,
+    padded_share,
+    steps_per_epoch,
+    torch_seed,
+)
 from polarity.data.ledger import TaskStatistics
 from polarity.errors import RunError
 from polarity.loss.adaptive import AdaptiveGamma
-from polarity.loss.objective import TaskObjective, r_drop_alpha
-from polarity.model.dropout import use_cheap_dropout
-from polarity.model.frozen import split_model
-from polarity.model.multitask import MultitaskModel
-from polarity.model.vocabulary import WholeTable, use_rows
+from polarity.loss.objective import Counts, Mixing, TaskObjective, r_drop_alpha
+from polarity.model.frozen import given_states
+from polarity.model.inference import to_tensors
+from polarity.model.multitask import Mix, MultitaskModel
+from polarity.model.precision import autocast
 from polarity.optim.centralization import centralizable, centralize_gradients
 from polarity.optim.groups import parameter_groups
 from polarity.optim.schedule import learning_rate
-from polarity.train.averaging import EpochAverage
-from polarity.train.background import Background
-from polarity.train.checkpoints import Checkpoint, Observed, TrainState, Weights, host_copy, load_checkpoint, save_checkpoint
-from polarity.train.features import weights_digest, with_features
-from polarity.train.precision import grad_scaler, resolve_precision
-from polarity.train.progress import Progress, Watch
-from polarity.train.step import Stepper, bare
-from polarity.train.validate import Predictions, class_f1_scores, macro_f1_scores, predict
-from polarity.train.world import World, seed_everything
-
-Say = Callable[[str], None]
-
-
-class Report(Protocol):
-    """What the loop calls with metrics, on every worker, after each epoch; and with what writes a checkpoint, without metrics, on the first
-    worker, in a thread beside the training: one checkpoint at a time."""
-
-    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None: ...
+from polarity.train.checkpoints import (
+    Background,
+    Checkpoint,
+    EpochAverage,
+    EpochTotals,
+    Observed,
+    TrainState,
+    Weights,
+    fingerprint,
+    host_copy,
+    load_checkpoint,
+    save_checkpoint,
+)
+from polarity.train.control import Requests
+from polarity.train.progress import Events, Progress, Utilisation
+from polarity.train.reduce import reduced
+from polarity.train.validate import Predictions, class_f1_scores, macro_f1_scores, predict, states_of
+from polarity.train.world import World, resolve_precision, seed_everything
 
 
 @dataclass(frozen=True)
@@ -72,108 +84,227 @@ class Result:
 
 
 def run_training(
-    config: Config, tables: Tables, model: MultitaskModel, report: Report, *, world: World, say: Say, resume: Path | None = None,
-    watch: Watch | None = None, wants_checkpoint: Callable[[], bool] | None = None,
-) -> Result:  # fmt: skip
+    config: Config, tables: Tables, model: MultitaskModel, events: Events | None = None, *, world: World, resume: Path | None = None
+) -> Result:
     """Train `model`, keep the best epoch by overall macro-F1 on validation, and score validation and test with it.
 
-    `resume` is a checkpoint folder, `watch` is shown how it goes, and `wants_checkpoint`, where given, is asked after each epoch
-    whether to write one. Checkpoints are written while the training goes on, from a copy in the first worker's memory (up to three times
-    the trained weights), and are done when this returns or raises. Raises `RunError` on all workers where one failed, when the next is due
-    or at the end; after `train.max_bad_steps` non-finite steps, naming the batch's rows; and when a checkpoint belongs to another
-    configuration or to other rows; `ConfigError` where `model.frozen_layers` does not fit.
+    `events` are told how it goes and get the checkpoints; `world.control` says when to save and when to stop; `resume` is a checkpoint
+    folder. Checkpoints are written while the training goes on, from a copy in the first worker's memory (up to three times the trained
+    weights), and are done when this returns or raises. Raises `RunError` on all workers where one failed, when the next is due or at the
+    end; after `train.max_bad_steps` non-finite steps, naming the batch's rows; and when a checkpoint belongs to another configuration or to
+    other rows; `ConfigError` where `model.frozen_layers` does not fit.
     """
     started = time.monotonic()
     checkpoint = None if resume is None else load_checkpoint(resume)
-    training = Training(config, tables, model, world, say, precision=checkpoint.state.precision if checkpoint else None, watch=watch)
+    training = Training(config, tables, model, world, events, precision=checkpoint.state.precision if checkpoint else None)
     if checkpoint is not None:
         training.restore(checkpoint)
-        inside = f", {training.state.batch} batches into the next" if training.state.batch else ""
-        say(f"resumed after epoch {training.state.epoch}{inside} (step {training.state.step})")
     with training.background as checkpoints:
         while not training.finished():
-            training.run_epoch(report)
+            training.run_epoch()
             training.validate()
-            training.save(report, wanted=wants_checkpoint is None or wants_checkpoint())
+            training.save()
         training.load_best()
-        training.restore_table()
+        training.restore_whole_model()
         parts = {"validation": tables.validation, "test": tables.test}
         training.model = model  # whole again where layers were frozen: what is saved is what is judged
         predictions = {name: training.predict(part) for name, part in parts.items() if part is not None}
-        checkpoints.meet()
+        checkpoints.wait()
     return Result(model, predictions, training.state, time.monotonic() - started)
 
 
+class GlobalBatch(NamedTuple):
+    """The plan of one step: its rows, their cut, each micro-batch's mixup, and every task's denominators over all of them."""
+
+    micros: list[Rows]
+    mixings: list[Mixing | None]
+    counts: dict[str, Counts]
+
+
+def plan_batch(rows: Rows, corpus: Corpus, objectives: dict[str, TaskObjective], config: Config, step: int) -> GlobalBatch:
+    """Everything about a step that all workers must agree on, computed by each before its first forward pass."""
+    micros = micro_batches(rows, config.train.micro_batch_size)
+    alpha, seed = config.loss.mixup_alpha, config.train.seed
+    mixings = [Mixing(*mixup_draw(seed, step, i, len(m), alpha)) if alpha else None for i, m in enumerate(micros)]
+    starts = np.cumsum([0, *(len(m) for m in micros)])
+    placed = [(np.arange(starts[i], starts[i + 1]), mixing) for i, mixing in enumerate(mixings)]
+    counts = {task: objective.counts(corpus.labels[task][rows], placed) for task, objective in objectives.items()}
+    return GlobalBatch(micros, mixings, counts)
+
+
 @dataclass
-class _Epoch:
-    """Running totals of an epoch."""
+class Share:
+    """This worker's part of a step: each part of the loss (detached), and what adaptive gamma saw of each task."""
 
-    losses: list[float] = field(default_factory=list)
-    classification: list[float] = field(default_factory=list)
-    """The losses without R-Drop's term, whose weight changes from step to step."""
-    started: float = field(default_factory=time.monotonic)
+    parts: dict[str, Tensor]
+    observed: dict[str, list[Tensor]]
 
-    @classmethod
-    def continued(cls, running: dict[str, list[float]]) -> "_Epoch":
-        """From what a checkpoint inside the epoch holds, or from nothing."""
-        if not running:
-            return cls()
-        return cls(list(running["losses"]), list(running["classification"]), time.monotonic() - running["seconds"][0])
 
-    def so_far(self) -> dict[str, list[float]]:
-        """What `continued` takes."""
-        return {"losses": self.losses, "classification": self.classification, "seconds": [time.monotonic() - self.started]}
+@dataclass(frozen=True)
+class Step:
+    """What a step came to, the same on all workers.
+
+    `bad`: loss or gradient were not finite. `overflow`: nor were they, but it was fp16's scale that was too large; it is halved.
+    """
+
+    losses: dict[str, float]
+    grad_norm: float
+    outcome: Literal["taken", "overflow", "bad"]
+    requests: Requests
+
+    @property
+    def loss(self) -> float:
+        """All parts together."""
+        return sum(self.losses.values())
+
+
+class Stepper:
+    """Takes optimizer steps. A step that fails leaves no trace: weights, optimizer, running statistics and observations stay as they
+    were."""
+
+    def __init__(
+        self, model: nn.Module, corpus: Corpus, objectives: dict[str, TaskObjective], config: Config, world: World, precision: str,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:  # fmt: skip
+        self.model, self.corpus, self.objectives, self.optimizer = model, corpus, objectives, optimizer
+        self.config, self.world, self.precision = config, world, precision
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=precision == "fp16")  # fp16's small gradients would vanish
+        self.centralizable = centralizable(bare(model)) if config.optim.gradient_centralization else []
+        self.statistics = running_statistics(model)
+        self.observed: dict[str, list[Tensor]] = {task: [] for task in objectives}
+        """What adaptive gamma has seen on this worker in this epoch, of the steps that were taken."""
+
+    def take(self, rows: Rows, step: int, alpha: float, rate: float) -> Step:
+        """One optimizer step: gradient, check, clip, update."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_multiplier"]
+        statistics = [buffer.clone() for buffer in self.statistics]
+        share = self.gradient(rows, step, alpha)
+        names, zero = self._loss_names(), torch.zeros((), device=self.world.device)
+        requests = torch.tensor(self.world.control.requests(first=self.world.is_first), device=self.world.device)
+        values = torch.cat([torch.stack([share.parts.get(name, zero).float() for name in names]), requests])
+        values = self.world.sum(values)  # the loss, and what workers are asked to do, in one small exchange
+        self.scaler.unscale_(self.optimizer)
+        clipped = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
+        norm, *rest = torch.cat([clipped.reshape(1).float(), values]).tolist()  # the step's only wait for a GPU
+        losses, loss = dict(zip(names, rest, strict=False)), sum(rest[: len(names)])
+        if np.isfinite(loss) and np.isfinite(norm):
+            outcome: Literal["taken", "overflow", "bad"] = "taken"
+            centralize_gradients(self.centralizable)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            for task, seen in share.observed.items():
+                self.observed[task] += seen
+        else:
+            # Where fp16's scale was too large it is halved and tried again; at a scale of 1 or less, scaling is not what is wrong.
+            outcome = "overflow" if self.scaler.is_enabled() and np.isfinite(loss) and self.scaler.get_scale() > 1.0 else "bad"
+            self.scaler.update(None if outcome == "overflow" or not self.scaler.is_enabled() else self.scaler.get_scale())
+            for buffer, before in zip(self.statistics, statistics, strict=True):
+                buffer.copy_(before)
+        self.optimizer.zero_grad(set_to_none=True)
+        return Step(losses, norm, outcome, Requests(*rest[len(names) :]))
+
+    def _loss_names(self) -> list[str]:
+        kinds = ("loss", "consistency") if self.config.loss.r_drop_alpha else ("loss",)
+        return [f"{kind}_{task}" for kind in kinds for task in self.objectives]
+
+    def gradient(self, rows: Rows, step: int, alpha: float) -> Share:
+        """Accumulate the gradient of the global loss from this worker's micro-batches."""
+        plan = plan_batch(rows, self.corpus, self.objectives, self.config, step)
+        mine = list(range(len(plan.micros)))[self.world.rank :: self.world.size]
+        share = Share({}, {task: [] for task in self.objectives})
+        for number, micro in enumerate(mine):
+            with self._without_sync() if number < len(mine) - 1 else nullcontext():
+                loss = self._forward(plan, micro, step, alpha, share)
+                self.scaler.scale(loss * self.world.size).backward()  # DDP averages over the workers; the loss is a sum
+        if not mine:  # a last, short batch may not reach every worker, but DDP waits for all of them
+            self.scaler.scale(self._forward(plan, 0, step, alpha, Share({}, {task: [] for task in self.objectives})) * 0.0).backward()
+        return share
+
+    def _forward(self, plan: GlobalBatch, micro: int, step: int, alpha: float, share: Share) -> Tensor:
+        """A micro-batch's part of the global loss; its parts and observations are added to `share`."""
+        rows, mixing, device = plan.micros[micro], plan.mixings[micro], self.world.device
+        passes, samples = 2 if alpha > 0 else 1, max(1, self.config.model.multi_sample.samples)
+        batch = self.corpus.collate(rows)
+        inputs = {name: t.repeat(passes, 1) for name, t in to_tensors(batch, device).items()}
+        states = states_of(batch, device)
+        states = states if states is None else states.repeat(passes, 1, 1)
+        mix = None if mixing is None else (mixing.lam, torch.from_numpy(mixing.permutation).to(device))
+        torch.manual_seed(torch_seed(self.config.train.seed, step, micro))
+        with autocast(self.precision, device), given_states(bare(self.model), states):
+            logits = self.model(**inputs, mix=_for_passes(mix, len(rows), passes), samples=samples)
+        total = torch.zeros((), device=device)
+        for task, objective in self.objectives.items():
+            labels_B = torch.from_numpy(self.corpus.labels[task][rows]).to(device)
+            logits_SVBK = logits[task].view(samples, passes, len(rows), -1)
+            loss = objective(logits_SVBK, labels_B, mix, plan.counts[task], alpha)
+            total = total + loss.total
+            for kind, value in loss.parts.items():
+                share.parts[f"{kind}_{task}"] = share.parts.get(f"{kind}_{task}", 0.0) + value
+            if objective.adaptive:
+                share.observed[task].append(objective.observe(logits_SVBK, labels_B, mix))
+        return total
+
+    def _without_sync(self) -> AbstractContextManager[object]:
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+
+
+def _for_passes(mix: tuple[float, Tensor] | None, rows: int, passes: int) -> Mix | None:
+    """The micro-batch's mixup, repeated for R-Drop's second pass: the same lambda and permutation in both."""
+    if mix is None:
+        return None
+    return Mix(mix[0], torch.cat([mix[1] + i * rows for i in range(passes)]))
+
+
+def running_statistics(model: nn.Module) -> list[Tensor]:
+    """The buffers that a forward pass in training mode changes: those of batch norms, in the few encoders that have any."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
+
+
+def bare(model: nn.Module) -> MultitaskModel:
+    """The model inside DDP's wrapper, or itself."""
+    inner = model.module if isinstance(model, DistributedDataParallel) else model
+    assert isinstance(inner, MultitaskModel)
+    return inner
 
 
 class Training:
     """Model, optimizer and state of one run; each method is one word of the sentence in `run_training`."""
 
     def __init__(
-        self, config: Config, tables: Tables, model: MultitaskModel, world: World, say: Say, precision: str | None,
-        watch: Watch | None = None,
+        self, config: Config, tables: Tables, model: MultitaskModel, world: World, events: Events | None = None,
+        precision: str | None = None,
     ) -> None:  # fmt: skip
-        self.config, self.world, self.say = config, world, say
+        self.config, self.world, self.events = config, world, events or Events()
         seed_everything(config.train.seed)
         torch.use_deterministic_algorithms(config.train.deterministic)
         self.precision = precision or resolve_precision(config.train.precision, world)
-        layers = model.encoder.config.num_hidden_layers
-        if config.train.dropout_masks == "cheap" and world.device.type == "cpu":
-            use_cheap_dropout(model.encoder)
-        nn.Module.to(model, world.device)
-        self.word_table: WholeTable | None = None
-        model, self.tables, left_out = self._reduce(model, tables)
-        model.train()
-        self.model: nn.Module = model if world.size == 1 else DistributedDataParallel(model, gradient_as_bucket_view=True)
-        groups = parameter_groups(model, layers, config.optim)
+        encoder = model.encoder.config
+        self.reduced = reduced(
+            model, tables.train, tables.validation, config, world, precision=self.precision, say=self.events.say
+        )  # fmt: skip
+        self.train_rows, self.validation_rows = self.reduced.train, self.reduced.validation
+        trained = self.reduced.model.train()
+        self.model: nn.Module = trained if world.size == 1 else DistributedDataParallel(trained, gradient_as_bucket_view=True)
+        groups = parameter_groups(trained, encoder.num_hidden_layers, config.optim)
         self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
-        self.scaler = grad_scaler(self.precision, world.device)
-        self.centralizable = centralizable(model) if config.optim.gradient_centralization else []
         self.objectives = {task: TaskObjective(task, config.loss, tables.statistics[task], world.device) for task in config.data.tasks}
-        self.stepper = Stepper(self.model, self.tables.train, self.objectives, config, world, self.precision)
+        self.stepper = Stepper(self.model, self.train_rows, self.objectives, config, world, self.precision, self.optimizer)
         self.steps = steps_per_epoch(tables.train, config)
         self.total_steps = sum(self.steps)
         world.assert_equal("the number of steps", self.steps)
-        self.state = TrainState(precision=self.precision, fingerprint=fingerprint(config, tables, left_out))
+        self.state = TrainState(
+            precision=self.precision, fingerprint=fingerprint(config, (tables.train, tables.validation), self.reduced.digest)
+        )
         self.best: Weights | None = None
         self.average = EpochAverage(config.train.average_epochs)
-        self.progress = Progress(config, self.steps, *((say, watch) if world.is_first else (None, None)))
-        self.epoch = _Epoch()
-        self.wishes: tuple[float, ...] = ()
+        told = self.events if world.is_first else Events()
+        layers = encoder.num_hidden_layers - config.model.frozen_layers
+        self.utilisation = Utilisation(encoder, tables.train, layers, self.precision, world, told.say)
+        self.progress = Progress(config, self.steps, told, self.utilisation)
+        self.epoch = EpochTotals()
         self.background = Background(world)
-
-    def _reduce(self, model: MultitaskModel, tables: Tables) -> tuple[MultitaskModel, Tables, str]:
-        """The part of the model that is trained, the rows as it takes them, and a hash of what is left out of it and its checkpoints.
-
-        The test rows are for the whole model. Without frozen layers only the word table is reduced, in the model itself.
-        """
-        if not self.config.model.frozen_layers:
-            self.word_table = use_rows(model.encoder, np.concatenate([tables.train.tokens, tables.validation.tokens]))
-            return model, tables, weights_digest(self.word_table.table) if self.word_table else ""
-        lower, upper = split_model(model, self.config.model.frozen_layers)
-        corpora, size = [tables.train, tables.validation], self.config.train.eval_batch_size
-        digest = weights_digest(lower)
-        train, validation = with_features(lower, digest, corpora, self.world, batch_size=size, precision=self.precision, say=self.say)
-        return upper, replace(tables, train=train, validation=validation), digest
 
     def finished(self) -> bool:
         """All epochs done, the step limit reached, or no gain for longer than the patience."""
@@ -184,99 +315,65 @@ class Training:
             return True
         return patience is not None and self.state.epoch > 0 and self.state.epochs_without_gain() >= patience
 
-    def run_epoch(self, report: Report = lambda metrics, checkpoint, name: None) -> None:
-        """Take the epoch's optimizer steps, or the rest of them; `report` gets the checkpoints that are wished for meanwhile."""
+    def run_epoch(self) -> None:
+        """Take the epoch's optimizer steps, or the rest of them, and do meanwhile what is requested."""
         epoch, config = self.state.epoch, self.config
-        batches = global_batches(self.tables.train, config, epoch)
+        batches = global_batches(self.train_rows, config, epoch)
         if len(batches) != self.steps[epoch]:
             raise RuntimeError(f"epoch {epoch + 1} has {len(batches)} batches, planned were {self.steps[epoch]}")
-        self.epoch = _Epoch.continued(self.state.running)
+        self.epoch = EpochTotals.continued(self.state.running)
         self.state.running = {}
-        self.progress.start_epoch(epoch, padded_share(self.tables.train, batches, config.train.micro_batch_size))
+        self.progress.start_epoch(epoch, padded_share(self.train_rows, batches, config.train.micro_batch_size))
+        alphas = [r_drop_alpha(config.loss, epoch, number, self.steps) for number in range(len(batches))]
         limit = config.train.max_steps
         for number, rows in enumerate(batches[self.state.batch :], self.state.batch):
             if limit is not None and self.state.step >= limit:
                 break
-            alpha = r_drop_alpha(config.loss, epoch, number, self.steps)
-            self.step(rows, alpha)
+            requests = self.step(rows, alphas[number])
             self.state.batch = number + 1
-            self.world.pulse.beat(self.state.step)
-            if any(self.wishes):
-                self._heed(report)
+            self.world.control.heartbeat(self.state.step)
+            if any(requests):
+                self._serve(requests)
+        tokens = [int(self.train_rows.lengths[rows].sum()) for rows in batches[: self.state.batch]]
+        self.epoch.tokens = sum(tokens)
+        self.epoch.computed_tokens = sum(n * _passes(alpha) for n, alpha in zip(tokens, alphas, strict=False))
         self._adapt_gamma()
         self.state.batch = 0
 
-    def _heed(self, report: Report) -> None:
-        """Do what a worker wished after this step, on all of them; raises `RunError` where the run is to stop."""
-        stop, save, look = self.wishes
-        news = self.world.pulse.look() if look else None
-        if news:
-            self.say(f"{news}: saving a checkpoint at step {self.state.step}")
-        if stop or save or news:
-            self.save_inside(report)
-        if stop or news:
-            self.background.meet()  # it must be on the storage before the worker, or its node, goes
-        if stop:
-            reason = next((r for r in self.world.gather(self.world.pulse.reason) if r), "asked to stop")
+    def _serve(self, requests: Requests) -> None:
+        """Do what was requested of a worker, on all of them; raises `RunError` where the run is to stop."""
+        preemption = self.world.control.new_preemption() if requests.ask_preemption else None
+        if preemption:
+            self.events.say(f"{preemption}: saving a checkpoint at step {self.state.step}")
+        if requests.stop or requests.save or preemption:
+            self.save_inside()
+        if requests.stop or preemption:
+            self.background.wait()  # it must be on the storage before the worker, or its node, goes
+        if requests.stop:
+            reason = next((r for r in self.world.gather(self.world.control.reason) if r), "asked to stop")
             raise RunError(f"{reason}: stopped after step {self.state.step} with a checkpoint of it; continue with --resume")
 
-    def save_inside(self, report: Report) -> None:
-        """Begin a checkpoint of the epoch under way."""
-        self.state.running = self.epoch.so_far()
-        mine = {task: torch.cat(seen).cpu() if seen else torch.zeros((0, 3)) for task, seen in self.stepper.observed.items()}
-        each = self.world.gather(mine)
-        self._begin_checkpoint(report, {task: [part[task] for part in each] for task in mine})
-        self.state.running = {}
-
-    def step(self, rows: Rows, alpha: float) -> None:
-        """One optimizer step: gradient, check, clip, update."""
+    def step(self, rows: Rows, alpha: float) -> Requests:
+        """One optimizer step and its row of the history; returns what is requested of the workers."""
         rate = learning_rate(self.state.step, self.total_steps, self.config.optim)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_multiplier"]
-        parts = self.stepper.gradient(rows, self.state.step, alpha, self.scaler)
-        values = self._global_values(parts)
-        self.scaler.unscale_(self.optimizer)
-        clipped = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
-        norm, *rest = torch.cat([clipped.reshape(1).float(), values]).tolist()  # the step's only wait for a GPU
-        losses = self._named_losses(rest)
-        loss = sum(losses.values())
-        finite = np.isfinite(loss) and np.isfinite(norm)
-        # Where fp16's scale was too large it is halved and tried again; at a scale of 1 or less, scaling is not what is wrong.
-        overflow = not finite and self.scaler.is_enabled() and np.isfinite(loss) and self.scaler.get_scale() > 1.0
-        if finite:
-            centralize_gradients(self.centralizable)
-            self.scaler.step(self.optimizer)
-            self.epoch.losses.append(loss)
-            self.epoch.classification.append(sum(v for n, v in losses.items() if n.startswith("loss_")))
-        elif not overflow:
-            self._note_bad_step(rows, loss, norm)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        step = self.stepper.take(rows, self.state.step, alpha, rate)
+        if step.outcome == "taken":
+            self.epoch.losses.append(step.loss)
+            self.epoch.classification.append(sum(v for n, v in step.losses.items() if n.startswith("loss_")))
+        elif step.outcome == "bad":
+            self._note_bad_step(rows, step)
         self.state.step += 1
-        record = {"kind": "step", "epoch": self.state.epoch + 1, "step": self.state.step, "loss": loss, "lr": rate, "grad_norm": norm}
-        self.state.history.append({**record, **losses})
-        self.progress.step(self.state.history[-1], rows, self.tables.train)
+        record = {"kind": "step", "epoch": self.state.epoch + 1, "step": self.state.step, "loss": step.loss, "lr": rate}
+        self.state.history.append({**record, "grad_norm": step.grad_norm, **step.losses})
+        self.progress.step(self.state.history[-1], rows, self.train_rows, _passes(alpha))
+        return step.requests
 
-    def _loss_names(self) -> list[str]:
-        return [f"loss_{t}" for t in self.objectives] + [f"consistency_{t}" for t in self.objectives]
-
-    def _global_values(self, parts: dict[str, Tensor]) -> Tensor:
-        """Every part of the loss, then the wishes, summed over the workers in one small exchange."""
-        zero = torch.zeros((), device=self.world.device)
-        wishes = torch.tensor(self.world.pulse.wishes(first=self.world.is_first), device=self.world.device)
-        return self.world.sum(torch.cat([torch.stack([parts.get(name, zero).float() for name in self._loss_names()]), wishes]))
-
-    def _named_losses(self, values: list[float]) -> dict[str, float]:
-        """The losses by name; takes note of the wishes behind them."""
-        names = self._loss_names()
-        self.wishes = tuple(values[len(names) :])
-        return {n: v for n, v in zip(names, values, strict=False) if n.startswith("loss") or self.config.loss.r_drop_alpha}
-
-    def _note_bad_step(self, rows: Rows, loss: float, norm: float) -> None:
+    def _note_bad_step(self, rows: Rows, step: Step) -> None:
         self.state.bad_steps += 1
-        ids = ", ".join(self.tables.train.index["row_id"].take(rows[:12]).to_pylist())
-        what = f"step {self.state.step + 1}: loss {loss}, gradient norm {norm}; row ids {ids}{' ...' if len(rows) > 12 else ''}"
-        self.say(f"skipped {what}")
+        ids = ", ".join(self.train_rows.index["row_id"].take(rows[:12]).to_pylist())
+        shown = f"step {self.state.step + 1}: loss {step.loss}, gradient norm {step.grad_norm}"
+        what = f"{shown}; row ids {ids}{' ...' if len(rows) > 12 else ''}"
+        self.events.say(f"skipped {what}")
         if self.state.bad_steps >= self.config.train.max_bad_steps:
             raise RunError(
                 f"training stopped after {self.state.bad_steps} non-finite steps (train.max_bad_steps). {what}. The last good checkpoint "
@@ -284,6 +381,7 @@ class Training:
             )
 
     def _adapt_gamma(self) -> None:
+        """Set the next epoch's exponents from what all workers saw in this one."""
         for task, objective in self.objectives.items():
             if objective.adaptive:
                 seen = self.stepper.observed[task]
@@ -302,7 +400,7 @@ class Training:
     def validate(self) -> None:
         """Score validation, and remember the weights of the best epoch."""
         seconds = time.monotonic() - self.epoch.started
-        part, labels = self.tables.validation, self.config.labels
+        part, labels = self.validation_rows, self.config.labels
         with self.average.of(bare(self.model)) as judged:
             found = self.predict(part)
         scores = macro_f1_scores(found, part, labels)
@@ -312,34 +410,43 @@ class Training:
         mean = float(np.mean(losses)) if losses else None
         plain = float(np.mean(self.epoch.classification)) if losses else None
         record = {"kind": "epoch", "epoch": state.epoch, "step": state.step, "loss": mean, "classification_loss": plain}
-        state.history.append({**record, "seconds": seconds, "bad_steps": state.bad_steps, **row})
+        mfu = self.utilisation.of(self.epoch.computed_tokens / seconds, passes=1)
+        speed = {"seconds": seconds, "tokens_per_s": self.epoch.tokens / seconds, "mfu": mfu}
+        state.history.append({**record, **speed, "bad_steps": state.bad_steps, **row})
         if self.config.train.keep == "last" or scores["overall"] > state.best_score:
             state.best_score, state.best_epoch = scores["overall"], state.epoch - 1
             self.best = judged
         shown = {**state.history[-1], **class_f1_scores(found, part, labels)}  # a score of each class is for watchers, not for the history
         self.progress.end_epoch(shown, scores, time.monotonic() - self.epoch.started - seconds, state.best_epoch + 1)
 
-    def save(self, report: Report, *, wanted: bool = True) -> None:
-        """Begin a checkpoint where it is `wanted`, and report the epoch on all workers."""
-        if wanted:
-            self._begin_checkpoint(report)
-        metrics = {k: float(v) for k, v in self.state.history[-1].items() if isinstance(v, int | float)}
-        report(metrics, None, self.state.name())
+    def save(self) -> None:
+        """Begin a checkpoint of the epoch where one is kept, and tell of the epoch on all workers."""
+        if self.world.control.keeps_epoch():
+            self._begin_checkpoint()
+        self.events.epoch_ended({k: float(v) for k, v in self.state.history[-1].items() if isinstance(v, int | float)})
 
-    def _begin_checkpoint(self, report: Report, observed: Observed | None = None) -> None:
+    def save_inside(self) -> None:
+        """Begin a checkpoint of the epoch under way."""
+        self.state.running = self.epoch.so_far()
+        mine = {task: torch.cat(seen).cpu() if seen else torch.zeros((0, 3)) for task, seen in self.stepper.observed.items()}
+        each = self.world.gather(mine)
+        self._begin_checkpoint({task: [part[task] for part in each] for task in mine})
+        self.state.running = {}
+
+    def _begin_checkpoint(self, observed: Observed | None = None) -> None:
         """Once the one before is done, copy on the first worker what changes with the next step, and write it beside the training."""
-        self.background.meet()
+        self.background.wait()
         if self.world.is_first:
             state, best = self.state.copy(), self.best
             if self.average.epochs == 1 and best is not None and not state.batch and state.best_epoch == state.epoch - 1:
                 weights, best = best, None  # as they are now: `validate` has just copied them
             else:
                 weights = host_copy(bare(self.model).state_dict())
-            rest = {"optimizer": host_copy(self.optimizer.state_dict()), "scaler": self.scaler.state_dict(), "observed": observed}
+            rest = {"optimizer": host_copy(self.optimizer.state_dict()), "scaler": self.stepper.scaler.state_dict(), "observed": observed}
             rest["recent"] = self.average.for_the_next()
             write: Fill = partial(save_checkpoint, state=state, model=weights, best=best, **rest)
-            self.background.start(partial(report, {}, write, state.name()))
-        self.world.pulse.saved()
+            self.background.start(partial(self.events.save, state.name(), write))
+        self.world.control.saved()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue where `checkpoint` stood."""
@@ -353,12 +460,14 @@ class Training:
             raise RunError(f"the run was cut inside epoch {self.state.epoch} by train.max_steps: the rest of that epoch cannot be made up")
         bare(self.model).load_state_dict(checkpoint.model)
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        self.scaler.load_state_dict(checkpoint.scaler)
+        self.stepper.scaler.load_state_dict(checkpoint.scaler)
         for task, gamma in self.state.gammas.items():
             self.objectives[task].gamma = AdaptiveGamma(**gamma)
             self.objectives[task].refresh()
         for task, parts in checkpoint.observed.items():
             self.stepper.observed[task] = [p.to(self.world.device) for p in parts[self.world.rank :: self.world.size]]
+        inside = f", {self.state.batch} batches into the next" if self.state.batch else ""
+        self.events.say(f"resumed after epoch {self.state.epoch}{inside} (step {self.state.step})")
 
     def load_best(self) -> None:
         """Put the best epoch's weights into the model."""
@@ -366,15 +475,13 @@ class Training:
             raise RunError("no epoch was finished: nothing to keep")
         bare(self.model).load_state_dict(self.best)
 
-    def restore_table(self) -> None:
-        """Make the word table whole again, where it was reduced: the rows that were left out have what weight decay leaves of them."""
-        if self.word_table is not None:
-            self.word_table.restore(self._decay_of_unused_words())
+    def restore_whole_model(self) -> None:
+        """Make the model whole again where it was reduced: words that were left out have what weight decay leaves of them."""
+        self.reduced.restore(self._decay_of_unused_words)
 
-    def _decay_of_unused_words(self) -> float:
+    def _decay_of_unused_words(self, weight: nn.Parameter) -> float:
         """The product of 1 - rate x decay (AdamW's, Loshchilov & Hutter 2019) over the steps up to the best epoch; where the weights are a
         mean over epochs, the mean of such products."""
-        weight = bare(self.model).encoder.get_input_embeddings().weight
         group = next(g for g in self.optimizer.param_groups if any(p is weight for p in g["params"]))
         steps = [r for r in self.state.history if r["kind"] == "step" and np.isfinite(r["loss"]) and np.isfinite(r["grad_norm"])]
         best = self.state.best_epoch + 1
@@ -385,19 +492,6 @@ class Training:
         return float(np.mean(left))
 
 
-def fingerprint(config: Config, tables: Tables, left_out: str) -> str:
-    """Hash of what decides a run's numbers: configuration (placement, tracking and step limit left out), training and validation rows, and
-    the hash of the weights that are left out of checkpoints. Places do not count, for data and encoder may be moved."""
-    numberless: dict[str, Any] = {
-        "cluster": True,
-        "tracking": True,
-        "train": {"max_steps", "log_every", "resamples"},
-        "data": {"source", "train", "validation", "test"},
-        "model": {"encoder", "revision"},
-    }
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)
-    digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + left_out).encode())
-    for corpus in (tables.train, tables.validation):
-        for array in (corpus.offsets, corpus.tokens, *corpus.labels.values()):
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _passes(alpha: float) -> int:
+    """R-Drop reads every row twice."""
+    return 2 if alpha > 0 else 1

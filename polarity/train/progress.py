@@ -1,11 +1,42 @@
-"""Progress: where training stands, how fast it is, and when it will end; as lines, and as rows for whoever watches the run."""
+"""Events: the one channel out of a training. Lines for people, rows of the history for trackers, scores of epochs, checkpoints to keep.
+
+`Progress` makes the lines and the rows: where training stands, how fast it is, how much of the machine it uses, and when it will end.
+"""
 
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 
+import torch
+from transformers import PreTrainedConfig
+
+from polarity.artifacts import Fill
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows
+from polarity.model.flops import peak_flops, training_flops
+from polarity.model.precision import precision_here
 from polarity.strategy import points_on
+from polarity.train.world import World
+
+Record = Mapping[str, float | str | None]
+"""A row of the history: `kind` is "step" or "epoch"."""
+
+
+class Events:
+    """What a training tells whoever started it; each method does nothing unless it is overridden."""
+
+    def say(self, line: str) -> None:
+        """On every worker: a line for people. Whoever wants the first worker's alone leaves out the others'."""
+
+    def record(self, row: Record) -> None:
+        """On the first worker, every `train.log_every` steps and after each epoch: the history's row, and what only a watcher needs:
+        `rows_per_s`, `padded_tokens_per_s`, `padded_share`, `epochs_left` (a fraction), `validation_seconds`, and F1 of each class."""
+
+    def epoch_ended(self, metrics: Mapping[str, float]) -> None:
+        """On every worker, after each epoch; what it raises, a PolarityError, ends the training."""
+
+    def save(self, name: str, write: Fill) -> None:
+        """On the first worker, in a thread beside the training: keep the checkpoint `name`, whose files `write` writes."""
 
 
 def clock(seconds: float) -> str:
@@ -15,24 +46,58 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-Record = Mapping[str, float | str | None]
-"""A row of the history: `kind` is "step" or "epoch"."""
+class Utilisation:
+    """Model FLOPs utilisation, MFU: the arithmetic of the real tokens over what the workers' matrix products reach, measured.
 
-Watch = Callable[[Record], None]
-"""Called on the first worker every `train.log_every` steps and after each epoch, with the history's row and what only a watcher needs:
-`rows_per_s`, `tokens_per_s` and `padded_tokens_per_s` since the last call (all workers), `padded_share`, and `epochs_left` (a fraction)."""
+    It is a number for people: where the encoder's arithmetic is not known, or the measuring fails, it is None, and `say` hears why, once.
+    """
+
+    def __init__(
+        self, encoder: PreTrainedConfig, corpus: Corpus, layers: int, precision: str, world: World, say: Callable[[str], None]
+    ) -> None:
+        self._encoder, self._lengths, self._layers = encoder, corpus.lengths, layers
+        self._precision, self._world, self._say = precision, world, say
+        self._share: float | None = None
+        self._measured = False
+
+    def of(self, tokens_per_s: float, passes: int) -> float | None:
+        """MFU at a rate of real tokens a second over all workers; `passes` through the encoder a row (R-Drop: 2).
+
+        The first call measures the machine, a tenth of a second.
+        """
+        if not self._measured:
+            self._measured = True
+            try:
+                self._share = self._share_of_a_token()
+            except Exception as error:  # whatever it is: a number for a dashboard ends no training
+                self._say(f"MFU is not shown: {error}")
+        return None if self._share is None else passes * self._share * tokens_per_s
+
+    def _share_of_a_token(self) -> float:
+        """Seconds of all workers' peak that a real token takes, forward and backward."""
+        flops, why = training_flops(self._encoder, self._lengths, layers=self._layers)
+        if flops is None:
+            raise ValueError(why)
+        return flops / float(self._lengths.sum()) / (_peak(self._precision, self._world.device) * self._world.size)
+
+
+@cache
+def _peak(precision: str, device: torch.device) -> float:
+    """A product small enough to take hundredths of a second on a CPU; the best of some: others compute on the same machine meanwhile."""
+    chosen = precision_here(precision, device)
+    return max(peak_flops(chosen, device, size=None if device.type == "cuda" else 768, repeats=1) for _ in range(4))
 
 
 class Progress:
-    """Prints through `say` and shows rows to `watch`; None leaves either out."""
+    """Tells `events` how it goes, on the first worker."""
 
-    def __init__(self, config: Config, steps: list[int], say: Callable[[str], None] | None, watch: Watch | None = None) -> None:
-        self._config, self._steps, self._say, self._watch = config, steps, say, watch
+    def __init__(self, config: Config, steps: list[int], events: Events, utilisation: Utilisation) -> None:
+        self._config, self._steps, self._events, self._utilisation = config, steps, events, utilisation
         points = points_on(config)
         self._points = f"  points {','.join(map(str, points))}" if points else ""
         self._total = min(sum(steps), config.train.max_steps or sum(steps))
         self._begun: tuple[float, int] | None = None
-        self._rows = self._tokens = 0
+        self._rows = self._tokens = self._epoch_tokens = 0
         self._since = time.monotonic()
         self._epoch, self._padding = 0, 0.0
 
@@ -41,7 +106,7 @@ class Progress:
         self._epoch, self._padding = epoch, padded_share
         self._since, self._rows, self._tokens = time.monotonic(), 0, 0
 
-    def step(self, record: Record, rows: Rows, corpus: Corpus) -> None:
+    def step(self, record: Record, rows: Rows, corpus: Corpus, passes: int) -> None:
         """Count the step that `record` tells of, and show every `train.log_every` steps."""
         now, step = time.monotonic(), int(_number(record, "step"))
         self._begun = self._begun or (now, step)
@@ -50,19 +115,19 @@ class Progress:
         if step % self._config.train.log_every:
             return
         elapsed = max(now - self._since, 1e-9)
-        speed = {"rows_per_s": self._rows / elapsed, "tokens_per_s": self._tokens / elapsed}
-        self._since, self._rows, self._tokens = now, 0, 0
-        if self._watch is not None:
-            padded = {"padded_tokens_per_s": speed["tokens_per_s"] / (1.0 - self._padding), "padded_share": self._padding}
-            self._watch({**record, **speed, **padded, "epochs_left": self._epochs_left(step)})
-        if self._say is None:
-            return
+        speed: dict[str, float | None] = {"rows_per_s": self._rows / elapsed, "tokens_per_s": self._tokens / elapsed}
+        tokens_per_s = self._tokens / elapsed
+        mfu = self._utilisation.of(tokens_per_s, passes)
+        padded = {"padded_tokens_per_s": tokens_per_s / (1.0 - self._padding), "padded_share": self._padding}
+        self._since, self._rows, self._tokens = time.monotonic(), 0, 0
+        self._events.record({**record, **speed, "mfu": mfu, **padded, "epochs_left": self._epochs_left(step)})
         done, spent = step - self._begun[1], now - self._begun[0]
         left = f"{clock((self._total - step) * spent / done)} left" if done else "left: not known yet"
         loss, rate, norm = (_number(record, name) for name in ("loss", "lr", "grad_norm"))
-        self._say(
+        used = "" if mfu is None else f"  MFU {mfu:.0%}"
+        self._events.say(
             f"epoch {self._epoch + 1}/{len(self._steps)}  step {step}/{self._total}  loss {loss:.4f}  lr {rate:.2e}  norm {norm:.2f}  "
-            f"{speed['rows_per_s']:.1f} rows/s  {speed['tokens_per_s']:.0f} tokens/s  padding {self._padding:.1%}{self._points}  {left}"
+            f"{speed['rows_per_s']:.1f} rows/s  {tokens_per_s:.0f} tokens/s{used}  padding {self._padding:.1%}{self._points}  {left}"
         )
 
     def _epochs_left(self, step: int) -> float:
@@ -72,15 +137,13 @@ class Progress:
     def end_epoch(self, record: Record, scores: dict[str, float], validation_s: float, best: int) -> None:
         """Show the scores of the epoch that `record` tells of; `best` counts from 1."""
         epoch, loss, train_s = int(_number(record, "epoch")), record["loss"], _number(record, "seconds")
-        if self._watch is not None:
-            self._watch({**record, "validation_seconds": validation_s, "epochs_left": float(len(self._steps) - epoch)})
-        if self._say is not None:
-            shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-            mean = "none" if loss is None else f"{loss:.4f}"
-            self._say(
-                f"epoch {epoch} done: training loss {mean}; validation macro-F1: {shown}; {clock(train_s)} training, "
-                f"{clock(validation_s)} validation{'; best so far' if best == epoch else f'; best was epoch {best}'}"
-            )
+        self._events.record({**record, "validation_seconds": validation_s, "epochs_left": float(len(self._steps) - epoch)})
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        mean = "none" if loss is None else f"{loss:.4f}"
+        self._events.say(
+            f"epoch {epoch} done: training loss {mean}; validation macro-F1: {shown}; {clock(train_s)} training, "
+            f"{clock(validation_s)} validation{'; best so far' if best == epoch else f'; best was epoch {best}'}"
+        )
 
 
 def _number(record: Record, name: str) -> float:

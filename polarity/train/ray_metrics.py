@@ -8,26 +8,18 @@ what was not exported; so it leaves its gauges' last values to its driver, which
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 from ray.util.metrics import Counter, Gauge
-from transformers import AutoConfig
 
 from polarity.config import Config
 from polarity.data.oversample import expected_multiplicity, label_arrays, stratum_ids
-from polarity.model.flops import flops_per_row, peak_flops
 from polarity.train.job import Job
-from polarity.train.precision import has_fast_bf16
 from polarity.train.progress import Record
 from polarity.train.validate import class_f1_key
-from polarity.train.world import World
 
 PREFIX = "polarity_"
 """Of our metrics' names; Ray puts its own `ray_` in front."""
@@ -67,7 +59,7 @@ COUNTERS: dict[str, str] = {
 
 _PLAIN = {
     "loss": "loss", "lr": "learning_rate", "grad_norm": "gradient_norm", "rows_per_s": "rows_per_second",
-    "tokens_per_s": "tokens_per_second", "padded_share": "padded_ratio",
+    "tokens_per_s": "tokens_per_second", "padded_share": "padded_ratio", "mfu": "mfu_ratio",
 }  # fmt: skip
 _PLAIN_EPOCH = {
     "loss": "epoch_loss", "seconds": "epoch_seconds", "validation_seconds": "validation_seconds",
@@ -81,40 +73,6 @@ Held = tuple[str, tuple[tuple[str, str], ...]]
 """A gauge's name and its tags beside the run's."""
 LastValues = tuple[dict[str, str], dict[Held, float]]
 """A run's tags and its gauges; plain, so that it travels to processes without torch."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What a watcher must know beside a run's rows: the classes of each task, and the sizes that rates are shares of."""
-
-    labels: Mapping[str, list[str]]
-    flops_per_token: float
-    """Of the training rows' mean, forward and backward, once through the layers that are trained."""
-    peak_flops: float
-    """What the matrix products of all workers reach in a second."""
-    oversampling: float
-    """Rows of an epoch / rows."""
-
-
-def facts_of(job: Job, world: World) -> Facts:
-    """Measure and count them; takes a tenth of a second on a CPU, once a process."""
-    config, train = job.config, job.parts["train"]
-    encoder = AutoConfig.from_pretrained(job.encoder.folder)
-    layers = int(encoder.num_hidden_layers) - config.model.frozen_layers
-    lengths, rows = np.unique(pc.list_value_length(train["input_ids"]).to_numpy(), return_counts=True)
-    flops = [flops_per_row(encoder, int(length), layers=layers) for length in lengths]
-    peak = _peak(config.train.precision, world.device)
-    return Facts(config.labels, float(np.dot(flops, rows) / np.dot(lengths, rows)), peak * world.size, oversampling_ratio(train, config))
-
-
-@cache
-def _peak(precision: str, device: torch.device) -> float:
-    """A product small enough to take hundredths of a second on a CPU; `auto` is decided as the loop decides it.
-
-    The best of some: other workers compute on the same machine meanwhile.
-    """
-    chosen = ("bf16" if has_fast_bf16(device) else "fp32") if precision == "auto" else precision
-    return max(peak_flops(chosen, device, size=None if device.type == "cuda" else 768, repeats=1) for _ in range(4))
 
 
 def oversampling_ratio(train: pa.Table, config: Config) -> float:
@@ -131,20 +89,16 @@ def run_tags(job: Job) -> dict[str, str]:
     return {"run": place.rstrip("/").rpartition("/")[2], "study": "", "arm": "", "seed": str(job.config.train.seed)}
 
 
-def samples(record: Record, facts: Facts) -> Iterator[Sample]:
+def samples(record: Record, labels: Mapping[str, list[str]]) -> Iterator[Sample]:
     """The gauges that a row of the history sets; what the row lacks is left as it was."""
     for key, name in (_ALWAYS | (_PLAIN if record["kind"] == "step" else _PLAIN_EPOCH)).items():
         yield from _sample(record, key, name)
-    for task, classes in facts.labels.items():
+    for task, classes in labels.items():
         yield from _sample(record, f"loss_{task}", "task_loss", task=task)
         yield from _sample(record, f"consistency_{task}", "consistency_loss", task=task)
         yield from _sample(record, f"validation_{task}", "validation_task_macro_f1", task=task)
         for label in classes:
             yield from _sample(record, class_f1_key(task, label), "validation_class_f1", **{"task": task, "class": label})
-    rate = record.get("tokens_per_s")
-    if rate is not None:
-        passes = 2 if any(record.get(f"consistency_{task}") for task in facts.labels) else 1  # R-Drop reads every row twice
-        yield "mfu_ratio", {}, passes * facts.flops_per_token * float(rate) / facts.peak_flops
 
 
 def _sample(record: Record, key: str, name: str, **tags: str) -> Iterator[Sample]:
@@ -165,36 +119,43 @@ def _gauges() -> dict[str, Gauge]:
 
 
 class RayMetrics:
-    """A `Watch` that publishes what it is shown, under `tags` (see `RUN_TAGS`); inside its context a gauge keeps its last value.
+    """A tracker that publishes what it is shown, under `tags` (see `RUN_TAGS`); from `start` to `close` a gauge keeps its last value.
 
-    `facts` is called with the first row: it takes a tenth of a second, which the first step need not wait for.
-    `step` and `bad_steps` are where the run stood when these workers took it over: counters count what they did themselves.
+    `labels` are the classes of each task, `oversampling` gives rows of an epoch over rows. `step` and `bad_steps` are where the run stood
+    when these workers took it over: counters count what they did themselves.
     """
 
-    def __init__(self, tags: Mapping[str, str], facts: Callable[[], Facts], *, step: int = 0, bad_steps: int = 0) -> None:
-        self._tags, self._find_facts = dict(tags), facts
-        self._facts: Facts | None = None
-        self._gauges = _gauges()
-        self._counters = {name: Counter(PREFIX + name, text, RUN_TAGS) for name, text in COUNTERS.items()}
+    def __init__(
+        self,
+        tags: Mapping[str, str],
+        labels: Mapping[str, list[str]],
+        oversampling: Callable[[], float],
+        *,
+        step: int = 0,
+        bad_steps: int = 0,
+    ) -> None:
+        self._tags, self._labels, self._oversampling = dict(tags), labels, oversampling
         self._counted = {"steps_total": step, "bad_steps_total": bad_steps}
         self._held: dict[Held, float] = {}
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="ray-metrics", daemon=True)
 
-    def __enter__(self) -> "RayMetrics":
+    def start(self) -> "RayMetrics":
+        """Begin to publish."""
+        self._gauges = _gauges()
+        self._counters = {name: Counter(PREFIX + name, text, RUN_TAGS) for name, text in COUNTERS.items()}
+        self._hold("oversampling_ratio", {}, self._oversampling())
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self, finished: bool) -> None:
+        """Stop: Ray forgets the gauges soon."""
         self._ended.set()
         self._thread.join()
 
-    def __call__(self, record: Record) -> None:
-        """Publish a row of the history; the first one has the machine measured."""
-        if self._facts is None:
-            self._facts = self._find_facts()
-            self._hold("oversampling_ratio", {}, self._facts.oversampling)
-        for name, tags, value in samples(record, self._facts):
+    def log(self, record: Record, at: float) -> None:
+        """Publish a row of the history."""
+        for name, tags, value in samples(record, self._labels):
             self._hold(name, tags, value)
         self._publish()
         self._count("steps_total", record.get("step"))
@@ -226,15 +187,11 @@ class RayMetrics:
             self._publish()
 
 
-@contextmanager
-def watched(job: Job, world: World, *, tags: Mapping[str, str] | None = None, resume: Path | None = None) -> Iterator[RayMetrics | None]:
-    """The watch of a run that is about to start on Ray, from the checkpoint folder `resume` or anew; None but on the first worker."""
-    if not world.is_first:
-        yield None
-        return
+def metrics_of(job: Job, tags: Mapping[str, str] | None, resume: Path | None) -> RayMetrics:
+    """The metrics of a run that is about to start on Ray, from the checkpoint folder `resume` or anew."""
     step, bad_steps = _stood_at(resume)
-    with RayMetrics(tags or run_tags(job), partial(facts_of, job, world), step=step, bad_steps=bad_steps) as watch:
-        yield watch
+    oversampling = partial(oversampling_ratio, job.parts["train"], job.config)
+    return RayMetrics(tags or run_tags(job), job.config.labels, oversampling, step=step, bad_steps=bad_steps)
 
 
 def _stood_at(resume: Path | None) -> tuple[int, int]:

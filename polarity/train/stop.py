@@ -1,4 +1,4 @@
-"""How the wish to stop reaches the workers of a group: from the driver through a desk, from a node that goes as a signal."""
+"""How a request to stop reaches the workers of a group: from the driver through an actor, from a node that goes as a signal."""
 
 import os
 import signal
@@ -15,16 +15,16 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchConfig
 
 from polarity.errors import RunError
-from polarity.train.watchdog import Pulse
+from polarity.train.control import Control
 
 TERMINATED = 143
 """Exit status of a process that SIGTERM ended."""
-_heard, _heeded = threading.Event(), threading.Event()
+_heard, _training = threading.Event(), threading.Event()
 
 
 @ray.remote(num_cpus=0)
 class StopDesk:
-    """Where the driver leaves the word to stop and the first worker waits for it."""
+    """Where the driver leaves the request to stop and the first worker waits for it."""
 
     def __init__(self) -> None:
         self._asked, self._reason = Event(), ""
@@ -40,12 +40,12 @@ class StopDesk:
         return self._reason
 
 
-def hear(desk: Any, pulse: Pulse, *, first: bool) -> None:
-    """On the first worker, pass the desk's word on to the pulse whenever it comes."""
+def listen_for_stop(desk: Any, control: Control, *, first: bool) -> None:
+    """On the first worker, pass the driver's request on whenever it comes."""
 
     def wait() -> None:
         try:
-            pulse.ask_to_stop(ray.get(desk.wait.remote()))
+            control.request_stop(ray.get(desk.wait.remote()))
         except RayError:  # the driver has ended, and its desk with it
             return
 
@@ -54,21 +54,21 @@ def hear(desk: Any, pulse: Pulse, *, first: bool) -> None:
 
 
 @contextmanager
-def heed_sigterm(pulse: Pulse, grace_s: float) -> Iterator[None]:
-    """While the block runs, this worker's SIGTERM is a wish to stop; where it was heard, the process ends after the checkpoint, and after
-    `grace_s` seconds at the latest. So Ray sees a dead worker, and starts the group again from that checkpoint.
+def stop_on_sigterm(control: Control, grace_s: float) -> Iterator[None]:
+    """While the block runs, this worker's SIGTERM is a request to stop; where it was heard, the process ends after the checkpoint, and
+    after `grace_s` seconds at the latest. So Ray sees a dead worker, and starts the group again from that checkpoint.
     """
     done = threading.Event()
 
     def pass_on() -> None:
         while not done.is_set():
             if _heard.wait(0.2):
-                pulse.ask_to_stop("SIGTERM to a worker")
+                control.request_stop("SIGTERM to a worker")
                 if not done.wait(grace_s):
                     os._exit(TERMINATED)
                 return
 
-    _heeded.set()
+    _training.set()
     threading.Thread(target=pass_on, name="polarity-sigterm", daemon=True).start()
     try:
         yield
@@ -78,7 +78,7 @@ def heed_sigterm(pulse: Pulse, grace_s: float) -> Iterator[None]:
             os._exit(TERMINATED)
         raise
     finally:
-        _heeded.clear()
+        _training.clear()
         done.set()
 
 
@@ -86,7 +86,7 @@ def install_handler() -> None:
     """In a worker's main thread: the first SIGTERM of a training is noted, any other ends the process at once."""
 
     def note(number: int, frame: Any) -> None:
-        if _heard.is_set() or not _heeded.is_set():
+        if _heard.is_set() or not _training.is_set():
             os._exit(TERMINATED)
         _heard.set()
 

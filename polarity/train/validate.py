@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from polarity.data.batch import Corpus, TokenBatch, evaluation_batches
 from polarity.evaluate.metrics import class_scores, confusion_matrix, macro_f1
 from polarity.model.frozen import given_states
-from polarity.model.inference import score
+from polarity.model.inference import score, to_tensors
 from polarity.model.multitask import MultitaskModel
-from polarity.train.precision import autocast
+from polarity.model.precision import autocast
 from polarity.train.world import World
 
 
@@ -21,12 +21,6 @@ class Predictions:
 
     probabilities: dict[str, NDArray[np.float32]]
     predicted: dict[str, NDArray[np.int64]]
-
-
-def to_tensors(batch: TokenBatch, device: torch.device) -> dict[str, torch.Tensor]:
-    """The model's keyword arguments for a batch, on `device`."""
-    arrays = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "token_type_ids": batch.token_type_ids}
-    return {name: torch.from_numpy(a).to(device, non_blocking=True) for name, a in arrays.items() if a is not None}
 
 
 def states_of(batch: TokenBatch, device: torch.device) -> torch.Tensor | None:
@@ -43,7 +37,7 @@ def predict(model: MultitaskModel, corpus: Corpus, world: World, *, batch_size: 
         batch = corpus.collate(rows)
         with autocast(precision, world.device), given_states(model, states_of(batch, world.device)):
             scores = score(model, to_tensors(batch, world.device))
-        world.pulse.beat()
+        world.control.heartbeat()
         parts.append((rows, {t: (s.probabilities.cpu().numpy(), s.predicted.cpu().numpy()) for t, s in scores.items()}))
     model.train(training)
     gathered = [part for worker in world.gather(parts) for part in worker]

@@ -1,107 +1,112 @@
-"""What one worker does, with or without Ray: build the model, run the loop, and let the first one write the results to the run folder."""
+"""What one worker does, wherever it was started: `launch` trains, and the first worker writes the results to the run folder.
+
+There are three starts, and all go through here: this process alone (`workflows/train.py`), a worker of a Ray Train group (`ray_worker.py`),
+and a trial in a process of Ray Tune (`tune/trial.py`). They differ in who reads the epochs' scores and in what may stop them.
+"""
 
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import torch
 from transformers import logging as transformers_logging
 
 from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, Fill, RunFolder, disk_errors
 from polarity.data.batch import Corpus
 from polarity.encoders import load_tokenizer, same_encoder
-from polarity.errors import RunError
+from polarity.errors import PolarityError, RunError
 from polarity.evaluate import build_predictions
 from polarity.model.multitask import MultitaskModel
 from polarity.train.checkpoints import temporary_room, verify
 from polarity.train.job import Job, Say, checkpoint_names
-from polarity.train.loop import Report, Result, Tables, run_training
-from polarity.train.progress import Record, Watch
-from polarity.train.trackers import open_trackers
-from polarity.train.world import World
+from polarity.train.loop import Result, Tables, run_training
+from polarity.train.progress import Events, Record
+from polarity.train.trackers import Named, running, trackers_of
+from polarity.train.world import World, use_threads
 
 
-def work(
-    job: Job, report: Report, *, world: World, say: Say, resume: Path | None, watch: Watch | None = None,
-    wants_checkpoint: Callable[[], bool] | None = None,
-) -> None:  # fmt: skip
-    """Train, and write model, history and predictions into the run folder from the first worker, where the run is tracked, too.
+@dataclass(frozen=True)
+class RunEvents(Events):
+    """What a run does with a training's events: the newest `keep` checkpoints stay in its folder, rows go to the trackers."""
 
-    `watch` is shown how it goes, beside the trackers of `config.tracking`, which a run without `job.keep_model` does not have, and
-    `wants_checkpoint` says after each epoch whether `report` will keep one.
+    folder: RunFolder
+    lines: Say
+    rows: Callable[[Record], None]
+    epochs: Callable[[Mapping[str, float]], None]
+    keep: int = 2
+
+    def say(self, line: str) -> None:
+        self.lines(line)
+
+    def record(self, row: Record) -> None:
+        self.rows(row)
+
+    def epoch_ended(self, metrics: Mapping[str, float]) -> None:
+        self.epochs(metrics)
+
+    def save(self, name: str, write: Fill) -> None:
+        with disk_errors(f"{self.folder.uri}/{CHECKPOINTS}"):
+            for left in self.folder.list(CHECKPOINTS):
+                if left.startswith(".epoch_"):  # of a worker that was killed while it wrote; there is no other writer
+                    self.folder.delete_folder(f"{CHECKPOINTS}/{left}")
+            self.folder.write_folder(f"{CHECKPOINTS}/{name}", write)
+            for old in checkpoint_names(self.folder)[: -self.keep]:
+                self.folder.delete_folder(f"{CHECKPOINTS}/{old}")
+
+
+def launch(
+    job: Job, world: World, *, say: Say, resume: bool, epoch_ended: Callable[[Mapping[str, float]], None] = lambda metrics: None,
+    keep: int = 2, gauges: Mapping[str, str] | None = None,
+) -> object:  # fmt: skip
+    """Train on this worker, and write model, history and predictions into the run folder from the first one.
+
+    `resume`: go on from the folder's newest whole checkpoint, where there is any. `epoch_ended` gets each epoch's metrics on every worker;
+    `keep` checkpoints stay. `gauges` are the tags of Ray's metrics (`ray_metrics.RUN_TAGS`), None where there is no Ray; returned are those
+    metrics' last values, for `ray_metrics.publish`, or None.
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    config = job.config
-    encoder = same_encoder(job.encoder)
-    corpora = {name: Corpus.from_table(table, list(config.labels), job.pad_id) for name, table in job.parts.items()}
-    tables = Tables(corpora["train"], corpora["validation"], corpora.get("test"), job.statistics)
-    model = MultitaskModel.from_encoder(encoder.folder, config.model, config.labels, seed=config.train.seed)
-    with _tracked(job, world, say) as tracking:
-        watching = _both(watch, tracking)
-        result = run_training(
-            config, tables, model, report, world=world, say=say, resume=resume, watch=watching, wants_checkpoint=wants_checkpoint
-        )
-        if world.is_first:
-            _write(job, result, encoder.folder)
+    use_threads(job.config.cluster.cpus_per_worker)
+    folder, tell = RunFolder.open(job.run_dir), say if world.is_first else _silent
+    with tempfile.TemporaryDirectory(prefix="polarity-resume-") as temporary:
+        checkpoint = _agreed_checkpoint(folder, world, Path(temporary), tell) if resume else None
+        encoder = same_encoder(job.encoder)
+        corpora = {name: Corpus.from_table(table, list(job.config.labels), job.pad_id) for name, table in job.parts.items()}
+        tables = Tables(corpora["train"], corpora["validation"], corpora.get("test"), job.statistics)
+        model = MultitaskModel.from_encoder(encoder.folder, job.config.model, job.config.labels, seed=job.config.train.seed)
+        trackers = trackers_of(job.config, folder, tell) if world.is_first and job.keep_model else []
+        metrics = None
+        if gauges is not None and world.is_first:
+            from polarity.train.ray_metrics import metrics_of  # Ray is slow to import, and a process without it needs none
+
+            metrics = metrics_of(job, gauges, checkpoint)
+            trackers.append(Named("Ray's metrics", metrics.start))
+        with running(trackers, say=tell) as rows:
+            events = RunEvents(folder, tell, rows, epoch_ended, keep)
+            result = run_training(job.config, tables, model, events, world=world, resume=checkpoint)
+            if world.is_first:
+                _write(job, result, encoder.folder)
+    return None if metrics is None else metrics.last_values()
 
 
-def _tracked(job: Job, world: World, say: Say) -> AbstractContextManager[Watch | None]:
-    if not (world.is_first and job.keep_model):
-        return nullcontext()
-    return open_trackers(job.config, RunFolder.open(job.run_dir), say=say)
+def _silent(line: str) -> None:
+    """Other workers than the first say nothing."""
 
 
-def _both(first: Watch | None, second: Watch | None) -> Watch | None:
-    if first is None or second is None:
-        return first or second
-
-    def show(record: Record) -> None:
-        first(record)
-        second(record)
-
-    return show
-
-
-def _write(job: Job, result: Result, encoder: Path) -> None:
-    folder = RunFolder.open(job.run_dir)
-    judged = [
-        build_predictions(name, job.parts[name], scores.probabilities, job.config.labels, scores.predicted)
-        for name, scores in result.predictions.items()
-    ]
-    if job.keep_model:
-        with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary:
-            with temporary_room(Path(temporary)):
-                result.model.save_pretrained(temporary)
-                load_tokenizer(encoder).save_pretrained(temporary)
-            folder.write_folder(MODEL, Path(temporary))
-    folder.write_parquet(HISTORY, pa.Table.from_pylist(_same_columns(result.state.history)))
-    folder.write_parquet(PREDICTIONS, pa.concat_tables(judged))
-
-
-def _same_columns(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in names} for row in rows]
-
-
-class FolderReport:
-    """The loop's report without Ray: checkpoints go into the run folder, the newest two are kept."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-
-    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
-        if checkpoint is None:
-            return
-        with disk_errors(f"{self._folder.uri}/{CHECKPOINTS}"):
-            for left in self._folder.list(CHECKPOINTS):
-                if left.startswith(".epoch_"):  # of a worker that was killed while it wrote; there is no other writer
-                    self._folder.delete_folder(f"{CHECKPOINTS}/{left}")
-            self._folder.write_folder(f"{CHECKPOINTS}/{name}", checkpoint)
-            for old in checkpoint_names(self._folder)[:-2]:
-                self._folder.delete_folder(f"{CHECKPOINTS}/{old}")
+def _agreed_checkpoint(folder: RunFolder, world: World, target: Path, say: Say) -> Path | None:
+    """The newest whole checkpoint, the same on all workers: the first one chooses. A new run's folder has none."""
+    found, problem = None, None
+    if world.is_first:
+        try:
+            found = newest_checkpoint(folder, target, say)
+        except PolarityError as error:
+            problem = str(error)
+    world.raise_together(problem)
+    name = world.gather(None if found is None else found.name)[0]
+    if name is None or found is not None:
+        return found
+    return folder.fetch_folder(f"{CHECKPOINTS}/{name}", target)
 
 
 def newest_checkpoint(folder: RunFolder, target: Path, say: Say = print) -> Path | None:
@@ -123,6 +128,22 @@ def newest_checkpoint(folder: RunFolder, target: Path, say: Say = print) -> Path
     return None
 
 
-def use_threads(cpus: float) -> None:
-    """Torch computes on as many threads as CPUs were reserved: more would slow every worker on the node."""
-    torch.set_num_threads(max(1, int(cpus)))
+def _write(job: Job, result: Result, encoder: Path) -> None:
+    folder = RunFolder.open(job.run_dir)
+    judged = [
+        build_predictions(name, job.parts[name], scores.probabilities, job.config.labels, scores.predicted)
+        for name, scores in result.predictions.items()
+    ]
+    if job.keep_model:
+        with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary:
+            with temporary_room(Path(temporary)):
+                result.model.save_pretrained(temporary)
+                load_tokenizer(encoder).save_pretrained(temporary)
+            folder.write_folder(MODEL, Path(temporary))
+    folder.write_parquet(HISTORY, pa.Table.from_pylist(_same_columns(result.state.history)))
+    folder.write_parquet(PREDICTIONS, pa.concat_tables(judged))
+
+
+def _same_columns(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from polarity.errors import RunError
-from polarity.train.watchdog import Pulse
+from polarity.model.precision import precision_here
+from polarity.train.control import Control
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,17 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    pulse: Pulse = field(default_factory=Pulse, compare=False)
-    """Signs of life, and wishes to save or to stop."""
+    control: Control = field(default_factory=Control, compare=False)
+    """Signs of life, and requests to save or to stop."""
 
     @classmethod
-    def current(cls, device: torch.device | None = None, pulse: Pulse | None = None) -> "World":
+    def current(cls, device: torch.device | None = None, control: Control | None = None) -> "World":
         """This process's place in torch's process group, where there is one."""
-        pulse = pulse or Pulse()
+        control = control or Control()
         chosen = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if not dist.is_initialized():
-            return cls(device=chosen, pulse=pulse)
-        return cls(dist.get_rank(), dist.get_world_size(), chosen, pulse)
+            return cls(device=chosen, control=control)
+        return cls(dist.get_rank(), dist.get_world_size(), chosen, control)
 
     @property
     def is_first(self) -> bool:
@@ -70,6 +71,16 @@ def device_here(gpu: str) -> torch.device:
     if gpu == "always" and not available:
         raise RunError("cluster.gpu is always, but torch sees no GPU here: set cluster.gpu=auto, or train where there is one")
     return torch.device("cuda" if available and gpu != "never" else "cpu")
+
+
+def resolve_precision(precision: str, world: World) -> str:
+    """`bf16`, `fp16` or `fp32` for the configured `precision`; under `auto` the first worker decides for all."""
+    return precision if precision != "auto" else str(world.gather(precision_here(precision, world.device))[0])
+
+
+def use_threads(cpus: float) -> None:
+    """Torch computes on as many threads as CPUs were reserved: more would slow every worker on the node."""
+    torch.set_num_threads(max(1, int(cpus)))
 
 
 def seed_everything(seed: int) -> None:

@@ -69,10 +69,10 @@ class AskAfterEpoch:
 
     desk: Any
 
-    def __call__(self, metrics: dict[str, float]) -> None:
+    def __call__(self, metrics: Mapping[str, float]) -> None:
         word = [True]
         if dist.get_rank() == 0:
-            ray.get(self.desk.leave.remote(metrics))
+            ray.get(self.desk.leave.remote(dict(metrics)))
             word = [ray.get(self.desk.ask.remote())]
         dist.broadcast_object_list(word, src=0)
         if not word[0]:

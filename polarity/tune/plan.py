@@ -19,8 +19,7 @@ from polarity.resolve import dump_config
 from polarity.strategy import with_settings
 from polarity.train.loop import Tables, Training
 from polarity.train.progress import clock
-from polarity.train.worker import use_threads
-from polarity.train.world import World
+from polarity.train.world import World, use_threads
 from polarity.tune.asha import Asha, plan_asha
 from polarity.tune.conductor import confirmation, exploration, screening
 from polarity.tune.designs import Arm
@@ -136,7 +135,7 @@ def trial_time(prepared: Prepared, arm: str) -> TrialTime:
     use_threads(config.cluster.cpus_per_worker)
     model = MultitaskModel.from_encoder(encoder.folder, config.model, config.labels, seed=0)
     begun = time.perf_counter()
-    training = Training(small, Tables(part, part, None, prepared.statistics(arm)), model, World(), lambda _: None, None)
+    training = Training(small, Tables(part, part, None, prepared.statistics(arm)), model, World())
     features = (time.perf_counter() - begun) / (2 * part.lengths.sum()) if config.model.frozen_layers else 0.0
     training.run_epoch()  # the first one warms up
     training.state.epoch += 1
@@ -144,7 +143,7 @@ def trial_time(prepared: Prepared, arm: str) -> TrialTime:
     training.run_epoch()
     train = (time.perf_counter() - begun) / part.lengths.sum()
     begun = time.perf_counter()
-    training.predict(training.tables.validation)
+    training.predict(training.validation_rows)
     predict = (time.perf_counter() - begun) / part.lengths.sum()
     tokens = {name: int(corpus.lengths.sum()) for name, corpus in whole.items()}
     grown = prepared.ledgers[arm].epoch_rows / max(1, prepared.ledgers[arm].rows)

@@ -14,8 +14,7 @@ from polarity.errors import RunError
 from polarity.resolve import dump_config
 from polarity.strategy import with_settings
 from polarity.train.cluster import start_ray
-from polarity.train.precision import resolve_precision
-from polarity.train.world import World
+from polarity.train.world import World, resolve_precision
 from polarity.tune.asha import Asha
 from polarity.tune.conductor import MAX_ATTEMPTS, Budget, Conductor, Watcher, confirmation
 from polarity.tune.placement import place_trials

@@ -14,23 +14,22 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import ray
 import torch
 from ray.tune import Trainable
 
-from polarity.artifacts import CHECKPOINTS, METRICS, Fill, RunFolder
+from polarity.artifacts import CHECKPOINTS, METRICS, RunFolder
 from polarity.config import Config
 from polarity.data.ledger import TaskStatistics
 from polarity.encoders import EncoderFiles
 from polarity.errors import RunError
 from polarity.evaluate import build_metrics
 from polarity.run import Run
-from polarity.train.job import Job, checkpoint_names
-from polarity.train.ray_metrics import watched
-from polarity.train.worker import newest_checkpoint, use_threads, work
+from polarity.train.control import Control
+from polarity.train.job import Job
+from polarity.train.worker import launch
 from polarity.train.world import World
 
 KEEP_AFTER_S = 600.0
@@ -163,9 +162,9 @@ class Handover:
         if self._stopped:
             raise Stopped("the trial was stopped")
 
-    def report(self, metrics: dict[str, float]) -> None:
+    def report(self, metrics: Mapping[str, float]) -> None:
         """The training: an epoch is done; returns when the next one is wanted."""
-        self._metrics.put(metrics)
+        self._metrics.put(dict(metrics))
         self.proceed()
 
 
@@ -177,36 +176,26 @@ def begin_alone(spec: TrialSpec, tables: Mapping[str, Any]) -> tuple[Talk, Calla
 
 def _train_alone(spec: TrialSpec, tables: Mapping[str, Any], device: torch.device, handover: Handover) -> None:
     handover.proceed()
-    use_threads(spec.config.cluster.cpus_per_worker)
     folder = RunFolder.open(spec.run_dir)
-    resume = newest_checkpoint(folder, Path(spec.run_dir)) if folder.local is not None else None
-    report = TrialReport(folder, handover, spec.keep_after_s)
-    job, world = spec.job(tables), World(device=device)
-    with watched(job, world, tags=spec.tags, resume=resume) as watch:
-        work(job, report, world=world, say=lambda _: None, resume=resume, watch=watch, wants_checkpoint=report.due)
+    local = folder.local is not None  # a trial keeps no checkpoints elsewhere
+    control = Control(keeps_epoch=every(spec.keep_after_s) if local else lambda: False)
+    world = World(device=device, control=control)
+    launch(spec.job(tables), world, say=lambda _: None, resume=local, epoch_ended=handover.report, keep=1, gauges=spec.tags)
     judge_trial(spec, folder)
 
 
-class TrialReport:
-    """The loop's report: metrics go to Tune, and a checkpoint is kept where much would have to be repeated."""
+def every(seconds: float) -> Callable[[], bool]:
+    """Whether so long has passed since now, and since it last had."""
+    last = time.monotonic()
 
-    def __init__(self, folder: RunFolder, handover: Handover, keep_after_s: float) -> None:
-        self._folder, self._handover, self._keep_after_s = folder, handover, keep_after_s
-        self._kept = time.monotonic()
+    def due() -> bool:
+        nonlocal last
+        if time.monotonic() - last < seconds:
+            return False
+        last = time.monotonic()
+        return True
 
-    def due(self) -> bool:
-        """Whether the next checkpoint is kept: the loop writes no other."""
-        return self._folder.local is not None and time.monotonic() - self._kept >= self._keep_after_s
-
-    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
-        if checkpoint is not None:
-            self._folder.write_folder(f"{CHECKPOINTS}/{name}", checkpoint)
-            for other in checkpoint_names(self._folder):
-                if other != name:
-                    self._folder.delete_folder(f"{CHECKPOINTS}/{other}")
-            self._kept = time.monotonic()
-            return
-        self._handover.report(metrics)
+    return due
 
 
 def judge_trial(spec: TrialSpec, folder: RunFolder) -> None:

@@ -13,7 +13,7 @@ from polarity.benchmark.result import render
 from polarity.benchmark.run import PARTS, run_benchmark
 from polarity.config import Config
 from polarity.errors import ConfigError, RunError
-from polarity.train.worker import use_threads
+from polarity.train.world import use_threads
 
 _PACKAGES = {"accelerate": "accelerate", "imblearn": "imbalanced-learn", "psutil": "psutil"}
 """{module: package} of the peers, and of what reads memory."""

@@ -12,8 +12,7 @@ from polarity.encoders import load_tokenizer
 from polarity.model.multitask import MultitaskModel
 from polarity.train.loop import Tables, Training
 from polarity.train.progress import clock
-from polarity.train.worker import use_threads
-from polarity.train.world import World, device_here
+from polarity.train.world import World, device_here, use_threads
 from polarity.workflows.train import prepare
 
 TIMED_STEPS = 3
@@ -33,7 +32,7 @@ def estimate(config: Config, *, say: Callable[[str], None]) -> str:
     use_threads(config.cluster.cpus_per_worker)
     world = World.current(device_here(config.cluster.gpu))
     # With the features of frozen layers, where there are any, computed once as a run does.
-    training = Training(config, Tables(corpus, corpus, None, statistics), model, world, say, None)
+    training = Training(config, Tables(corpus, corpus, None, statistics), model, world)
     seconds = _seconds_per_token(training, batches, config.loss.r_drop_alpha)
     workers = max(1, config.cluster.workers)
     tokens = sum(int(corpus.lengths[rows].sum()) for rows in batches) * total / len(batches)
@@ -60,12 +59,12 @@ def estimate(config: Config, *, say: Callable[[str], None]) -> str:
 
 def _seconds_per_token(training: Training, batches: list[Rows], alpha: float) -> float:
     """Of a few steps' gradients, the first of which warms up."""
-    lengths, timed = training.tables.train.lengths, batches[: TIMED_STEPS + 1]
+    lengths, timed = training.train_rows.lengths, batches[: TIMED_STEPS + 1]
     started = time.perf_counter()
     for step, rows in enumerate(timed):
         if step == 1 or len(timed) == 1:
             started = time.perf_counter()
-        training.stepper.gradient(rows, step, alpha, training.scaler)
+        training.stepper.gradient(rows, step, alpha)
     if training.world.device.type == "cuda":
         torch.cuda.synchronize()
     return (time.perf_counter() - started) / sum(int(lengths[rows].sum()) for rows in timed[1:] or timed)

@@ -25,8 +25,7 @@ from polarity.predict.exported import no_progress_bars
 from polarity.predict.soup import Weights, average, completed, greedy
 from polarity.run import Run
 from polarity.train.validate import Predictions, macro_f1_scores, predict
-from polarity.train.worker import use_threads
-from polarity.train.world import World, device_here
+from polarity.train.world import World, device_here, use_threads
 from polarity.workflows.members import Made, new_run, open_members, write_run
 from polarity.workflows.read_again import aligned_predictions
 

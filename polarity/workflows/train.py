@@ -62,7 +62,10 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
     metrics = judge(config, folder, prepared.splits, say)
     say(render_metrics(metrics))
     calibrate_run(folder, say, labels=config.labels)
-    report_run(folder, say=say, comments=Comments(prepared.splits.held_out))
+    try:
+        report_run(folder, say=say, comments=Comments(prepared.splits.held_out))
+    except Exception as error:  # whatever it is: the run is finished and judged, and its page can be made again
+        say(f"report: not written ({type(error).__name__}: {error}); polarity report {folder.uri} makes it")
     say(f"run folder: {folder.uri}")
     return metrics
 
@@ -202,8 +205,8 @@ def _describe(folder: RunFolder, config: Config, prepared: Prepared, given: Mapp
 
 
 def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, resume: bool) -> None:
+    from polarity.train.control import Control, on_sigterm, seconds
     from polarity.train.job import Job
-    from polarity.train.watchdog import Pulse, on_sigterm, seconds
 
     job = Job(config, prepared.tokens, prepared.ledger.task_statistics, folder.uri, prepared.encoder, pad_id=prepared.pad_id)
     if config.cluster.workers:
@@ -211,20 +214,14 @@ def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, res
 
         fit(job, say, resume=resume)
         return
-    import tempfile
-
-    from polarity.train.worker import FolderReport, newest_checkpoint, use_threads, work
+    from polarity.train.worker import launch
     from polarity.train.world import World, device_here
 
-    use_threads(config.cluster.cpus_per_worker)
-    pulse = Pulse(save_every_s=seconds(config.cluster.checkpoint_minutes))
+    world = World.current(device_here(config.cluster.gpu), Control(save_every_s=seconds(config.cluster.checkpoint_minutes)))
     stop = f"SIGTERM (run folder {folder.uri})"
     late = RunError(f"{stop}: no step ended in time for a last checkpoint; continue with --resume from the one before")
-    with tempfile.TemporaryDirectory(prefix="polarity-resume-") as temporary:
-        checkpoint = newest_checkpoint(folder, Path(temporary), say) if resume else None
-        world = World.current(device_here(config.cluster.gpu), pulse)
-        with on_sigterm(lambda: pulse.ask_to_stop(stop), config.cluster.grace_s, lambda: late):
-            work(job, FolderReport(folder), world=world, say=say, resume=checkpoint)
+    with on_sigterm(lambda: world.control.request_stop(stop), config.cluster.grace_s, lambda: late):
+        launch(job, world, say=say, resume=resume)
 
 
 def _encoder_config(folder: Path) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from polarity.errors import ConfigError
-from polarity.ops.faults.injections import FAULTS
-from polarity.ops.faults.matrix import plan
+from tests.faults.injections import FAULTS
+from tests.faults.matrix import plan
 
 ROOT = Path(__file__).parents[2]
 CHOSEN = ["worker killed", "checkpoint truncated", "SIGTERM to a worker"]

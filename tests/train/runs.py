@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from polarity.artifacts import Fill, RunFolder
 from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.data.ledger import TaskStatistics, build_ledger
@@ -21,8 +22,9 @@ from polarity.loss.objective import TaskObjective
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import resolve
 from polarity.strategy import apply_points
-from polarity.train.loop import Tables
-from polarity.train.step import Stepper
+from polarity.train.loop import Stepper, Tables
+from polarity.train.progress import Events, Record
+from polarity.train.worker import RunEvents
 from polarity.train.world import World
 from tests.tiny import tiny_comments, tiny_encoder
 
@@ -64,7 +66,41 @@ def fresh_model(config: Config) -> MultitaskModel:
 
 def stepper(config: Config, parts: Tables, model: torch.nn.Module, world: World) -> Stepper:
     objectives = {t: TaskObjective(t, config.loss, s, world.device) for t, s in parts.statistics.items()}
-    return Stepper(model, parts.train, objectives, config, world, "fp32")
+    return Stepper(model, parts.train, objectives, config, world, "fp32", torch.optim.AdamW(model.parameters()))
+
+
+class Heard(Events):
+    """Keeps what a training says, and shows rows and checkpoints to whoever wants them."""
+
+    def __init__(
+        self, lines: list[str] | None = None, record: Callable[[Record], None] = lambda row: None, folder: Path | None = None
+    ) -> None:
+        self.lines, self._record, self.folder = [] if lines is None else lines, record, folder
+        self.epochs: list[float] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def record(self, row: Record) -> None:
+        self._record(row)
+
+    def epoch_ended(self, metrics: Mapping[str, float]) -> None:
+        self.epochs.append(metrics["epoch"])
+
+    def save(self, name: str, write: Fill) -> None:
+        if self.folder is not None:
+            (self.folder / name).mkdir()
+            write(self.folder / name)
+
+
+def saved(folder: RunFolder, name: str, write: Fill) -> None:
+    """Keep a checkpoint as a run does."""
+    RunEvents(folder, lambda line: None, lambda row: None, lambda metrics: None).save(name, write)
+
+
+def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a history without what the clock says."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_s", "mfu")} for row in history]
 
 
 def _rank(rank: int, size: int, function: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from polarity.train.averaging import EpochAverage
+from polarity.train.checkpoints import EpochAverage
 from tests.train.runs import configured
 from tests.train.test_resume import run
 

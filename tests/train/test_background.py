@@ -16,79 +16,83 @@ import torch.distributed as dist
 from polarity.artifacts import CHECKPOINTS, Fill, RunFolder
 from polarity.config import Config
 from polarity.errors import RunError
-from polarity.train.background import Background
-from polarity.train.checkpoints import Checkpoint, load_checkpoint, verify
-from polarity.train.loop import Report, Result, run_training
-from polarity.train.progress import Record, Watch
-from polarity.train.watchdog import Pulse
-from polarity.train.worker import FolderReport
+from polarity.train.checkpoints import Background, Checkpoint, load_checkpoint, verify
+from polarity.train.control import Control, Requests
+from polarity.train.loop import Result, run_training
+from polarity.train.progress import Events, Record
 from polarity.train.world import World
-from tests.train.runs import configured, fresh_model, on_ranks, tables
-from tests.train.test_resume import Keep
+from tests.train.runs import Heard, configured, fresh_model, on_ranks, saved, tables, timeless
 
 PATIENCE_S = 60.0
 SIZES = {"global_batch_size": 16, "micro_batch_size": 8, "epochs": 3, "early_stopping_patience": None, "log_every": 1}
 EVERYTHING = tuple(range(1, 11))
 
 
-def run(config: Config, report: Report, watch: Watch | None = None, pulse: Pulse | None = None) -> Result:
-    world = World.current(torch.device("cpu"), pulse)
-    return run_training(config, tables(config), fresh_model(config), report, world=world, say=lambda _: None, watch=watch)
+def run(config: Config, events: Events, control: Control | None = None) -> Result:
+    world = World.current(torch.device("cpu"), control)
+    return run_training(config, tables(config), fresh_model(config), events, world=world)
 
 
-class Slow:
-    """A report whose writing of a checkpoint ends only after a later step; it is the watch, too.
+class Slow(Heard):
+    """Events whose writing of a checkpoint ends only after a later step.
 
     `until`: {checkpoint: the field of a step's record, and from which value on}.
     """
 
-    def __init__(self, report: Report, until: dict[str, tuple[str, int]]) -> None:
-        self.report, self.until = report, until
+    def __init__(self, folder: Path, until: dict[str, tuple[str, int]]) -> None:
+        super().__init__(folder=folder)
+        self.until = until
         self.stepped = {name: threading.Event() for name in until}
         self.overtaken: dict[str, bool] = {}
-        self.epochs: list[float] = []
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
-        if checkpoint is None:
-            self.epochs.append(metrics["epoch"])
-            return
+    def save(self, name: str, write: Fill) -> None:
         if name in self.until:
             self.overtaken[name] = self.stepped[name].wait(PATIENCE_S)
-        self.report(metrics, checkpoint, name)
+        super().save(name, write)
 
-    def watch(self, record: Record) -> None:
+    def record(self, row: Record) -> None:
         for name, (field, least) in self.until.items():
-            if record["kind"] == "step" and int(record[field] or 0) >= least:
+            if row["kind"] == "step" and int(row[field] or 0) >= least:
                 self.stepped[name].set()
 
 
-class SaveAfter(Pulse):
-    """Wishes for a checkpoint after one step."""
+class SaveAfter(Control):
+    """Requests a checkpoint after one step."""
 
     def __init__(self, step: int) -> None:
         super().__init__()
         self._at = step
 
-    def wishes(self, *, first: bool) -> tuple[float, float, float]:
-        return 0.0, float(first and self.step + 1 == self._at), 0.0
+    def requests(self, *, first: bool) -> Requests:
+        return Requests(0.0, float(first and self.step + 1 == self._at), 0.0)
 
 
-class Failing:
-    """A report that cannot write one of the checkpoints."""
+class Failing(Heard):
+    """Events that cannot write one of the checkpoints, and fail at a row where they are told to."""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.epochs = name, list[float]()
+    def __init__(self, name: str, record: Callable[[Record], None] = lambda row: None) -> None:
+        super().__init__(record=record)
+        self.name = name
 
-    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
-        if checkpoint is None:
-            self.epochs.append(metrics["epoch"])
-        elif name == self.name:
+    def save(self, name: str, write: Fill) -> None:
+        if name == self.name:
             raise RunError("no room for the checkpoint")
+
+
+class Into(Heard):
+    """Checkpoints go into a run folder, or whatever `save` does with them."""
+
+    def __init__(self, save: Callable[[str, Fill], None], record: Callable[[Record], None] = lambda row: None) -> None:
+        super().__init__(record=record)
+        self._save = save
+
+    def save(self, name: str, write: Fill) -> None:
+        self._save(name, write)
 
 
 def values(found: Checkpoint) -> dict[str, Any]:
     """All that is in a checkpoint, times of the clock left out."""
-    history = [{k: v for k, v in row.items() if k != "seconds"} for row in found.state.history]
+    history = timeless(found.state.history)
     running = {k: v for k, v in found.state.running.items() if k != "seconds"}
     state = {k: v for k, v in vars(found.state).items() if k not in ("history", "running")}
     return {**vars(found), "state": state, "history": history, "running": running}
@@ -117,11 +121,11 @@ def test_training_goes_on_meanwhile_and_does_not_show_in_the_checkpoint(tmp_path
     for kind in ("slow", "still"):
         (tmp_path / kind).mkdir()
     later = {"epoch_0000_step_00000002": ("step", 3), "epoch_0001": ("epoch", 2), "epoch_0002": ("epoch", 3)}
-    slow = Slow(Keep(tmp_path / "slow"), later)
-    result = run(config, slow, slow.watch, SaveAfter(2))
+    slow = Slow(tmp_path / "slow", later)
+    result = run(config, slow, SaveAfter(2))
     assert slow.overtaken == dict.fromkeys(later, True) and slow.epochs == [1.0, 2.0, 3.0]
     monkeypatch.setattr(Background, "start", at_once)
-    still = run(config, Keep(tmp_path / "still"), pulse=SaveAfter(2))
+    still = run(config, Heard(folder=tmp_path / "still"), control=SaveAfter(2))
     assert_same(result.model.state_dict(), still.model.state_dict())
     names = {path.name for path in (tmp_path / "slow").iterdir()}
     assert names == {path.name for path in (tmp_path / "still").iterdir()} == {*later, "epoch_0003"}
@@ -147,57 +151,55 @@ def test_a_failure_is_raised_at_the_end() -> None:
 
 
 def test_a_stop_promises_no_checkpoint_that_failed() -> None:
-    pulse = Pulse()
-    pulse.ask_to_stop("SIGTERM")
+    control = Control()
+    control.request_stop("SIGTERM")
     with pytest.raises(RunError, match=r"^no room for the checkpoint$"):
-        run(configured(train=SIZES), Failing("epoch_0000_step_00000001"), pulse=pulse)
+        run(configured(train=SIZES), Failing("epoch_0000_step_00000001"), control=control)
 
 
 def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run")
     (tmp_path / "run" / CHECKPOINTS).write_text("a file, where a folder should be")
     with pytest.raises(RunError, match="cannot write here"):
-        run(configured(train=SIZES | {"epochs": 1}), FolderReport(folder))
+        run(configured(train=SIZES | {"epochs": 1}), Into(partial(saved, folder)))
 
 
-def breaking(error: Exception, before: Callable[[], None]) -> Watch:
-    def watch(record: Record) -> None:
+def breaking(error: Exception, before: Callable[[], None]) -> Callable[[Record], None]:
+    def record(record: Record) -> None:
         if record["epoch"] == 2:
             before()
             raise error
 
-    return watch
+    return record
 
 
 def test_an_exception_in_the_loop_waits_for_the_checkpoint(tmp_path: Path) -> None:
     folder, broken = RunFolder.create(tmp_path / "run"), threading.Event()
 
-    def report(metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
-        if checkpoint is not None:
-            assert broken.wait(PATIENCE_S)
-            FolderReport(folder)(metrics, checkpoint, name)
+    def save(name: str, write: Fill) -> None:
+        assert broken.wait(PATIENCE_S)
+        saved(folder, name, write)
 
     with pytest.raises(ZeroDivisionError, match=r"^broken$"):
-        run(configured(train=SIZES), report, breaking(ZeroDivisionError("broken"), broken.set))
+        run(configured(train=SIZES), Into(save, breaking(ZeroDivisionError("broken"), broken.set)))
     assert [path.name for path in (tmp_path / "run" / CHECKPOINTS).iterdir()] == ["epoch_0001"]
     verify(tmp_path / "run" / CHECKPOINTS / "epoch_0001")
 
 
 def test_neither_of_two_errors_hides_the_other() -> None:
     with pytest.raises(RunError, match=r"^stopped; and .*: no room for the checkpoint$"):
-        run(configured(train=SIZES), Failing("epoch_0001"), breaking(RunError("stopped"), lambda: None))
+        run(configured(train=SIZES), Failing("epoch_0001", breaking(RunError("stopped"), lambda: None)))
     with pytest.raises(ZeroDivisionError) as caught:
-        run(configured(train=SIZES), Failing("epoch_0001"), breaking(ZeroDivisionError("broken"), lambda: None))
+        run(configured(train=SIZES), Failing("epoch_0001", breaking(ZeroDivisionError("broken"), lambda: None)))
     assert any("no room for the checkpoint" in note for note in caught.value.__notes__)
 
 
 def test_what_is_no_fault_of_the_machine_is_raised_as_it_is() -> None:
-    def report(metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
-        if checkpoint is not None:
-            raise TypeError("a defect")
+    def save(name: str, write: Fill) -> None:
+        raise TypeError("a defect")
 
     with pytest.raises(TypeError, match="a defect"):
-        run(configured(train=SIZES), report)
+        run(configured(train=SIZES), Into(save))
 
 
 def on_both(config: Config) -> list[str]:
@@ -237,7 +239,7 @@ def test_a_wait_that_is_broken_off_is_not_begun_again() -> None:
     try:
         with pytest.raises(RunError, match=r"^late$"), Background(World()) as background:
             background.start(partial(wait_for, never))
-            background.meet()
+            background.wait()
         assert not never.is_set()
     finally:
         signal.signal(signal.SIGALRM, before)
@@ -252,23 +254,23 @@ def filled(text: str) -> Fill:
 
 
 def test_what_a_killed_worker_left_is_cleared_away(tmp_path: Path) -> None:
-    folder, report = RunFolder.create(tmp_path / "run"), FolderReport(RunFolder.at(tmp_path / "run"))
+    folder = RunFolder.create(tmp_path / "run")
     for number in (1, 2, 3):
         (tmp_path / "run" / CHECKPOINTS / f".epoch_{number:04d}.x1" / "new").mkdir(parents=True)
-        report({}, filled(str(number)), f"epoch_{number:04d}")
+        saved(folder, f"epoch_{number:04d}", filled(str(number)))
     assert folder.list(CHECKPOINTS) == ["epoch_0002", "epoch_0003"]
 
 
 def test_a_writing_that_breaks_off_leaves_the_checkpoints_before(tmp_path: Path) -> None:
-    report = FolderReport(RunFolder.create(tmp_path / "run"))
-    report({}, filled("1"), "epoch_0001")
+    folder = RunFolder.create(tmp_path / "run")
+    saved(folder, "epoch_0001", filled("1"))
 
     def refused(folder: Path) -> None:
         (folder / "weights").write_text("half")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(RunError, match="the disk is full"):
-        report({}, refused, "epoch_0002")
+        saved(folder, "epoch_0002", refused)
     assert RunFolder.at(tmp_path / "run").list(CHECKPOINTS) == ["epoch_0001"]
 
 
@@ -276,5 +278,5 @@ def test_remote_storage_is_filled_by_way_of_a_temporary_folder(tmp_path: Path) -
     (tmp_path / "bucket" / "run").mkdir(parents=True)
     remote = RunFolder("bucket", pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem()), "run")
     for number in (1, 2, 3):
-        FolderReport(remote)({}, filled(str(number)), f"epoch_{number:04d}")
+        saved(remote, f"epoch_{number:04d}", filled(str(number)))
     assert remote.list(CHECKPOINTS) == ["epoch_0002", "epoch_0003"] and remote.read_bytes(f"{CHECKPOINTS}/epoch_0003/weights") == b"3"

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from polarity.config import ClusterConfig, Config
 from polarity.train import driver
+from polarity.train.checkpoints import fingerprint
 from polarity.train.cluster import start_ray
-from polarity.train.loop import fingerprint
 from polarity.train.stop import torch_config
 from tests.train.runs import configured, tables
 
@@ -57,4 +57,5 @@ def test_none_of_them_decides_a_number(tmp_path: Path) -> None:
     """A run may be resumed with others."""
     plain = configured()
     changed = configured(cluster={"max_workers": 2, "stall_minutes": 1.0, "checkpoint_minutes": 1.0, "grace_s": 5.0})
-    assert fingerprint(plain, tables(plain), "") == fingerprint(changed, tables(changed), "")
+    corpora = (tables(plain).train, tables(plain).validation)
+    assert fingerprint(plain, corpora, "") == fingerprint(changed, corpora, "")

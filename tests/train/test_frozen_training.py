@@ -12,13 +12,11 @@ from polarity.data.batch import Corpus, global_batches
 from polarity.errors import RunError
 from polarity.model.frozen import split_model
 from polarity.model.multitask import MultitaskModel, load_model
-from polarity.train.features import LARGE_GB, weights_digest, with_features
 from polarity.train.loop import Result, Tables, Training, run_training
-from polarity.train.precision import grad_scaler
+from polarity.train.reduce import LARGE_GB, weights_digest, with_features
 from polarity.train.validate import predict
 from polarity.train.world import World
-from tests.train.runs import configured, fresh_model, on_ranks, stepper, tables
-from tests.train.test_resume import Keep
+from tests.train.runs import Heard, configured, fresh_model, on_ranks, stepper, tables
 
 SIZES = {"global_batch_size": 12, "micro_batch_size": 3, "sort_pool": 2, "epochs": 2, "early_stopping_patience": None}
 MEAN = {"pooling": "mean", "head": {"layers": 0}}
@@ -30,12 +28,12 @@ def frozen(layers: int, points: tuple[int, ...] = (), **train: Any) -> Config:
 
 
 def run(config: Config, folder: Path | None = None, resume: Path | None = None, world: World | None = None) -> Result:
-    report = Keep(folder) if folder else lambda *_: None
+    events = Heard(folder=folder)
     if folder:
         folder.mkdir()
     parts = tables(config)
     parts = Tables(parts.train, parts.validation, parts.validation, parts.statistics)
-    return run_training(config, parts, fresh_model(config), report, world=world or World(), say=lambda _: None, resume=resume)
+    return run_training(config, parts, fresh_model(config), events, world=world or World(), resume=resume)
 
 
 def losses(result: Result) -> list[float]:
@@ -58,10 +56,10 @@ def test_gradient_is_the_whole_models(layers: int) -> None:
     parts, model, world = tables(config), without_dropout(fresh_model(config)), World()
     lower, upper = split_model(model, layers)
     train = with_features(lower, weights_digest(lower), [parts.train], world, batch_size=7, precision="fp32", say=lambda _: None)[0]
-    rows, scaler = global_batches(parts.train, config, 0)[0], grad_scaler("fp32", world.device)
+    rows = global_batches(parts.train, config, 0)[0]
     found = []
     for corpus, part in ((parts.train, model), (train, upper)):
-        stepper(config, Tables(corpus, parts.validation, None, parts.statistics), part.train(), world).gradient(rows, 0, 0.5, scaler)
+        stepper(config, Tables(corpus, parts.validation, None, parts.statistics), part.train(), world).gradient(rows, 0, 0.5)
         found.append({name: p.grad.clone() for name, p in upper.named_parameters() if p.grad is not None})
         model.zero_grad()
     assert set(found[0]) == set(found[1]) and max(float(g.abs().max()) for g in found[0].values()) > 1e-4
@@ -105,7 +103,7 @@ def test_only_the_upper_part_is_trained_and_the_saved_model_is_whole(layers: int
 
 def test_frozen_weights_are_in_no_optimizer() -> None:
     config = frozen(1)
-    training = Training(config, tables(config), fresh_model(config), World(), lambda _: None, precision=None)
+    training = Training(config, tables(config), fresh_model(config), World())
     held = [p for group in training.optimizer.param_groups for p in group["params"]]
     assert len(held) == len(list(training.model.parameters()))
     assert not any(".layer.0." in n or ".embeddings." in n for group in training.optimizer.param_groups for n in group["names"])
@@ -127,7 +125,7 @@ def test_a_checkpoint_of_other_frozen_weights_is_refused(tmp_path: Path) -> None
     with torch.no_grad():
         model.encoder.embeddings.word_embeddings.weight[7] += 1e-3
     with pytest.raises(RunError, match="other encoder weights"):
-        run_training(config, parts, model, lambda *_: None, world=World(), say=lambda _: None, resume=tmp_path / "one" / "epoch_0001")
+        run_training(config, parts, model, world=World(), resume=tmp_path / "one" / "epoch_0001")
 
 
 def test_features_are_computed_once_in_a_process_and_anew_where_anything_differs() -> None:
@@ -153,7 +151,7 @@ def test_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     lower, corpora = split_model(fresh_model(config), 1).lower, [tables(config).train]
     for digest in ("one", "other"):
         with_features(lower, digest, corpora, World(), batch_size=64, precision="fp32", say=said.append)
-        monkeypatch.setattr("polarity.train.features.LARGE_GB", LARGE_GB * 1e-6)
+        monkeypatch.setattr("polarity.train.reduce.LARGE_GB", LARGE_GB * 1e-6)
     assert "60 rows computed once" in said[0]
     assert "GB of memory on each worker" in said[1]
 

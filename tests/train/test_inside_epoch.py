@@ -13,29 +13,28 @@ from polarity.artifacts import CHECKPOINTS, Fill, RunFolder
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.train.checkpoints import load_checkpoint, seal, verify
+from polarity.train.control import Control, Requests
 from polarity.train.job import checkpoint_names
 from polarity.train.loop import Result, run_training
-from polarity.train.watchdog import Pulse
-from polarity.train.worker import FolderReport, newest_checkpoint
+from polarity.train.worker import newest_checkpoint
 from polarity.train.world import World
-from tests.train.runs import configured, fresh_model, on_ranks, tables
-from tests.train.test_resume import Keep
+from tests.train.runs import Heard, configured, fresh_model, on_ranks, saved, tables, timeless
 
 EVERYTHING = tuple(range(1, 11))
 SIZES = {"global_batch_size": 16, "micro_batch_size": 8, "epochs": 2, "early_stopping_patience": None}
 
 
-class StopAt(Pulse):
+class StopAt(Control):
     """Asks to stop after a step, as a signal would."""
 
     def __init__(self, step: int | None) -> None:
         super().__init__()
         self._at = step
 
-    def wishes(self, *, first: bool) -> tuple[float, float, float]:
+    def requests(self, *, first: bool) -> Requests:
         if self._at is not None and self.step + 1 == self._at:  # asked within the step, before its end
-            self.ask_to_stop("SIGTERM")
-        return super().wishes(first=first)
+            self.request_stop("SIGTERM")
+        return super().requests(first=first)
 
 
 def copied(source: Path) -> Fill:
@@ -46,16 +45,16 @@ def copied(source: Path) -> Fill:
 def run(config: Config, folder: Path, resume: Path | None = None, stop_at: int | None = None) -> Result:
     folder.mkdir(exist_ok=True)
     second = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 1
-    pulse = StopAt(stop_at if second else None)  # of two workers the second alone hears the signal
+    control = StopAt(stop_at if second else None)  # of two workers the second alone hears the signal
     if resume is not None:
-        pulse.step = load_checkpoint(resume).state.step
-    world = World.current(torch.device("cpu"), pulse)
-    return run_training(config, tables(config), fresh_model(config), Keep(folder), world=world, say=lambda _: None, resume=resume)
+        control.step = load_checkpoint(resume).state.step
+    world = World.current(torch.device("cpu"), control)
+    return run_training(config, tables(config), fresh_model(config), Heard(folder=folder), world=world, resume=resume)
 
 
 def numbers(result: Result) -> dict[str, Any]:
     return {
-        "history": [{k: v for k, v in row.items() if k != "seconds"} for row in result.state.history],
+        "history": timeless(result.state.history),
         "weights": {name: t.numpy() for name, t in result.model.state_dict().items()},
         "gammas": result.state.gammas,
         "best": (result.state.best_epoch, result.state.best_score),
@@ -102,22 +101,16 @@ def test_a_stop_of_one_of_two_workers_stops_both(tmp_path: Path) -> None:
 def test_checkpoints_by_the_clock(tmp_path: Path) -> None:
     """They are written without metrics, for no epoch has ended, and change nothing."""
     config = configured(train=SIZES | {"epochs": 1})
-    folder, keep, calls = RunFolder.create(tmp_path / "run"), Keep(tmp_path / "kept"), list[tuple[dict[str, float], bool]]()
+    folder, events = RunFolder.create(tmp_path / "run"), Heard(folder=tmp_path / "kept")
     (tmp_path / "kept").mkdir()
-
-    def report(metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
-        calls.append((metrics, checkpoint is not None))
-        keep(metrics, checkpoint, name)
-
-    world = World(pulse=Pulse(save_every_s=0.0))
-    often = run_training(config, tables(config), fresh_model(config), report, world=world, say=lambda _: None)
+    world = World(control=Control(save_every_s=0.0))
+    often = run_training(config, tables(config), fresh_model(config), events, world=world)
     assert_same(numbers(run(config, tmp_path / "plain")), numbers(often))
     names = sorted(path.name for path in (tmp_path / "kept").iterdir())
-    assert [metrics for metrics, written in calls if written] == [{}] * len(names)
-    assert [metrics["epoch"] for metrics, written in calls if not written] == [1.0]
+    assert events.epochs == [1.0]
     assert names[0] == "epoch_0000_step_00000001" and names[-1] == "epoch_0001"
     for name in names:
-        FolderReport(folder)({}, copied(tmp_path / "kept" / name), name)
+        saved(folder, name, copied(tmp_path / "kept" / name))
     assert checkpoint_names(folder) == names[-2:]
     assert load_checkpoint(tmp_path / "kept" / names[0]).best is None
 
@@ -127,7 +120,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_word(tmp_path: Path) -> None
     run(config, tmp_path / "kept")
     folder, said = RunFolder.create(tmp_path / "run"), list[str]()
     for name in ("epoch_0001", "epoch_0002"):
-        FolderReport(folder)({}, copied(tmp_path / "kept" / name), name)
+        saved(folder, name, copied(tmp_path / "kept" / name))
     newest = tmp_path / "run" / CHECKPOINTS / "epoch_0002" / "model.safetensors"
     content = newest.read_bytes()
     newest.write_bytes(content[:-100] + b"\0" + content[-99:])  # of the same size

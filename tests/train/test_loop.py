@@ -23,7 +23,7 @@ def run(config: Config, poison: bool = False) -> Result:
     if poison:
         with torch.no_grad():
             model.encoder.embeddings.word_embeddings.weight[5:] = float("inf")
-    return run_training(config, tables(config), model, lambda *_: None, world=World(), say=lambda _: None)
+    return run_training(config, tables(config), model, world=World())
 
 
 def losses(result: Result) -> list[float]:

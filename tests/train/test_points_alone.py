@@ -11,14 +11,12 @@ import torch
 from polarity.config import Config
 from polarity.data.batch import Corpus, epoch_rows, global_batches
 from polarity.loss.objective import TaskObjective, r_drop_alpha
-from polarity.model.inference import score
+from polarity.model.inference import score, to_tensors
 from polarity.model.multitask import MultitaskModel
 from polarity.optim.centralization import centralizable, centralize_gradients
 from polarity.optim.groups import parameter_groups
 from polarity.optim.schedule import learning_rate
-from polarity.train.precision import grad_scaler
-from polarity.train.step import plan_batch
-from polarity.train.validate import to_tensors
+from polarity.train.loop import plan_batch
 from polarity.train.world import World
 from tests.train.runs import configured, fresh_model, stepper, tables
 
@@ -50,7 +48,7 @@ def gradient_of_one_batch(config: Config) -> tuple[str, str]:
         config.model_dump() | {"train": config.train.model_dump() | {"micro_batch_size": 12, "global_batch_size": 12}}
     )
     model = fresh_model(one_batch).train()
-    stepper(one_batch, tables(one_batch), model, World()).gradient(ROWS, 0, 0.0, grad_scaler("fp32", torch.device("cpu")))
+    stepper(one_batch, tables(one_batch), model, World()).gradient(ROWS, 0, 0.0)
     before = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.max_grad_norm)
     if config.optim.gradient_centralization:

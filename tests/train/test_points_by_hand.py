@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from polarity.config import Config
 from polarity.data.batch import Corpus, global_batches, micro_batches, mixup_draw
+from polarity.model.inference import to_tensors
 from polarity.model.multitask import MultitaskModel
-from polarity.train.loop import Tables
-from polarity.train.precision import grad_scaler
-from polarity.train.step import Stepper
-from polarity.train.validate import to_tensors
+from polarity.train.loop import Stepper, Tables
 from polarity.train.world import World
 from tests.train.runs import configured, fresh_model, stepper, tables
 
@@ -52,7 +50,7 @@ def adapted(config: Config, parts: Tables, model: MultitaskModel) -> Stepper:
     """A stepper in whose objectives adaptive gamma has moved."""
     found = stepper(config, parts, model, World())
     for task, (gammas, factors) in GAMMAS.items():
-        objective = found._objectives[task]
+        objective = found.objectives[task]
         objective.gamma.gammas, objective.gamma.factors = gammas, factors
         objective.refresh()
     return found
@@ -105,7 +103,7 @@ def test_a_step_is_what_the_strategy_defines(mixup: float, rows_of_batch: int) -
     chosen = config(mixup)
     parts, model = tables(chosen, 80), without_dropout(chosen)
     rows = rows_with_gaps(parts.train, chosen, rows_of_batch)
-    shares = adapted(chosen, parts, model).gradient(rows, STEP, ALPHA, grad_scaler("fp32", CPU))
+    shares = adapted(chosen, parts, model).gradient(rows, STEP, ALPHA).parts
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     expected = in_loops(chosen, parts, model, rows)

@@ -12,9 +12,7 @@ from polarity.config import Config
 from polarity.data.batch import global_batches
 from polarity.loss.adaptive import AdaptiveGamma
 from polarity.loss.objective import TaskObjective
-from polarity.train.loop import Training
-from polarity.train.precision import grad_scaler
-from polarity.train.step import bare
+from polarity.train.loop import Training, bare
 from polarity.train.world import World
 from tests.train.runs import configured, fresh_model, on_ranks, stepper, tables
 
@@ -56,15 +54,18 @@ def first_steps(points: tuple[int, ...]) -> dict[str, Any]:
     """Losses and gradients of the first steps, adaptive gamma's state after them, and a step under that state."""
     config = small(points)
     parts, world = tables(config, 48), World.current(torch.device("cpu"))
-    training = Training(config, parts, fresh_model(config), world, lambda _: None, precision="fp32")
+    training = Training(config, parts, fresh_model(config), world, precision="fp32")
     batches, record, own = global_batches(parts.train, config, 0), [], []
     assert any((parts.train.labels[task][rows] < 0).any() for rows in batches[: STEPS + 1] for task in config.labels)
     for number, rows in enumerate(batches[: STEPS + 1]):
         if number == STEPS:
             own = world.gather(of_own_rows(training))
             training._adapt_gamma()
-        shares = training.stepper.gradient(rows, number, config.loss.r_drop_alpha, training.scaler)
-        record.append((training._named_losses(training._global_values(shares).tolist()), summary(training.model)))
+        share = training.stepper.gradient(rows, number, config.loss.r_drop_alpha)
+        for task, seen in share.observed.items():
+            training.stepper.observed[task] += seen
+        losses = {name: world.sum(share.parts.get(name, torch.zeros(()))).item() for name in training.stepper._loss_names()}
+        record.append((losses, summary(training.model)))
         torch.nn.utils.clip_grad_norm_(training.model.parameters(), config.optim.max_grad_norm)
         training.optimizer.step()
         training.optimizer.zero_grad()
@@ -109,7 +110,7 @@ def assert_same(points: tuple[int, ...], alone: dict[str, Any], together: dict[s
 
 def gradient(config: Config, rows: np.ndarray, step: int, model: torch.nn.Module | None = None) -> dict[str, tuple[float, float]]:
     model = fresh_model(config).train() if model is None else model
-    stepper(config, tables(config, 48), model, World()).gradient(rows, step, 0.6, grad_scaler("fp32", torch.device("cpu")))
+    stepper(config, tables(config, 48), model, World()).gradient(rows, step, 0.6)
     return summary(model)
 
 
@@ -130,7 +131,7 @@ def test_r_drop_is_one_doubled_batch_and_samples_cost_no_encoder(alpha: float, p
     config, shapes = small((7, 8)), []
     model = fresh_model(config).train()
     model.encoder.register_forward_pre_hook(lambda _, __, given: shapes.append(given["input_ids"].shape[0]), with_kwargs=True)
-    stepper(config, tables(config, 48), model, World()).gradient(np.arange(12), 0, alpha, grad_scaler("fp32", torch.device("cpu")))
+    stepper(config, tables(config, 48), model, World()).gradient(np.arange(12), 0, alpha)
     assert shapes == [3 * passes] * 4
 
 

@@ -11,7 +11,7 @@ from polarity.train.loop import run_training
 from polarity.train.world import World
 from polarity.workflows.show_config import points_table
 from tests.tiny import tiny_comments
-from tests.train.runs import configured, fresh_model, tables
+from tests.train.runs import Heard, configured, fresh_model, tables
 
 ALL = tuple(range(1, 11))
 
@@ -29,7 +29,7 @@ def test_the_ledger_says_which_points_are_on(points: tuple[int, ...], shown: str
 def test_the_progress_line_says_which_points_are_on(points: tuple[int, ...], shown: str | None) -> None:
     config = configured(points, train={"max_steps": 2, "log_every": 1})
     said: list[str] = []
-    run_training(config, tables(config), fresh_model(config), lambda *_: None, world=World(), say=said.append)
+    run_training(config, tables(config), fresh_model(config), Heard(said), world=World())
     steps = [line for line in said if "step 1/" in line or "step 2/" in line]
     assert len(steps) == 2
     for line in steps:

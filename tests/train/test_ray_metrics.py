@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from polarity.data.batch import epoch_rows
 from polarity.data.tokenize import tokenize
@@ -17,17 +17,17 @@ from polarity.model.flops import flops_per_row, peak_flops
 from polarity.train.checkpoints import TrainState, save_checkpoint
 from polarity.train.driver import _train_run
 from polarity.train.job import Job
-from polarity.train.ray_metrics import COUNTERS, GAUGES, Facts, _stood_at, facts_of, run_tags, samples
+from polarity.train.progress import Utilisation
+from polarity.train.ray_metrics import COUNTERS, GAUGES, _stood_at, oversampling_ratio, run_tags, samples
 from polarity.train.validate import Predictions, class_f1_key, class_f1_scores
 from polarity.train.world import World
 from tests.tiny import tiny_comments
 from tests.train.runs import configured, encoder_folder, tables
 
 LABELS = {"mood": ["bad", "good"], "topic": ["a", "b"]}
-FACTS = Facts(LABELS, flops_per_token=100.0, peak_flops=1e4, oversampling=1.5)
 STEP = {
     "kind": "step", "epoch": 1, "step": 20, "loss": 0.5, "lr": 1e-4, "grad_norm": 2.0, "loss_mood": 0.2, "loss_topic": 0.3,
-    "rows_per_s": 5.0, "tokens_per_s": 50.0, "padded_tokens_per_s": 60.0, "padded_share": 0.1, "epochs_left": 1.5,
+    "rows_per_s": 5.0, "tokens_per_s": 50.0, "padded_tokens_per_s": 60.0, "padded_share": 0.1, "epochs_left": 1.5, "mfu": 0.5,
 }  # fmt: skip
 EPOCH = {
     "kind": "epoch", "epoch": 1, "step": 40, "loss": 0.4, "classification_loss": 0.4, "seconds": 3.0, "bad_steps": 0, "epochs_left": 1.0,
@@ -36,8 +36,8 @@ EPOCH = {
 }  # fmt: skip
 
 
-def shown(record: dict[str, object], facts: Facts = FACTS) -> dict[tuple[str, ...], float]:
-    return {(name, *tags.values()): value for name, tags, value in samples(record, facts)}  # type: ignore[arg-type]
+def shown(record: dict[str, object]) -> dict[tuple[str, ...], float]:
+    return {(name, *tags.values()): value for name, tags, value in samples(record, LABELS)}  # type: ignore[arg-type]
 
 
 def test_a_step_and_an_epoch_set_each_what_they_know() -> None:
@@ -53,11 +53,10 @@ def test_a_step_and_an_epoch_set_each_what_they_know() -> None:
     }  # fmt: skip
 
 
-def test_what_is_not_known_is_left_out_and_a_second_pass_is_counted() -> None:
+def test_what_is_not_known_is_left_out() -> None:
     assert ("epoch_loss",) not in shown({**EPOCH, "loss": None})  # every step of the epoch was skipped
-    dropped = shown({**STEP, "consistency_mood": 0.1, "consistency_topic": 0.0})
-    assert dropped[("mfu_ratio",)] == 2 * shown(STEP)[("mfu_ratio",)] and dropped[("consistency_loss", "mood")] == 0.1
-    assert shown({**STEP, "consistency_mood": 0.0})[("mfu_ratio",)] == shown(STEP)[("mfu_ratio",)]
+    assert shown({**STEP, "consistency_mood": 0.1})[("consistency_loss", "mood")] == 0.1
+    assert ("mfu_ratio",) not in shown({**STEP, "mfu": None})
 
 
 def test_names_follow_prometheus() -> None:
@@ -84,16 +83,38 @@ def job(points: tuple[int, ...] = (), **changes: dict[str, object]) -> Job:
     return Job(config, {"train": train}, {}, "s3://bucket/runs/first/", resolve_encoder(config.model.encoder), pad_id=0)
 
 
-def test_facts_are_those_of_the_rows_the_encoder_and_the_workers() -> None:
+def test_tags_are_those_of_the_run() -> None:
     given = job((2,))
-    facts = facts_of(given, replace(World(), size=3))
-    lengths = [len(row) for row in given.parts["train"]["input_ids"]]
-    encoder = AutoConfig.from_pretrained(encoder_folder())
-    assert facts.flops_per_token == pytest.approx(sum(flops_per_row(encoder, n) for n in lengths) / sum(lengths))
-    assert facts.peak_flops == pytest.approx(3 * facts_of(given, World()).peak_flops)
-    assert facts.oversampling > 1
-    assert facts.labels == given.config.labels
     assert run_tags(given) == {"run": "first", "study": "", "arm": "", "seed": str(given.config.train.seed)}
+
+
+def utilisation(layers: int, said: list[str], encoder: PreTrainedConfig | None = None, workers: int = 1) -> Utilisation:
+    config = configured()
+    encoder = encoder or AutoConfig.from_pretrained(encoder_folder())
+    return Utilisation(encoder, tables(config).train, layers, "fp32", replace(World(), size=workers), said.append)
+
+
+def test_mfu_is_the_arithmetic_of_the_real_tokens_over_the_workers_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: 100 tokens a second of these rows' mean, forward and backward, over a peak of a million operations."""
+    monkeypatch.setattr("polarity.train.progress._peak", lambda precision, device: 1e6)
+    said, lengths = list[str](), tables(configured()).train.lengths
+    encoder = AutoConfig.from_pretrained(encoder_folder())
+    flops = sum(flops_per_row(encoder, int(n)) for n in lengths) / lengths.sum()
+    assert utilisation(2, said).of(100.0, passes=1) == pytest.approx(100.0 * flops / 1e6)
+    assert utilisation(2, said).of(100.0, passes=2) == pytest.approx(200.0 * flops / 1e6)  # R-Drop reads every row twice
+    assert utilisation(1, said).of(100.0, passes=1) == pytest.approx(50.0 * flops / 1e6)  # a frozen layer is not computed
+    assert utilisation(2, said, workers=4).of(100.0, passes=1) == pytest.approx(25.0 * flops / 1e6)
+    assert not said
+
+
+def test_an_encoder_whose_arithmetic_is_not_known_has_no_mfu_and_one_line_says_why() -> None:
+    class Strange(PreTrainedConfig):
+        model_type = "strange"
+
+    said = list[str]()
+    unknown = utilisation(2, said, Strange())
+    assert unknown.of(100.0, passes=1) is None and unknown.of(100.0, passes=1) is None
+    assert len(said) == 1 and "MFU is not shown" in said[0] and "strange" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -110,12 +131,6 @@ def test_ray_trains_own_run_is_called_by_the_runs_name(storage: str, place: str,
     assert _train_run(storage) == (place, name)
 
 
-def test_frozen_layers_are_not_computed() -> None:
-    half = job()
-    half = replace(half, config=half.config.model_copy(update={"model": half.config.model.model_copy(update={"frozen_layers": 1})}))
-    assert facts_of(half, World()).flops_per_token == pytest.approx(0.5 * facts_of(job(), World()).flops_per_token)
-
-
 def test_counters_begin_where_the_checkpoint_stood(tmp_path: Path) -> None:
     assert _stood_at(None) == (0, 0)
     save_checkpoint(tmp_path, TrainState(step=7, bad_steps=2), {"w": torch.zeros(1)}, None, {}, {})
@@ -127,7 +142,7 @@ def test_the_oversampling_rate_is_that_of_the_rows_that_are_drawn(points: tuple[
     given = job(points)
     config, rows = given.config, tables(given.config, rows=90).train
     drawn = [len(epoch_rows(rows, config, epoch)) / 90 for epoch in range(30)]  # row by row, an epoch is right on average only
-    assert facts_of(given, World()).oversampling == pytest.approx(np.mean(drawn), rel=0.01)
+    assert oversampling_ratio(given.parts["train"], config) == pytest.approx(np.mean(drawn), rel=0.01)
 
 
 def test_measuring_the_machine_draws_no_random_numbers() -> None:

@@ -5,32 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from polarity.artifacts import Fill
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.train.loop import Result, run_training
 from polarity.train.world import World
-from tests.train.runs import configured, fresh_model, tables
+from tests.train.runs import Heard, configured, fresh_model, tables, timeless
 
 EVERYTHING = tuple(range(1, 11))
 SIZES = {"global_batch_size": 16, "micro_batch_size": 8, "epochs": 4, "early_stopping_patience": 2}
 
 
-class Keep:
-    """A report that keeps every checkpoint."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, metrics: dict[str, float], checkpoint: Fill | None, name: str) -> None:
-        if checkpoint is not None:
-            (self.folder / name).mkdir()
-            checkpoint(self.folder / name)
-
-
 def run(config: Config, folder: Path, resume: Path | None = None) -> Result:
     folder.mkdir()
-    return run_training(config, tables(config), fresh_model(config), Keep(folder), world=World(), say=lambda _: None, resume=resume)
+    return run_training(config, tables(config), fresh_model(config), Heard(folder=folder), world=World(), resume=resume)
 
 
 @pytest.mark.slow
@@ -40,8 +27,7 @@ def test_resumed_run_is_bit_identical(stopped_after: int, tmp_path: Path) -> Non
     whole = run(config, tmp_path / "whole")
     again = run(config, tmp_path / "again", resume=tmp_path / "whole" / f"epoch_{stopped_after:04d}")
     assert all(torch.equal(t, again.model.state_dict()[name]) for name, t in whole.model.state_dict().items())
-    timeless = [[{k: v for k, v in row.items() if k != "seconds"} for row in r.state.history] for r in (whole, again)]
-    assert timeless[0] == timeless[1]
+    assert timeless(whole.state.history) == timeless(again.state.history)
     assert whole.state.gammas == again.state.gammas and whole.state.best_epoch == again.state.best_epoch
 
 

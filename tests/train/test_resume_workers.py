@@ -10,8 +10,7 @@ import torch
 from polarity.config import Config
 from polarity.train.loop import run_training
 from polarity.train.world import World
-from tests.train.runs import configured, fresh_model, on_ranks, tables
-from tests.train.test_resume import Keep
+from tests.train.runs import Heard, configured, fresh_model, on_ranks, tables
 
 ALL = tuple(range(1, 11))
 STOPPED_AFTER, EPOCHS = 2, 4
@@ -27,7 +26,7 @@ def run(folder: Path, resume: Path | None) -> dict[str, Any]:
     world = World.current(torch.device("cpu"))
     folder.mkdir(exist_ok=True)
     chosen = config(world.size)
-    result = run_training(chosen, tables(chosen, 40), fresh_model(chosen), Keep(folder), world=world, say=lambda _: None, resume=resume)
+    result = run_training(chosen, tables(chosen, 40), fresh_model(chosen), Heard(folder=folder), world=world, resume=resume)
     steps = [row for row in result.state.history if row["kind"] == "step"]
     return {
         "numbers": [(row["step"], row["loss"], row["lr"], row["grad_norm"]) for row in steps],

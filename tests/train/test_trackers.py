@@ -7,9 +7,10 @@ import resource
 import struct
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,14 @@ import pytest
 from polarity.artifacts import CONFIG, RunFolder
 from polarity.cli import main
 from polarity.config import Config
-from polarity.encoders import EncoderFiles
 from polarity.errors import ConfigError
 from polarity.resolve import resolve
-from polarity.train.job import Job
-from polarity.train.loop import fingerprint
+from polarity.train.checkpoints import fingerprint
 from polarity.train.progress import Record
-from polarity.train.tracked_run import TrackedRun, flattened, scalars
-from polarity.train.trackers import open_trackers
-from polarity.train.worker import _tracked
-from polarity.train.world import World
+from polarity.train.trackers import Named, TrackedRun, flattened, running, scalars, trackers_of
 from tests.tiny import tiny_csv, tiny_encoder
 from tests.train.runs import configured, tables
 from tests.trained import trained_run
-
-ENCODER = EncoderFiles("e", Path("e"), "", None)
 
 Curves = dict[str, list[tuple[int, float]]]
 OFF = "tracking.tensorboard=false"
@@ -57,6 +51,18 @@ def new_folder(place: Path) -> RunFolder:
     folder = RunFolder.create(place)
     folder.write_text(CONFIG, "data: {}\n")
     return folder
+
+
+def open_trackers(config: Config, folder: RunFolder, *, say: Callable[[str], None]) -> AbstractContextManager[Callable[[Record], None]]:
+    return running(trackers_of(config, folder, say), say=say)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for what a tracker does in its own thread."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def step(number: int, loss: float = 1.0) -> Record:
@@ -201,7 +207,7 @@ def test_mlflow_goes_on_with_the_same_run_and_says_how_it_ended(tmp_path: Path) 
     with open_trackers(config(OFF, f"tracking.mlflow={uri}", "cluster.workers=2"), folder, say=said.append) as watch:
         watch(step(3))
         watch({**epoch(1, 3, 0.5), "f1/mood/../so\u00f1?": 0.5})
-        assert status() == ["RUNNING"]
+        until(lambda: status() == ["RUNNING"])
     assert status() == ["FINISHED"]
     known = TrackedRun.of(chosen, folder).known_id("mlflow")
     history = client.get_metric_history(known, "train/loss")
@@ -253,6 +259,7 @@ def test_no_room_for_events_is_said_once(tmp_path: Path) -> None:
         with small_files(1000):
             for number in range(2, 40):
                 watch(step(number))
+            until(lambda: bool(said))
     assert len(said) == 1 and said[0].startswith("TensorBoard failed") and "goes on" in said[0]
     (tmp_path / "run" / "tensorboard").rename(tmp_path / "run" / "before")
     (tmp_path / "run" / "tensorboard").write_text("mine")
@@ -270,7 +277,7 @@ def test_a_remote_run_gets_its_files_after_each_epoch(tmp_path: Path) -> None:
             watch(step(2 * start + 1))
             assert len(folder.list("tensorboard")) == start
             watch(epoch(start + 1, 2 * start + 1, 0.5))
-            assert len(folder.list("tensorboard")) == start + 1
+            until(lambda: len(folder.list("tensorboard")) == start + 1)  # noqa: B023
             watch(step(2 * start + 2))
     assert [at for at, _ in read_tensorboard(tmp_path / "runs" / "first")["train/loss"]] == [1, 2, 3, 4]
     assert [row["_step"] for row in offline_rows(tmp_path / "runs" / "first")] == [3, 4]
@@ -278,17 +285,59 @@ def test_a_remote_run_gets_its_files_after_each_epoch(tmp_path: Path) -> None:
 
 def test_checkpoints_do_not_depend_on_tracking() -> None:
     plain, tracked = configured(), configured(tracking={"tensorboard": False, "mlflow": "sqlite:///mlflow.db", "wandb": "comments"})
-    assert plain != tracked and fingerprint(plain, tables(plain), "") == fingerprint(tracked, tables(plain), "")
+    corpora = (tables(plain).train, tables(plain).validation)
+    assert plain != tracked and fingerprint(plain, corpora, "") == fingerprint(tracked, corpora, "")
 
 
-def test_trials_of_a_study_have_no_trackers(tmp_path: Path) -> None:
-    folder = new_folder(tmp_path / "trial")
-    for keep_model, kept in ((False, [CONFIG]), (True, [CONFIG, "tensorboard"])):
-        with _tracked(Job(config(), {}, {}, folder.uri, ENCODER, pad_id=0, keep_model=keep_model), World(), print):
-            pass
-        assert folder.list("") == kept
-    with _tracked(Job(config(), {}, {}, folder.uri, ENCODER, pad_id=0), World(rank=1, size=2), print) as watch:
-        assert watch is None
+class Broken:
+    """A tracker that fails, or hangs, at the row that it is told to."""
+
+    def __init__(self, at: int, error: Exception | None) -> None:
+        self.at, self.error, self.seen, self.never = at, error, list[int](), threading.Event()
+
+    def log(self, record: Record, at: float) -> None:
+        self.seen.append(int(record["step"] or 0))
+        if self.seen[-1] == self.at:
+            if self.error is None:
+                self.never.wait(60)
+            else:
+                raise self.error
+
+    def close(self, finished: bool) -> None:
+        self.seen.append(-1)
+
+
+@pytest.mark.parametrize("error", [KeyError("a defect"), MemoryError("no room"), RuntimeError("of a library")])
+def test_whatever_an_observer_raises_ends_nothing_and_is_said_once(error: Exception) -> None:
+    broken, well, said = Broken(2, error), Broken(-5, None), list[str]()
+    with running([Named("Bad", lambda: broken), Named("Good", lambda: well)], say=said.append) as log:
+        for number in range(1, 6):
+            log(step(number))
+    assert broken.seen == [1, 2] and well.seen == [1, 2, 3, 4, 5, -1]
+    assert len(said) == 1 and said[0].startswith("Bad failed and is given up") and str(error) in said[0]
+
+
+def test_an_observer_that_does_not_start_is_said() -> None:
+    said = list[str]()
+
+    def start() -> Broken:
+        raise ImportError("no such library")
+
+    with running([Named("Absent", start)], say=said.append) as log:
+        log(step(1))
+    assert len(said) == 1 and "no such library" in said[0]
+
+
+def test_an_observer_that_hangs_delays_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polarity.train.trackers.WAIT_S", 0.3)
+    hanging, said = Broken(1, None), list[str]()
+    with running([Named("Silent", lambda: hanging)], say=said.append) as log:
+        begun = time.monotonic()
+        for number in range(1, 100):
+            log(step(number))
+        assert time.monotonic() - begun < 1.0
+    assert hanging.seen == [1] and said == [line for line in said if line.startswith("Silent does not answer")] != []
+    hanging.never.set()
 
 
 @pytest.mark.parametrize(

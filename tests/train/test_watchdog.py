@@ -1,4 +1,4 @@
-"""The pulse of a training: who is silent for too long is ended, and a SIGTERM is heeded, but not for ever."""
+"""Control of a training: who is silent for too long is ended, and a SIGTERM stops it, but its grace ends."""
 
 import os
 import signal
@@ -8,15 +8,15 @@ import time
 import pytest
 
 from polarity.errors import RunError
-from polarity.train.watchdog import FIRST_STEP, Pulse, on_sigterm, watched_pulse
+from polarity.train.control import FIRST_STEP, Control, on_sigterm, watchdog
 
 
 def test_silence_ends_the_worker_and_beats_keep_it() -> None:
-    pulse, said = Pulse(), list[str]()
-    with watched_pulse(pulse, 0.5, said.append):
+    control, said = Control(), list[str]()
+    with watchdog(control, 0.5, said.append):
         for step in range(1, 8):
             time.sleep(0.1)
-            pulse.beat(step)
+            control.heartbeat(step)
         assert not said
         time.sleep(0.9)
     (line,) = said
@@ -24,8 +24,8 @@ def test_silence_ends_the_worker_and_beats_keep_it() -> None:
 
 
 def test_the_first_step_may_take_longer() -> None:
-    pulse, said = Pulse(), list[str]()
-    with watched_pulse(pulse, 0.4, said.append):
+    control, said = Control(), list[str]()
+    with watchdog(control, 0.4, said.append):
         time.sleep(0.8)
         assert not said
         time.sleep(0.4 * FIRST_STEP)
@@ -33,18 +33,18 @@ def test_the_first_step_may_take_longer() -> None:
 
 
 def test_without_a_limit_nothing_is_watched() -> None:
-    with watched_pulse(Pulse(), None, lambda line: pytest.fail(line)):
+    with watchdog(Control(), None, lambda line: pytest.fail(line)):
         time.sleep(0.2)
 
 
-def test_wishes() -> None:
-    pulse = Pulse(save_every_s=0.0, preempted=lambda: "soon")
-    assert pulse.wishes(first=True) == (0.0, 1.0, 0.0) and pulse.wishes(first=False) == (0.0, 0.0, 0.0)
-    pulse.ask_to_stop("SIGTERM")
-    pulse.ask_to_stop("another")
-    assert pulse.wishes(first=False) == (1.0, 0.0, 0.0) and pulse.reason == "SIGTERM"
-    assert pulse.look() == "soon" and pulse.look() is None  # told once
-    assert Pulse().wishes(first=True) == (0.0, 0.0, 0.0)
+def test_requests() -> None:
+    control = Control(save_every_s=0.0, preemption=lambda: "soon")
+    assert control.requests(first=True) == (0.0, 1.0, 0.0) and control.requests(first=False) == (0.0, 0.0, 0.0)
+    control.request_stop("SIGTERM")
+    control.request_stop("another")
+    assert control.requests(first=False) == (1.0, 0.0, 0.0) and control.reason == "SIGTERM"
+    assert control.new_preemption() == "soon" and control.new_preemption() is None  # told once
+    assert Control().requests(first=True) == (0.0, 0.0, 0.0)
 
 
 def test_sigterm_is_heeded_and_its_grace_ends() -> None:

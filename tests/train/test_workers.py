@@ -10,9 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from polarity.config import Config
 from polarity.data.batch import global_batches
-from polarity.train.loop import run_training
-from polarity.train.precision import grad_scaler
-from polarity.train.step import bare
+from polarity.train.loop import bare, run_training
 from polarity.train.world import World
 from tests.train.runs import configured, fresh_model, on_ranks, stepper, tables
 
@@ -30,7 +28,7 @@ def gradients(configs: list[Config]) -> list[dict[str, np.ndarray]]:
             batches = global_batches(parts.train, config, 0)
             incomplete = [rows for rows in batches if any((parts.train.labels[task][rows] < 0).any() for task in config.labels)]
             rows = batches[-1] if short else incomplete[0]
-            stepper(config, parts, wrapped, world).gradient(rows, 7, 0.5, grad_scaler("fp32", world.device))
+            stepper(config, parts, wrapped, world).gradient(rows, 7, 0.5)
             found.append({name: p.grad.numpy().copy() for name, p in bare(wrapped).named_parameters() if p.grad is not None})
     return found
 
@@ -39,7 +37,7 @@ def trained(configs: list[Config]) -> list[dict[str, Any]]:
     """Losses, validation probabilities and score of each configuration's whole run."""
     world, found = World.current(torch.device("cpu")), []
     for config in configs:
-        result = run_training(config, tables(config), fresh_model(config), lambda *_: None, world=world, say=lambda _: None)
+        result = run_training(config, tables(config), fresh_model(config), world=world)
         losses = [row["loss"] for row in result.state.history if row["kind"] == "step"]
         probabilities = result.predictions["validation"].probabilities
         found.append({"losses": losses, "probabilities": probabilities, "score": result.state.best_score})
@@ -77,7 +75,7 @@ def test_without_randomness_the_cut_into_micro_batches_does_not_matter(micro: in
                 module.dropout_prob = 0.0
         model.encoder.config.attention_probs_dropout_prob = 0.0
         rows = global_batches(parts.train, config, 0)[0]
-        stepper(config, parts, model, World()).gradient(rows, 0, 0.0, grad_scaler("fp32", torch.device("cpu")))
+        stepper(config, parts, model, World()).gradient(rows, 0, 0.0)
         return {name: p.grad.numpy().copy() for name, p in model.named_parameters() if p.grad is not None}
 
     assert_close(cut(3), cut(micro))

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from polarity.errors import PolarityError
-from polarity.ops.faults.matrix import HEADER, OWN_MOUNTS, line, plan, run_matrix
+from tests.faults.matrix import HEADER, OWN_MOUNTS, line, plan, run_matrix
 
 _UNSHARE = ["unshare", "-rm"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from polarity.artifacts import CHECKPOINTS
 from polarity.errors import RunError
-from polarity.ops.faults.course import Course
-from polarity.ops.faults.local import LocalCluster, send
+from tests.faults.course import Course
+from tests.faults.local import LocalCluster, send
 
 
 @dataclass(frozen=True)

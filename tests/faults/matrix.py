@@ -13,10 +13,10 @@ import numpy as np
 
 from polarity.artifacts import HISTORY, METRICS, PREDICTIONS, RunFolder
 from polarity.errors import ConfigError, RunError, nearest
-from polarity.ops.faults.course import Course
-from polarity.ops.faults.injections import FAULTS, ROUNDING, Stage, Struck
-from polarity.ops.faults.inputs import SETTINGS, make_encoder, options
-from polarity.ops.faults.local import LocalCluster, own_home
+from tests.faults.course import Course
+from tests.faults.injections import FAULTS, ROUNDING, Stage, Struck
+from tests.faults.inputs import SETTINGS, make_encoder, options
+from tests.faults.local import LocalCluster, own_home
 
 DISK_MB = 256
 STEP_ROWS = int(SETTINGS["train.global_batch_size"])

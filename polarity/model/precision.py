@@ -1,12 +1,10 @@
-"""Number formats: what `auto` means on this hardware, autocast, and the loss scaling that fp16 needs."""
+"""Number formats: which one this hardware computes fast, and autocast."""
 
 import statistics
 import time
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-
-from polarity.train.world import World
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -34,11 +32,11 @@ def _product_seconds(dtype: torch.dtype) -> float:
     return statistics.median(times[1:])  # the first one chooses a kernel
 
 
-def resolve_precision(precision: str, world: World) -> str:
-    """`bf16`, `fp16` or `fp32` for the configured `precision`; under `auto` the first worker decides for all."""
+def precision_here(precision: str, device: torch.device) -> str:
+    """`bf16`, `fp16` or `fp32` for the configured `precision`; `auto` is what this device computes fast."""
     if precision != "auto":
         return precision
-    return str(world.gather("bf16" if has_fast_bf16(world.device) else "fp32")[0])
+    return "bf16" if has_fast_bf16(device) else "fp32"
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
@@ -47,8 +45,3 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
         return nullcontext()
     context: AbstractContextManager[object] = torch.autocast(device.type, dtype=_DTYPES[precision])
     return context
-
-
-def grad_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """Loss scaling: on for fp16, whose small gradients would vanish; otherwise it does nothing."""
-    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")

@@ -1,7 +1,7 @@
-"""The pulse between a training and what surrounds it: signs of life go out, wishes to save or to stop come in.
+"""Control: the one channel from outside into a training. Signs of life go out, requests to save or to stop come in.
 
-The loop knows no signals, threads or clusters; it beats, and asks once a step what is wished. Each worker has a pulse of its own, and the
-workers act on the sum of their wishes, so that all of them save at the same step.
+The loop knows no signals, threads or clusters. Once a step it asks what is requested, and the workers act on the sum of their answers, so
+that all of them save at the same step.
 """
 
 import os
@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NamedTuple
 
 FIRST_STEP = 3.0
 """Until the first step a worker may be silent so many times longer: libraries load, a model compiles, workers find each other."""
 STALLED = 75
 """Exit status of a worker that ended itself because nothing moved (EX_TEMPFAIL: try again)."""
-LOOK_S = 2.0
-"""Seconds between two looks for a preemption, which all workers take together."""
+PREEMPTION_POLL_S = 2.0
+"""Seconds between two questions about a preemption, which all workers ask together."""
 
 
 def seconds(minutes: float | None) -> float | None:
@@ -26,24 +27,41 @@ def seconds(minutes: float | None) -> float | None:
     return None if minutes is None else minutes * 60.0
 
 
-class Pulse:
-    """Of one worker. `save_every_s`: seconds between checkpoints inside an epoch; None: none but those that are wished for."""
+class Requests(NamedTuple):
+    """What is requested after a step, 1 or 0; summed over the workers, how many of them request it."""
 
-    def __init__(self, save_every_s: float | None = None, preempted: Callable[[], str | None] | None = None) -> None:
-        self._save_every_s, self._preempted = save_every_s, preempted
-        self.last_beat = self._saved = self._looked = time.monotonic()
+    stop: float
+    save: float
+    ask_preemption: float
+
+
+class Control:
+    """Of one worker.
+
+    `save_every_s`: seconds between checkpoints inside an epoch; None: none but those that are requested. `preemption` tells in words which
+    nodes are about to go. `keeps_epoch` says, after an epoch, whether to write a checkpoint of it.
+    """
+
+    def __init__(
+        self,
+        save_every_s: float | None = None,
+        preemption: Callable[[], str | None] | None = None,
+        keeps_epoch: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._save_every_s, self._preemption, self.keeps_epoch = save_every_s, preemption, keeps_epoch
+        self.last_heartbeat = self._saved = self._asked = time.monotonic()
         self.step, self.stepped = 0, False
         self._stop = threading.Event()
         self._reason = ""
-        self._seen: str | None = None
+        self._known: str | None = None
 
-    def beat(self, step: int | None = None) -> None:
+    def heartbeat(self, step: int | None = None) -> None:
         """Something was done: a batch of features or validation, or the step of this number."""
-        self.last_beat = time.monotonic()
+        self.last_heartbeat = time.monotonic()
         if step is not None:
             self.step, self.stepped = step, True
 
-    def ask_to_stop(self, reason: str) -> None:
+    def request_stop(self, reason: str) -> None:
         """From any thread or signal handler: save after this step, and end."""
         self._reason = self._reason or reason
         self._stop.set()
@@ -53,25 +71,25 @@ class Pulse:
         """Why this worker was asked to stop; empty where another one was."""
         return self._reason
 
-    def wishes(self, *, first: bool) -> tuple[float, float, float]:
-        """(stop, save, look for a preemption), 1 or 0; only the first worker's clock counts."""
+    def requests(self, *, first: bool) -> Requests:
+        """What is requested of this worker; only the first worker's clock counts."""
         now = time.monotonic()
         save = first and self._save_every_s is not None and now - self._saved >= self._save_every_s
-        look = first and self._preempted is not None and now - self._looked >= LOOK_S
-        return float(self._stop.is_set()), float(save), float(look)
+        ask = first and self._preemption is not None and now - self._asked >= PREEMPTION_POLL_S
+        return Requests(float(self._stop.is_set()), float(save), float(ask))
 
-    def look(self) -> str | None:
+    def new_preemption(self) -> str | None:
         """What is new of a preemption, in words; called on every worker or on none, for they agree on the answer."""
-        self._looked = time.monotonic()
-        found = None if self._preempted is None else self._preempted()
-        new = found if found != self._seen else None
-        self._seen = found
+        self._asked = time.monotonic()
+        found = None if self._preemption is None else self._preemption()
+        new = found if found != self._known else None
+        self._known = found
         return new
 
     def saved(self) -> None:
         """A checkpoint was begun: the next one is due so long after this moment, whose state it holds."""
         self._saved = time.monotonic()
-        self.beat()
+        self.heartbeat()
 
 
 def end_process(line: str) -> None:
@@ -81,17 +99,17 @@ def end_process(line: str) -> None:
 
 
 @contextmanager
-def watched_pulse(pulse: Pulse, limit_s: float | None, end: Callable[[str], None] = end_process) -> Iterator[None]:
-    """While the block runs, a thread calls `end` once no beat has come for `limit_s` seconds; None: never."""
+def watchdog(control: Control, limit_s: float | None, end: Callable[[str], None] = end_process) -> Iterator[None]:
+    """While the block runs, a thread calls `end` once no heartbeat has come for `limit_s` seconds; None: never."""
     done = threading.Event()
-    pulse.beat()
+    control.heartbeat()
 
     def watch() -> None:
         while limit_s is not None and not done.wait(min(5.0, limit_s / 10)):
-            allowed = limit_s * (1.0 if pulse.stepped else FIRST_STEP)
-            silent = time.monotonic() - pulse.last_beat
+            allowed = limit_s * (1.0 if control.stepped else FIRST_STEP)
+            silent = time.monotonic() - control.last_heartbeat
             if silent > allowed:
-                end(f"no step for {silent / 60:.1f} minutes at step {pulse.step} (cluster.stall_minutes): restarting the workers")
+                end(f"no step for {silent / 60:.1f} minutes at step {control.step} (cluster.stall_minutes): restarting the workers")
                 return
 
     thread = threading.Thread(target=watch, name="polarity-watchdog", daemon=True)

@@ -1,6 +1,8 @@
-"""Features: the states of every token above the frozen layers, computed once and kept beside the corpus.
+"""What makes the model that is trained smaller or cheaper than the one that is kept, behind one interface: `reduced`.
 
-A process that trains several models on the same rows, as a study's does, computes them once for all.
+Frozen lower layers are run once for every row, and their output is kept beside the corpus; else the word table is cut to the rows in use;
+on a CPU dropout has cheap masks. A process that trains several models on the same rows, as a study's does, computes frozen output once for
+all.
 
 Shapes: T tokens of all rows, B rows, L tokens, D hidden size.
 """
@@ -8,7 +10,7 @@ Shapes: T tokens of all rows, B rows, L tokens, D hidden size.
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,10 +18,15 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers import PreTrainedModel
 
+from polarity.config import Config
 from polarity.data.batch import Corpus, evaluation_batches
-from polarity.train.precision import autocast
+from polarity.model.dropout import use_cheap_dropout
+from polarity.model.frozen import split_model
+from polarity.model.inference import to_tensors
+from polarity.model.multitask import MultitaskModel
+from polarity.model.precision import autocast
+from polarity.model.vocabulary import WholeTable, use_rows
 from polarity.train.progress import clock
-from polarity.train.validate import to_tensors
 from polarity.train.world import World
 
 LARGE_GB = 4.0
@@ -27,6 +34,43 @@ LARGE_GB = 4.0
 _CHUNK = 1 << 24  # numbers a message
 _LAST: dict[str, NDArray[np.float32]] = {}
 """The features of the last training in this process, by what they were computed from."""
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """The model that is trained, on its device, and the rows as it takes them.
+
+    `model` shares its weights with the whole one. `digest` is a hash of the weights that are left out of it and of its checkpoints, empty
+    where none are.
+    """
+
+    model: MultitaskModel
+    train: Corpus
+    validation: Corpus
+    digest: str
+    table: WholeTable | None
+
+    def restore(self, decay: Callable[[nn.Parameter], float]) -> None:
+        """Make the whole model whole again: a cut word table is put back, its other rows times `decay` of the table's weight."""
+        if self.table is not None:
+            self.table.restore(decay(self.table.encoder.get_input_embeddings().weight))
+
+
+def reduced(
+    model: MultitaskModel, train: Corpus, validation: Corpus, config: Config, world: World, *, precision: str, say: Callable[[str], None]
+) -> Reduced:
+    """Move the model to the worker's device and reduce it as `config` says; raises `ConfigError` where `model.frozen_layers` does not
+    fit."""
+    if config.train.dropout_masks == "cheap" and world.device.type == "cpu":
+        use_cheap_dropout(model.encoder)
+    nn.Module.to(model, world.device)
+    if not config.model.frozen_layers:
+        table = use_rows(model.encoder, np.concatenate([train.tokens, validation.tokens]))
+        return Reduced(model, train, validation, weights_digest(table.table) if table else "", table)
+    lower, upper = split_model(model, config.model.frozen_layers)
+    digest, size = weights_digest(lower), config.train.eval_batch_size
+    train, validation = with_features(lower, digest, [train, validation], world, batch_size=size, precision=precision, say=say)
+    return Reduced(upper, train, validation, digest, None)
 
 
 def with_features(
@@ -72,7 +116,7 @@ def features(lower: PreTrainedModel, corpus: Corpus, width: int, world: World, *
         places = corpus.offsets[rows][:, None] + np.arange(batch.input_ids.shape[1])
         real = batch.attention_mask.astype(bool)
         found[places[real]] = states_BLD.float().cpu().numpy()[real]
-        world.pulse.beat()
+        world.control.heartbeat()
     if world.size > 1:  # every number is from one worker and zero on the others, so the sum is exact
         for part in torch.from_numpy(found).flatten().split(_CHUNK):
             part.copy_(world.sum(part.to(world.device)))
