@@ -57,7 +57,8 @@ from polarity.train.checkpoints import (
     save_checkpoint,
 )
 from polarity.train.control import Requests
-from polarity.train.progress import Events, Progress, Utilisation
+from polarity.train.events import Events
+from polarity.train.progress import Progress, Utilisation
 from polarity.train.reduce import reduced
 from polarity.train.validate import Predictions, class_f1_scores, macro_f1_scores, predict, states_of
 from polarity.train.world import World, resolve_precision, seed_everything

@@ -17,8 +17,8 @@ from ray.util.metrics import Counter, Gauge
 
 from polarity.config import Config
 from polarity.data.oversample import expected_multiplicity, label_arrays, stratum_ids
+from polarity.train.events import Record
 from polarity.train.job import Job
-from polarity.train.progress import Record
 from polarity.train.validate import class_f1_key
 
 PREFIX = "polarity_"

@@ -26,7 +26,7 @@ from polarity.model.inference import to_tensors
 from polarity.model.multitask import MultitaskModel
 from polarity.model.precision import autocast
 from polarity.model.vocabulary import WholeTable, use_rows
-from polarity.train.progress import clock
+from polarity.train.events import clock
 from polarity.train.world import World
 
 LARGE_GB = 4.0

@@ -26,7 +26,7 @@ from polarity.artifacts import ENVIRONMENT, TENSORBOARD, TRACKERS, WANDB, RunFol
 from polarity.config import Config
 from polarity.config_tracking import TrackingConfig
 from polarity.errors import ConfigError
-from polarity.train.progress import Record
+from polarity.train.events import Record
 
 Say = Callable[[str], None]
 

@@ -19,9 +19,9 @@ from polarity.errors import PolarityError, RunError
 from polarity.evaluate import build_predictions
 from polarity.model.multitask import MultitaskModel
 from polarity.train.checkpoints import temporary_room, verify
+from polarity.train.events import Events, Record
 from polarity.train.job import Job, Say, checkpoint_names
 from polarity.train.loop import Result, Tables, run_training
-from polarity.train.progress import Events, Record
 from polarity.train.trackers import Named, running, trackers_of
 from polarity.train.world import World, use_threads
 

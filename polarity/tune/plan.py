@@ -17,8 +17,8 @@ from polarity.errors import ConfigError
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import dump_config
 from polarity.strategy import with_settings
+from polarity.train.events import clock
 from polarity.train.loop import Tables, Training
-from polarity.train.progress import clock
 from polarity.train.world import World, use_threads
 from polarity.tune.asha import Asha, plan_asha
 from polarity.tune.conductor import confirmation, exploration, screening

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from polarity.train.progress import clock
+from polarity.train.events import clock
 from polarity.tune.conductor import Watcher
 from polarity.tune.record import Study, TrialRecord
 

@@ -22,8 +22,8 @@ from polarity.loss.objective import TaskObjective
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import resolve
 from polarity.strategy import apply_points
+from polarity.train.events import Events, Record
 from polarity.train.loop import Stepper, Tables
-from polarity.train.progress import Events, Record
 from polarity.train.worker import RunEvents
 from polarity.train.world import World
 from tests.tiny import tiny_comments, tiny_encoder
