@@ -150,8 +150,7 @@ def _check_rows(rows: Rows, config: Config) -> None:
 
 
 def _precision(config: Config) -> str:
-    from polarity.train.precision import resolve_precision
-    from polarity.train.world import World, device_here
+    from polarity.train.world import World, device_here, resolve_precision
 
     return resolve_precision(config.train.precision, World(device=device_here(config.cluster.gpu)))
 

@@ -18,11 +18,10 @@ from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer
 from polarity.errors import DataError, PolarityError, RunError
 from polarity.evaluate.calibration import apply
-from polarity.model.inference import score
+from polarity.model.inference import score, to_tensors
 from polarity.model.multitask import load_model
 from polarity.predict import Classifier, load_classifier
 from polarity.resolve import load_config
-from polarity.train.validate import to_tensors
 from tests.tiny import tiny_comments
 from tests.trained import trained_run, training_file
 
