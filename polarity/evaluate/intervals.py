@@ -24,16 +24,12 @@ from numpy.typing import NDArray
 from polarity.errors import DataError
 from polarity.evaluate.metrics import class_scores
 from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictions, task_codes, title_codes
-from polarity.evaluate.results import Difference, PairedDifference
+from polarity.evaluate.results import TRAINING, UNKNOWN, Difference, PairedDifference
 
 FEWEST_TITLES = 6
 """Titles below which an interval is given, but no verdict."""
 MOST_GROUPS = 1000
 """More titles than this are left out in so many random groups of whole titles (delete-a-group jackknife, Kott 2001)."""
-TRAINING = "the weights"
-"""What rows decided that the model was trained on."""
-UNKNOWN = "unknown"
-"""What rows decided of which nobody can say whether the model was trained on them."""
 NO_VERDICT = "no verdict is given"
 _CHUNK_NUMBERS = 4_000_000  # 32 MB of float64 at a time, whatever the number of resamples
 

@@ -1,6 +1,7 @@
 """From predictions to metrics.json: each split's scores with intervals, slices, the floors on the same rows, and the verdict."""
 
 from collections.abc import Mapping, Sequence
+from math import hypot
 from typing import Any, cast
 
 import pyarrow as pa
@@ -19,6 +20,8 @@ from polarity.evaluate.results import (
     Intervals,
     JudgedRows,
     Metrics,
+    Optimism,
+    Overall,
     PartResult,
     TaskResult,
 )
@@ -58,7 +61,21 @@ def build_metrics(
         metrics[name] = cast(PartResult, {**part, "verdict": verdict(part, stability)})
     if len(metrics) == 1:
         raise DataError(f"predictions hold no row of the splits {' or '.join(PART_NAMES)}: nothing to judge")
+    if "validation" in metrics and metrics["validation"].get("decided") and "test" in metrics:
+        metrics["optimism"] = optimism(metrics["validation"]["overall"], metrics["test"]["overall"])
     return metrics
+
+
+def optimism(chosen_on: Overall, clean: Overall) -> Optimism:
+    """The score on rows that chose the model less that on rows which did not, with the interval of two independent samples' difference.
+
+    From the two intervals alone, by the method of variance estimates recovery (Zou and Donner 2008).
+    """
+    (low, high), (clean_low, clean_high) = chosen_on["ci95"], clean["ci95"]
+    score, clean_score = chosen_on["macro_f1"], clean["macro_f1"]
+    difference = score - clean_score
+    below, above = hypot(score - low, clean_high - clean_score), hypot(high - score, clean_score - clean_low)
+    return {"difference": difference, "ci95": [max(difference - below, -1.0), min(difference + above, 1.0)]}
 
 
 def evaluate_split(

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from polarity.evaluate.results import Metrics, PartResult, how_intervals, judged_parts, what_rows_decided
 from polarity.evaluate.targets import BASELINE, PLAN_CLASSES
 
 FLOOR_ORDER = ("linear", "title", "majority")
@@ -18,23 +19,27 @@ MIN_WIDTH = 106  # the widest table with the plan's tasks
 _COLOURS = {"met": "green", "gain": "green", "above": "green", "missed": "red", "loss": "red", "below": "red"}
 
 
-def render_metrics(metrics: Mapping[str, Any], *, width: int = 110, colour: bool = False) -> str:
+def render_metrics(metrics: Metrics, *, width: int = 110, colour: bool = False) -> str:
     """Metrics as `build_metrics` returns them, as text for a terminal of `width` columns (at least MIN_WIDTH); `colour` adds codes."""
     out = StringIO()
     console = Console(
         file=out, width=max(width, MIN_WIDTH), force_terminal=colour, no_color=not colour, highlight=False, legacy_windows=False
     )
-    for name in ("validation", "test"):
-        if name in metrics:
-            _print_split(console, name, metrics[name], synthetic="data" in metrics)
+    for name, part in judged_parts(metrics):
+        _print_split(console, name, part, synthetic="data" in metrics)
+    if "optimism" in metrics:
+        shown = _signed(metrics["optimism"]["difference"], metrics["optimism"]["ci95"])
+        console.print(Text.assemble("Validation less test, overall: ", shown, " (what choosing made better, and chance)"))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def _print_split(console: Console, name: str, split: Mapping[str, Any], *, synthetic: bool) -> None:
+def _print_split(console: Console, name: str, split: PartResult, *, synthetic: bool) -> None:
     about = split["intervals"]
-    console.rule(Text(f"{name}, {split['rows']:,} rows", "bold"), align="left", characters="━")
-    what = f"{about['units']:,} titles" if about["unit"] == "title" else "rows"
-    console.print(f"Scores are fractions with 95 % intervals from {about['resamples']:,} bootstrap resamples of {what}.", style="dim")
+    chose = what_rows_decided(split)
+    console.rule(Text(f"{name}{f': {chose}' if chose else ''}, {split['rows']:,} rows", "bold"), align="left", characters="━")
+    console.print(f"Scores are fractions with {how_intervals(about)}.", style="dim")
+    if chose:
+        console.print(f"{name}: {chose}. So the scores are too good, and there is no verdict on them.", style="yellow")
     if "note" in about:
         console.print(f"Note: {about['note']}.", style="yellow")
     verdict = split.get("verdict", {})

@@ -25,7 +25,14 @@ Positive = Annotated[int, Field(ge=1)]
 Interval = Annotated[list[Fraction], Field(min_length=2, max_length=2, description="Lower and upper end of a 95 % interval.")]
 SignedInterval = Annotated[list[Signed], Field(min_length=2, max_length=2, description="The 95 % interval of a difference.")]
 
-NO_VERDICT = "on rows that chose it|on rows that trained it|on unchecked rows|too few titles"
+TRAINING = "the weights"
+"""What rows decided that the model was trained on."""
+UNKNOWN = "unknown"
+"""What rows decided of which nobody can say whether the model was trained on them."""
+
+WITHHELD = ("on rows that chose it", "on rows that trained it", "on unchecked rows", "too few titles")
+"""What stands in place of a verdict."""
+NO_VERDICT = "|".join(WITHHELD)
 Judged = Annotated[str, Field(pattern=f"^(met|missed by .+|within noise|{NO_VERDICT})$")]
 Beside = Annotated[str, Field(pattern=f"^(above by .+|below by .+|within noise|{NO_VERDICT})$")]
 Compared = Annotated[str, Field(pattern=f"^(gain|loss|within noise|{NO_VERDICT})$")]
@@ -313,6 +320,24 @@ class Metrics(TypedDict):
     data: NotRequired[Annotated[str, Field(description="What the rows are, where they are not real comments.")]]
     evaluation: NotRequired[Evaluation]
     drift: NotRequired[Drift]
+
+
+def what_rows_decided(part: JudgedRows) -> str:
+    """What the rows of a part decided, in words to stand behind its name: `chose the epoch`; empty where they decided nothing."""
+    decided = part.get("decided", [])
+    if UNKNOWN in decided:
+        return "not checked whether it was trained on them"
+    if TRAINING in decided:
+        return "seen in training or validation"
+    return f"chose {' and '.join(decided)}" if decided else ""
+
+
+def how_intervals(about: Intervals) -> str:
+    """How a part's 95 % intervals were made, in words."""
+    if about["method"] == JACKKNIFE:
+        return f"95 % intervals over {about['units']:,} titles, left out one by one (t with {about.get('degrees') or 0:.1f} degrees)"
+    what = f"{about['units']:,} titles" if about["unit"] == "title" else "rows"
+    return f"95 % intervals from {about['resamples']:,} bootstrap resamples of {what}"
 
 
 def judged_parts(metrics: Metrics) -> list[tuple[PartName, PartResult]]:

@@ -198,10 +198,10 @@ def quantize(folder: Path) -> None:
 def int8_cost(exported: Exported, folder: Path, validation: pa.Table, resamples: int) -> dict[str, Any]:
     """Macro-F1 of both ONNX models on the validation rows, and the paired difference int8 - float32 with its interval."""
     labels = exported.config.labels
-    by_title = exported.config.data.split.kind == "group"
+    by_title, decided = exported.run.by_title("validation"), exported.run.decided.get("validation", ())
     tables = [_predicted(OnnxClassifier(folder, file), validation, labels) for file in (MODEL, MODEL_INT8)]
     scores = [evaluate_split(table, labels, resamples=1, by_title=by_title, with_slices=False)["overall"]["macro_f1"] for table in tables]
-    difference = paired_difference(tables[1], tables[0], labels, resamples=resamples, by_title=by_title)
+    difference = paired_difference(tables[1], tables[0], labels, resamples=resamples, by_title=by_title, decided=decided)
     sizes = [(folder / file).stat().st_size for file in (MODEL, MODEL_INT8)]
     return {
         "rows": validation.num_rows,

@@ -26,6 +26,7 @@ SCHEMA_VERSION = 1
 class Exported:
     """A run as an export sees it; `calibration` is {task: {"temperature", "biases"}}, empty where the run has none."""
 
+    run: Run
     name: str
     config: Config
     model: MultitaskModel
@@ -42,7 +43,7 @@ class Exported:
         calibration = {
             task: {"temperature": f.temperature, "biases": None if f.biases is None else list(f.biases)} for task, f in fitted.items()
         }
-        return cls(run.name, run.config, model, tokenizer, calibration)
+        return cls(run, run.name, run.config, model, tokenizer, calibration)
 
     @property
     def votes(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from polarity.artifacts import RunFolder
+from polarity.evaluate.results import how_intervals, what_rows_decided
 from polarity.report.page import environment
 from polarity.report.record import Record, read_record
 from polarity.report.run import short_path
@@ -41,7 +42,8 @@ def render_card(record: Record) -> str:
         labels={plain(task): [plain(label) for label in classes] for task, classes in record.labels.items()},
         split=record.main,
         rows=split["rows"],
-        intervals=split["intervals"],
+        intervals=how_intervals(record.part["intervals"]),
+        chose=what_rows_decided(record.part),
         scores=_score_rows(split),
         classes=_class_rows(split),
         targets=[(plain(e["metric"]), e["target"], e["verdict"]) for e in split.get("verdict", {}).get("minimum", [])],
@@ -64,13 +66,14 @@ def card_data(record: Record) -> ModelCardData:
     """The header: tags, base model where it is a hub's name, and the judged scores as evaluation results."""
     encoder = record.config.model.encoder if record.config else ""
     on_hub = bool(encoder) and ":" not in encoder and not encoder.startswith(("/", "~", "."))
-    results = []
+    chose = what_rows_decided(record.part)
+    judged, results = f"{record.main} rows{f' ({chose})' if chose else ''}", []
     for scope in ("overall", *record.split["tasks"]):
         results.append(
             EvalResult(
                 task_type="text-classification",
                 dataset_type="synthetic-sample" if record.synthetic else "own-rows",
-                dataset_name=f"{'SYNTHETIC sample corpus' if record.synthetic else 'own labelled comments'}, {record.main} rows",
+                dataset_name=f"{'SYNTHETIC sample corpus' if record.synthetic else 'own labelled comments'}, {judged}",
                 dataset_split=record.main,
                 metric_type="f1",
                 metric_name=f"macro-F1, {scope}",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from polarity.artifacts import RunFolder
+from polarity.evaluate.results import what_rows_decided
 from polarity.report.page import Section, render_page
 from polarity.report.record import Comments, Record, read_record
 from polarity.report.run_rows import calibration_section, rows_sections
@@ -78,10 +79,11 @@ def _facts(record: Record, shown: Callable[[str], str]) -> list[tuple[str, str]]
 
 def _notices(record: Record) -> list[str]:
     notices = []
-    if record.main == "validation" and record.history:
-        notices.append(
-            "There is no test split: the validation rows that are judged here also chose the epoch, which flatters the score a little."
-        )
+    chose = what_rows_decided(record.part)
+    if record.main == "validation" and chose:
+        notices.append(f"There is no test split: the validation rows that are judged here also {chose}, so the score is too good.")
+    elif record.main == "validation" and record.history and "decided" not in record.split:
+        notices.append("There is no test split: the validation rows that are judged here may have chosen the epoch (an older run).")
     if "note" in record.split["intervals"]:
         notices.append(f"Intervals: {record.split['intervals']['note']}.")
     notices += record.metrics.get("evaluation", {}).get("notes", [])

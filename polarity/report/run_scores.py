@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from polarity.evaluate.render import FLOOR_ORDER
+from polarity.evaluate.results import WITHHELD, how_intervals, what_rows_decided
 from polarity.evaluate.targets import BASELINE, PLAN_CLASSES, TARGETS, WEAKEST
 from polarity.report.charts import Band, Bar, Effect, Mark, bars, confusion, forest, fraction, signed
 from polarity.report.page import Section, columns, details, table, verdict_pill
@@ -24,6 +25,13 @@ def headline(record: Record) -> Markup:
             fraction(overall["macro_f1"]), interval(overall["ci95"]), split["rows"], record.main
         )
     ]
+    chose = what_rows_decided(record.part)
+    if chose:
+        lines.append(Markup("<p>{}: {}. So the score is too good, and there is no verdict on it.</p>").format(record.main, chose))
+    if "optimism" in record.metrics:
+        found = record.metrics["optimism"]
+        shown = score(found["difference"], found["ci95"], signed)
+        lines.append(Markup("<p>validation (which {}) less test: {}</p>").format(what_rows_decided(record.metrics["validation"]), shown))
     floors = ordered_floors(split)
     if floors:
         name = max(floors, key=lambda floor: floors[floor]["overall"]["macro_f1"])
@@ -36,6 +44,9 @@ def headline(record: Record) -> Markup:
 
 
 def _plan_sentence(verdict: Mapping[str, Any]) -> Markup:
+    withheld = {entry["verdict"] for entry in verdict["minimum"]} & set(WITHHELD)
+    if withheld:
+        return Markup("<p>The plan's minimum targets: no verdict {}</p>").format(verdict_pill(withheld.pop()))
     words = [entry["verdict"].split(" ")[0] for entry in verdict["minimum"]]
     met, missed, total = words.count("met"), words.count("missed"), len(words)
     noise = f", {total - met - missed} within noise" if total > met + missed else ""
@@ -115,12 +126,13 @@ def scores_section(record: Record) -> Section:
     """The model beside its floors on each judged split, and the paired differences."""
     parts = []
     for name in record.splits:
-        heading = Markup("<h3>{}</h3>").format(f"{name}, {record.metrics[name]['rows']:,} rows") if len(record.splits) > 1 else Markup("")
+        part = record.metrics[name]
+        chose = what_rows_decided(part)
+        named = f"{name}{f': {chose}' if chose else ''}, {part['rows']:,} rows"
+        heading = Markup("<h3>{}</h3>").format(named) if len(record.splits) > 1 else Markup("")
         parts.append(heading + _split_scores(record, name))
-    about = record.split["intervals"]
-    unit = f"{about['units']:,} titles" if about["unit"] == "title" else "rows"
     lead = (
-        f"Macro-F1 with 95 % intervals ({about['resamples']:,} bootstrap resamples of {unit}); overall is the mean of the tasks. "
+        f"Macro-F1 with {how_intervals(record.part['intervals'])}; overall is the mean of the tasks. "
         "A difference is a gain only where its paired interval excludes zero."
     )
     return Section("scores", "Scores beside the floors", Markup("").join(parts), lead)

@@ -10,9 +10,8 @@ from polarity.artifacts import METRICS, PREDICTIONS, SCHEMA_VERSION
 from polarity.data.seen import titles_apart
 from polarity.errors import RunError
 from polarity.evaluate.comparison import compare_predictions, render_comparison
-from polarity.evaluate.intervals import TRAINING, UNKNOWN
 from polarity.evaluate.predictions import labels_of
-from polarity.evaluate.results import Metrics, judged_parts
+from polarity.evaluate.results import TRAINING, UNKNOWN, Metrics, judged_parts
 from polarity.run import Run, SeenChoice
 
 RESAMPLES = 2000

@@ -3,13 +3,14 @@ from importlib.resources import files
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pyarrow as pa
 import pytest
 from judged import PLAN, judged
 
 from polarity.errors import DataError
 from polarity.evaluate import Stability, build_metrics, metrics_schema, paired_difference, render_metrics
-from polarity.evaluate.intervals import TRAINING, UNKNOWN
+from polarity.evaluate.results import TRAINING, UNKNOWN
 
 STABILITY: Stability = {"non_finite_steps": 0, "epoch_losses": [2.0, 1.5, 1.2], "best_epoch": 3}
 
@@ -60,6 +61,20 @@ def test_there_is_no_verdict_on_rows_that_decided_something(decided: list[str]) 
     difference = chosen["floors"]["linear"]["difference"]
     assert {entry["verdict"] for entry in [difference["overall"], *difference["tasks"].values()]} == {words}
     jsonschema.validate({"schema_version": 1, "validation": chosen}, metrics_schema())
+
+
+def test_what_choosing_made_better_is_shown_where_it_can_be_had() -> None:
+    model = pa.concat_tables([judged(300, 0, skill=2.5, split="validation"), judged(300, 1, skill=2.0, split="test")])
+    found = build_metrics(model, {}, PLAN, resamples=300, by_title=False, decided={"validation": ["the epoch"]})
+    scores = [found[split]["overall"]["macro_f1"] for split in ("validation", "test")]
+    low, high = found["optimism"]["ci95"]
+    assert found["optimism"]["difference"] == pytest.approx(scores[0] - scores[1]) and low < scores[0] - scores[1] < high
+    widths = [np.ptp(found[split]["overall"]["ci95"]) for split in ("validation", "test")]
+    assert max(widths) < high - low < sum(widths)  # two independent samples
+    shown = render_metrics(found)
+    assert "validation: chose the epoch" in shown and "Validation less test" in shown
+    assert "test: " not in shown.replace("less test", "")
+    assert "optimism" not in build_metrics(model, {}, PLAN, resamples=300, by_title=False)
 
 
 def test_the_schema_refuses_percent_and_unknown_keys() -> None:
@@ -125,6 +140,6 @@ def test_a_narrow_terminal_and_long_names_lose_no_number() -> None:
     text = render_metrics(found, width=40)
     for of_class in next(iter(found["validation"]["tasks"].values()))["per_class"].values():
         assert f"{of_class['f1']:.3f} [{of_class['ci95'][0]:.3f}, {of_class['ci95'][1]:.3f}]" in text
-    assert "bootstrap resamples of 5 titles" in text
+    assert "intervals over 5 titles, left out one by one" in text
     assert "only 5 titles" in text
     assert "minimum" not in text
