@@ -295,7 +295,9 @@ def _scores(counts_RC: Floats, cells: Mapping[str, tuple[Codes, Codes]], labels:
         to_confusion = np.zeros((len(known), classes * classes))
         to_confusion[np.arange(len(known)), label_C[known] * classes + predicted_C[known]] = 1
         f1[task] = class_scores((counts_RC[:, known] @ to_confusion).reshape(-1, classes, classes)).f1
-    macro: dict[str, Floats] = {task: values.mean(axis=1) for task, values in f1.items()}
+    # Of the classes that have a labelled row among all rows, whichever a resample drew; see polarity.evaluate.metrics.
+    occurring = {task: np.unique(label_C[label_C >= 0]) for task, (label_C, _) in cells.items()}
+    macro: dict[str, Floats] = {task: values[:, occurring[task]].sum(axis=1) / max(len(occurring[task]), 1) for task, values in f1.items()}
     return Scores(np.mean(list(macro.values()), axis=0), macro, f1)
 
 

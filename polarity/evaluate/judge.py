@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import hypot
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -116,16 +117,19 @@ def _tasks(predictions: pa.Table, labels: Labels, unit: Unit, spread: Scores) ->
     found: dict[str, TaskResult] = {}
     for task, confusion in confusions(predictions, labels).items():
         scores = class_scores(confusion)
-        weakest = int(scores.f1.argmin())
+        occurs = np.flatnonzero(scores.support > 0)
+        weakest = int(occurs[scores.f1[occurs].argmin()])
+        macro_f1 = float(scores.f1[occurs].mean())
+        absent = [label for label, support in zip(labels[task], scores.support, strict=True) if not support]
         found[task] = {
-            "macro_f1": float(scores.f1.mean()),
-            "ci95": unit.interval(float(scores.f1.mean()), spread.macro[task]),
+            "macro_f1": macro_f1,
+            "ci95": unit.interval(macro_f1, spread.macro[task]),
             "accuracy": float(accuracy(confusion)),
             "labelled": int(confusion.sum()),
             "weakest_class": {
                 "label": labels[task][weakest],
                 "f1": float(scores.f1[weakest]),
-                "ci95": unit.smallest_interval(scores.f1, spread.f1[task]),
+                "ci95": unit.smallest_interval(scores.f1[occurs], spread.f1[task][:, occurs]),
             },
             "per_class": {
                 label: {
@@ -139,6 +143,8 @@ def _tasks(predictions: pa.Table, labels: Labels, unit: Unit, spread: Scores) ->
             },
             "confusion": confusion.tolist(),
         }
+        if absent:
+            found[task]["absent_classes"] = absent
     return found
 
 

@@ -42,6 +42,10 @@ def _print_split(console: Console, name: str, split: PartResult, *, synthetic: b
         console.print(f"{name}: {chose}. So the scores are too good, and there is no verdict on them.", style="yellow")
     if "note" in about:
         console.print(f"Note: {about['note']}.", style="yellow")
+    for task, scores in split["tasks"].items():
+        if "absent_classes" in scores:
+            named = " or ".join(scores["absent_classes"])
+            console.print(f"Note: no row of {task} is {named}: its macro-F1 is the mean over the other classes.", style="yellow")
     verdict = split.get("verdict", {})
     # On made-up comments a comparison with what the plan's model reached on real ones would say nothing.
     baseline = [] if synthetic else _baseline(verdict)
@@ -86,7 +90,8 @@ def _per_class(split: Mapping[str, Any], synthetic: bool) -> RenderableType:
         table.add_section()
         table.add_row(Text(task, "bold"), f"accuracy {scores['accuracy']:.3f}", "", "", f"{scores['labelled']:,}")
         for label, of_class in scores["per_class"].items():
-            cells: list[str | Text] = [f"  {label}", _score(of_class["f1"], of_class["ci95"])]
+            f1 = _score(of_class["f1"], of_class["ci95"]) if of_class["support"] else Text("no such rows", "yellow")
+            cells: list[str | Text] = [f"  {label}", f1]
             cells += [f"{of_class['precision']:.3f}", f"{of_class['recall']:.3f}", f"{of_class['support']:,}"]
             if has_linear:
                 cells.append(f"{split['floors']['linear']['tasks'][task]['per_class'][label]['f1']:.3f}")

@@ -92,11 +92,12 @@ class TaskResult(TypedDict):
     weakest_class: WeakestClass
     per_class: Annotated[dict[str, ClassResult], Field(min_length=2, description="Classes in their fixed order.")]
     confusion: Annotated[list[list[Count]], Field(description="A row a label, a column a prediction, both in the order of per_class.")]
+    absent_classes: NotRequired[Annotated[list[str], Field(description="Classes without a labelled row: macro_f1 leaves them out.")]]
 
 
 @_closed
 class SliceScore(TypedDict):
-    """One task on a slice; macro-F1 is over the classes that occur there as label or prediction."""
+    """One task on a slice; macro-F1 is over the classes that have a labelled row there."""
 
     labelled: Count
     macro_f1: Fraction

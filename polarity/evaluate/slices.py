@@ -1,7 +1,7 @@
 """Scores of parts of a split: each title with enough rows, and each task within the classes of the other tasks.
 
-A slice seldom holds every class, so its macro-F1 is the mean over the classes that occur in it as label or prediction
-(scikit-learn's default), not over the fixed set: compare slices with each other, not with the headline.
+A slice seldom holds every class, so its macro-F1 is the mean over the classes that have a labelled row in it, as everywhere:
+compare slices with each other, not with the headline, which is of more classes.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def score_slice(rows: pa.Table, task: str, classes: Sequence[str], draw: list[in
     labelled = int(confusion.sum())
     if not labelled:
         return None
-    occurs: NDArray[np.bool_] = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
+    occurs: NDArray[np.bool_] = confusion.sum(axis=1) > 0
     resamples, *seed = draw
     drawn = np.random.default_rng(seed).multinomial(labelled, confusion.ravel() / labelled, size=resamples)
     spread: Floats = class_scores(drawn.reshape(-1, *confusion.shape)).f1[:, occurs].mean(axis=1)

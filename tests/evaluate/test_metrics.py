@@ -1,13 +1,15 @@
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from judged import PLAN, judged
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
 from polarity.errors import DataError
 from polarity.evaluate import evaluate_split
 from polarity.evaluate.metrics import class_scores, confusion_matrix, macro_f1
+from polarity.evaluate.render import render_metrics
 
 
 def test_one_matrix_worked_by_hand() -> None:
@@ -68,3 +70,22 @@ def test_a_task_without_any_label_cannot_be_judged() -> None:
         evaluate_split(empty, PLAN, resamples=100, by_title=False)
     with pytest.raises(DataError, match="no rows to judge"):
         evaluate_split(table.slice(0, 0), PLAN, resamples=100, by_title=False)
+
+
+def test_a_class_without_rows_is_left_out_of_macro_f1_with_a_note() -> None:
+    """Every sentiment right on a file without positives is 1, not two thirds."""
+    table = judged(300)
+    rows = table.filter(pc.fill_null(pc.not_equal(table["sentiment_label"], "positive"), False))
+    found = evaluate_split(rows, PLAN, resamples=200, by_title=False)
+    truth, said = rows["sentiment_label"].to_pylist(), rows["sentiment_prediction"].to_pylist()
+    expected = f1_score(truth, said, labels=["negative", "neutral"], average="macro", zero_division=0)
+    assert found["tasks"]["sentiment"]["macro_f1"] == pytest.approx(expected)
+    assert found["tasks"]["sentiment"]["absent_classes"] == ["positive"] and "absent_classes" not in found["tasks"]["polarization"]
+    low, high = found["tasks"]["sentiment"]["ci95"]
+    assert low < expected < high
+    assert found["tasks"]["sentiment"]["weakest_class"]["label"] != "positive"
+    assert found["overall"]["macro_f1"] == pytest.approx(
+        np.mean([found["tasks"][task]["macro_f1"] for task in ("sentiment", "polarization")])
+    )
+    text = render_metrics({"schema_version": 1, "test": found})
+    assert "no row of sentiment is positive" in text and "no such rows" in text
