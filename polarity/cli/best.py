@@ -15,6 +15,10 @@ def best(
     ] = None,
     test: Annotated[str | None, typer.Option(help="Rows that decide nothing, scored once at the end.")] = None,
     hold_out: Annotated[float, typer.Option(help="Share of the file's rows to keep apart as test rows.", min=0.0, max=0.5)] = 0.0,
+    unlabelled: Annotated[
+        str | None, typer.Option(help="Comments without labels: the student is taught what the stack says of them.")
+    ] = None,
+    student: Annotated[bool, typer.Option("--student/--no-student", help="One encoder that is taught what the stack says.")] = True,
     preset: Annotated[str, typer.Option(help="The recipe of a training.")] = "small",
     workers: Annotated[int | None, typer.Option(help="Trainings at a time, on Ray; 0: in this process, without Ray.", min=0)] = None,
     sets: Sets = None,
@@ -38,7 +42,9 @@ def best(
     from polarity.workflows.best import Asked, plan_only
     from polarity.workflows.best import best as run
 
-    asked = Asked(parse_time(time), list(encoder or []), test=test, hold_out=hold_out, workers=workers)
+    asked = Asked(
+        parse_time(time), list(encoder or []), test=test, hold_out=hold_out, unlabelled=unlabelled, student=student, workers=workers
+    )
     if resume and not run_dir:
         raise RunError("--resume needs --run-dir: which run is to go on?")
     config = resolved(None, preset, None, None, None, sets, {"--data": file}).config

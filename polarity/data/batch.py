@@ -43,6 +43,8 @@ class Corpus:
     labels: dict[str, NDArray[np.int64]]
     pad_id: int
     features: NDArray[np.float32] | None = None
+    soft: dict[str, NDArray[np.float32]] | None = None
+    """{task: a teacher's probabilities (N, K)}, for a student; they come from the table's columns `soft_column(task)`."""
 
     @classmethod
     def from_table(cls, table: pa.Table, tasks: list[str], pad_id: int) -> "Corpus":
@@ -58,6 +60,7 @@ class Corpus:
             types=None if types is None else types.flatten().to_numpy(),
             labels=labels,
             pad_id=pad_id,
+            soft=_soft_labels(table, tasks),
         )
 
     def __len__(self) -> int:
@@ -84,6 +87,18 @@ class Corpus:
         padded = np.zeros((*mask.shape, self.features.shape[1]), dtype=np.float32)
         padded[mask] = self.features[places[mask]]
         return padded
+
+
+def soft_column(task: str) -> str:
+    """The column of a teacher's probabilities: a list of K float32 a row."""
+    return f"{task}/soft"
+
+
+def _soft_labels(table: pa.Table, tasks: list[str]) -> dict[str, NDArray[np.float32]] | None:
+    if not tasks or soft_column(tasks[0]) not in table.column_names:
+        return None
+    lists = {task: table[soft_column(task)].combine_chunks() for task in tasks}
+    return {task: lists[task].flatten().to_numpy().reshape(table.num_rows, -1) for task in tasks}
 
 
 def epoch_rows(corpus: Corpus, config: Config, epoch: int) -> Rows:

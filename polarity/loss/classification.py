@@ -30,8 +30,11 @@ def log_one_minus_p(logits: Tensor, labels: Tensor) -> Tensor:
     return others.logsumexp(-1) - logits.logsumexp(-1)
 
 
-def row_losses(logits: Tensor, labels: Tensor, terms: ClassTerms) -> Tensor:
-    """Loss of each row (...), zero where the label is `MISSING`; `logits` (..., K), `labels` (...) int64, broadcast to the logits."""
+def row_losses(logits: Tensor, labels: Tensor, terms: ClassTerms, soft: Tensor | None = None) -> Tensor:
+    """Loss of each row (...), zero where the label is `MISSING`; `logits` (..., K), `labels` (...) int64, broadcast to the logits.
+
+    `soft` (..., K), a teacher's probabilities (Hinton et al. 2015), take the place of q; the label still gives the row's weight.
+    """
     labels = labels.expand(logits.shape[:-1])
     known = labels != MISSING
     safe = labels.clamp(min=0)
@@ -39,7 +42,8 @@ def row_losses(logits: Tensor, labels: Tensor, terms: ClassTerms) -> Tensor:
     log_p = logits.log_softmax(-1)
     target_log_p = log_p.gather(-1, safe.unsqueeze(-1)).squeeze(-1)
     smoothing = terms.smoothing_K[safe]
-    loss = -(1.0 - smoothing) * target_log_p - smoothing * log_p.mean(-1)
+    smoothed = -(1.0 - smoothing) * target_log_p - smoothing * log_p.mean(-1)
+    loss = smoothed if soft is None else -(soft * log_p).sum(-1)
     if terms.focal:
         loss = loss * torch.exp(terms.gamma_K[safe] * log_one_minus_p(logits, safe)) * terms.factor_K[safe]
     return torch.where(known, loss * terms.weight_K[safe], torch.zeros_like(loss))

@@ -76,14 +76,21 @@ class TaskObjective:
                 rows += share * float(known_G[index].sum())
         return Counts(weight, rows)
 
-    def __call__(self, logits_SVBK: Tensor, labels_B: Tensor, mix: tuple[float, Tensor] | None, counts: Counts, alpha: float) -> MicroLoss:
-        """This micro-batch's part of sum(loss) / sum(w) + alpha * mean KL, already weighted by the task's weight."""
+    def __call__(
+        self, logits_SVBK: Tensor, labels_B: Tensor, mix: tuple[float, Tensor] | None, counts: Counts, alpha: float,
+        soft_BK: Tensor | None = None,
+    ) -> MicroLoss:  # fmt: skip
+        """This micro-batch's part of sum(loss) / sum(w) + alpha * mean KL, already weighted by the task's weight.
+
+        `soft_BK` are a teacher's probabilities, for a student.
+        """
         adjusted = logits_SVBK if self._adjustment_K is None else logits_SVBK + self._adjustment_K
         lam, other_B = (1.0, labels_B) if mix is None else (mix[0], labels_B[mix[1]])
-        rows_B = row_losses(adjusted, labels_B, self._terms).mean((0, 1)) * lam
+        rows_B = row_losses(adjusted, labels_B, self._terms, soft_BK).mean((0, 1)) * lam
         share_B = (labels_B != MISSING).float() * lam
         if mix is not None:
-            rows_B = rows_B + row_losses(adjusted, other_B, self._terms).mean((0, 1)) * (1.0 - lam)
+            soft_other_BK = None if soft_BK is None else soft_BK[mix[1]]
+            rows_B = rows_B + row_losses(adjusted, other_B, self._terms, soft_other_BK).mean((0, 1)) * (1.0 - lam)
             share_B = share_B + (other_B != MISSING).float() * (1.0 - lam)
         main = self.weight * rows_B.sum() / max(counts.weight, 1e-12)
         parts, total = {"loss": main.detach()}, main

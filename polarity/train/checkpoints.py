@@ -116,7 +116,7 @@ def fingerprint(config: Config, corpora: Sequence[Corpus], left_out: str) -> str
     settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)
     digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + left_out).encode())
     for corpus in corpora:
-        for array in (corpus.offsets, corpus.tokens, *corpus.labels.values()):
+        for array in (corpus.offsets, corpus.tokens, *corpus.labels.values(), *(corpus.soft or {}).values()):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

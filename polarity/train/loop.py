@@ -238,7 +238,8 @@ class Stepper:
         for task, objective in self.objectives.items():
             labels_B = torch.from_numpy(self.corpus.labels[task][rows]).to(device)
             logits_SVBK = logits[task].view(samples, passes, len(rows), -1)
-            loss = objective(logits_SVBK, labels_B, mix, plan.counts[task], alpha)
+            soft_BK = None if self.corpus.soft is None else torch.from_numpy(self.corpus.soft[task][rows]).to(device)
+            loss = objective(logits_SVBK, labels_B, mix, plan.counts[task], alpha, soft_BK)
             total = total + loss.total
             for kind, value in loss.parts.items():
                 share.parts[f"{kind}_{task}"] = share.parts.get(f"{kind}_{task}", 0.0) + value

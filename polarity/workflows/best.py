@@ -28,7 +28,7 @@ from polarity.best.stacking import Choice, Judge, choose_rule, drop_one, fit_sta
 from polarity.config import Config, SplitConfig
 from polarity.data.duplicates import find_leaks
 from polarity.data.ledger import build_ledger
-from polarity.data.read import original_error, read_comments
+from polarity.data.read import read_comments
 from polarity.data.seen import SeenRows
 from polarity.data.split import split_indices
 from polarity.encoders import resolve_encoder
@@ -39,13 +39,14 @@ from polarity.evaluate.predictions import Floats
 from polarity.paths import with_absolute_paths
 from polarity.predict.stacked import Probabilities, Stack, StackMember
 from polarity.resolve import dump_config
-from polarity.strategy import with_settings
+from polarity.workflows.best_training import fold_config, for_encoder, place_scores, teach_student, train_all
 
 Say = Callable[[str], None]
 FEWEST_ROWS = 30
 OOF, MEMBERS, LABEL_ERRORS = "out_of_fold", "members", "label_errors.parquet"
 NO_ENCODER = "none"
-PROGRESS_SECONDS = 60.0
+LATEST = 1.1
+"""The student is begun where it would end by so much of the budget: what the plan did not foresee may take that much."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Asked:
     encoders: list[str] = field(default_factory=list)
     test: str | None = None
     hold_out: float = 0.0
+    unlabelled: str | None = None
+    student: bool = True
     workers: int | None = None
 
 
@@ -80,7 +83,7 @@ def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, sa
     rows = read_rows(config, asked, say)
     record = _started(folder, config, asked, rows, resume, say)
     say(record.started.plan.describe())
-    work = _Work(config, rows, folder, record, say)
+    work = _Work(config, asked, rows, folder, record, say)
     members = work.members()
     metrics = work.finish(members, begun)
     say(f"run folder: {folder.uri}")
@@ -175,7 +178,7 @@ def _fingerprint(config: Config, asked: Asked, rows: Rows) -> str:
     """Of what decides the numbers: settings, options and rows; not where it runs."""
     numberless: Any = {"cluster": True, "tracking": True, "data": {"source"}}
     settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)
-    digest = hashlib.sha256(json.dumps([settings, asked.seconds, asked.encoders], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([settings, asked.seconds, asked.encoders, asked.student, asked.unlabelled], sort_keys=True).encode())
     for table in [rows.labelled] if rows.test is None else [rows.labelled, rows.test]:
         for column in ["row_id", "title", "comment", *config.labels]:
             digest.update(repr(table[column].to_pylist()).encode())
@@ -189,10 +192,10 @@ def _plan(config: Config, asked: Asked, rows: Rows, precision: str, say: Say) ->
     count, speeds = rows.labelled.num_rows, []
     for encoder in _encoders(config, asked):
         sample = rows.labelled.slice(0, min(count, 512))
-        speeds.append(measure_speed(_for_encoder(config, encoder), sample, precision, device_here(config.cluster.gpu)))
+        speeds.append(measure_speed(for_encoder(config, encoder), sample, precision, device_here(config.cluster.gpu)))
         say(f"{encoder}: {1 / speeds[-1].seconds_per_row:,.1f} rows/s of training on one worker")
     workers = _workers(asked)
-    return make_plan(asked.seconds, count, speeds, workers=workers, cheap_seconds=_cheap_seconds(count, speeds), student=False)
+    return make_plan(asked.seconds, count, speeds, workers=workers, cheap_seconds=_cheap_seconds(count, speeds), student=asked.student)
 
 
 def _cheap_seconds(rows: int, speeds: list[Speed]) -> float:
@@ -209,16 +212,12 @@ def _encoders(config: Config, asked: Asked) -> list[str]:
     return [] if named == [NO_ENCODER] else named
 
 
-def _for_encoder(config: Config, encoder: str) -> Config:
-    revision = config.model.revision if encoder == config.model.encoder else None
-    return with_absolute_paths(with_settings(config, {"model.encoder": encoder, "model.revision": revision}))
-
-
 @dataclass
 class _Work:
     """One run under way."""
 
     config: Config
+    asked: Asked
     rows: Rows
     folder: RunFolder
     record: BestRecord
@@ -289,7 +288,7 @@ class _Work:
         from polarity.train.world import device_here
 
         def make(member: StackMember) -> Probabilities:
-            files = resolve_encoder(encoder, _for_encoder(self.config, encoder).model.revision)
+            files = resolve_encoder(encoder, for_encoder(self.config, encoder).model.revision)
             embedder = Embedder.load(files.folder, device_here(self.config.cluster.gpu))
             found, dense = frozen_member(self.rows.labelled, self.folds, self.labels, embedder)
 
@@ -310,7 +309,7 @@ class _Work:
             found = {task: np.zeros((self.rows.labelled.num_rows, len(classes))) for task, classes in self.labels.items()}
             for fold, place in enumerate(member.folders):
                 predictions = RunFolder.open(self.folder.inside(place)).read_parquet(artifacts.PREDICTIONS)
-                _place_scores(predictions, self.rows.labelled, self.folds.number == fold, self.labels, found)
+                place_scores(predictions, self.rows.labelled, self.folds.number == fold, self.labels, found)
             return found
 
         return make
@@ -345,7 +344,8 @@ class _Work:
         if self.rows.test is not None:
             predictions = pa.concat_tables([predictions, self._score_test(self.rows.test)])
             self.folder.write_parquet(artifacts.PREDICTIONS, predictions)
-        outcome = self._outcome(choice, members, {name: member.kind for name, (member, _) in made.items()}, begun)
+        student = self._student(choice, begun)
+        outcome = self._outcome(choice, members, {name: member.kind for name, (member, _) in made.items()}, student, begun)
         self.record.outcome = outcome
         self.record.write(self.folder)
         metrics = self._judge(predictions, members)
@@ -357,12 +357,12 @@ class _Work:
         """Configuration, environment and ledger, as a training writes them."""
         sources = [s for s in (self.config.data.source, self.config.data.test) if s]
         encoders = self.plan.frozen
-        files = resolve_encoder(encoders[0], _for_encoder(self.config, encoders[0]).model.revision) if encoders else None
+        files = resolve_encoder(encoders[0], for_encoder(self.config, encoders[0]).model.revision) if encoders else None
         environment = describe_environment(seeds={"split": self.config.data.split.seed}, sources=sources, encoder=files)
         environment["rows"] = {"train": self.rows.labelled.num_rows, "validation": self.rows.labelled.num_rows}
         if self.rows.test is not None:
             environment["rows"]["test"] = self.rows.test.num_rows
-        config = _for_encoder(self.config, encoders[0]) if encoders else self.config
+        config = for_encoder(self.config, encoders[0]) if encoders else self.config
         self.folder.write_json(artifacts.ENVIRONMENT, environment)
         self.folder.write_json(artifacts.LEDGER, build_ledger(self.rows.labelled, config).to_json())
         self.folder.write_text(artifacts.CONFIG, dump_config(config))
@@ -375,7 +375,9 @@ class _Work:
         chances, chosen = ({task: getattr(scores[task], name) for task in self.labels} for name in ("probabilities", "predicted"))
         return build_predictions("test", test, chances, self.labels, chosen)
 
-    def _outcome(self, choice: Choice, members: dict[str, dict[str, Floats]], kinds: dict[str, str], begun: float) -> Outcome:
+    def _outcome(
+        self, choice: Choice, members: dict[str, dict[str, Floats]], kinds: dict[str, str], student: str | None, begun: float
+    ) -> Outcome:
         worth = drop_one(choice, members, self.judge)
         alone = {name: member_alone(member, self.labels) for name, member in members.items()}
         rated = []
@@ -408,9 +410,61 @@ class _Work:
             against_best_member=gain,
             label_errors=self._label_errors(choice),
             ceiling=None,
-            student=None,
+            student=student,
             seconds=time.monotonic() - begun,
         )
+
+    def _student(self, choice: Choice, begun: float) -> str | None:
+        """The student, and how good it is beside the stack on the rows that it was not taught."""
+        training = self.plan.student
+        if training is None:
+            return None
+        left = self.plan.budget * LATEST - (time.monotonic() - begun)
+        if left < training.seconds and not self.folder.exists(artifacts.STUDENT):
+            return (
+                f"not made: {clock(training.seconds)} are expected and {clock(max(0.0, left))} are left; go on with --resume and more time"
+            )
+        self.say(f"student: one {training.encoder} is taught what the stack says of each row ({clock(training.seconds)} expected)")
+        started = time.monotonic()
+        metrics = teach_student(
+            self.config, training, self.record.started.precision, self.folder, self.rows.labelled, choice.crossed.probabilities,
+            self._pseudo_labelled(), self.rows.test, self.say,
+        )  # fmt: skip
+        self.record.seconds.setdefault(artifacts.STUDENT, time.monotonic() - started)
+        student = RunFolder.open(self.folder.inside(artifacts.STUDENT)).read_parquet(artifacts.PREDICTIONS)
+        split = "test" if self.rows.test is not None else "validation"
+        score = _percent(metrics[split]["overall"]["macro_f1"])
+        return f"{score} on {metrics[split]['rows']:,} rows that it was not taught; {self._beside(student, split)}"
+
+    def _beside(self, student: pa.Table, split: str) -> str:
+        """The paired difference of the student to the stack on the student's own held-out rows."""
+        from polarity.evaluate import paired_difference
+
+        rows = student.filter(pc.equal(student["split"], split))
+        stack = self.folder.read_parquet(artifacts.PREDICTIONS)
+        stack = stack.filter(pc.and_(pc.equal(stack["split"], split), pc.is_in(stack["row_id"], value_set=rows["row_id"].combine_chunks())))
+        order = pc.index_in(stack["row_id"].combine_chunks(), value_set=rows["row_id"].combine_chunks())
+        found = paired_difference(rows.take(order), stack, self.labels, resamples=self.config.train.resamples, by_title=self.by_title)[
+            "overall"
+        ]
+        difference = Difference(difference=found["difference"], ci95=tuple(found["ci95"]), verdict=found["verdict"])
+        return f"against the stack there {_points(difference)}"
+
+    def _pseudo_labelled(self) -> tuple[pa.Table, dict[str, Any]] | None:
+        """Unlabelled comments with the stack's probabilities; the likeliest class is their label, which only weighs the row."""
+        if self.asked.unlabelled is None:
+            return None
+        from polarity.predict.classifier import load_classifier
+
+        plain = self.config.data.model_copy(update={"split": SplitConfig()})
+        table = read_comments(self.asked.unlabelled, plain, labelled=False, say=self.say, through_ray=False)
+        ids = pc.binary_join_element_wise(pa.scalar("unlabelled"), table["row_id"].cast(pa.string()), pa.scalar("/"))
+        table = table.select(["row_id", "title", "comment"]).set_column(0, "row_id", ids.cast(self.rows.labelled["row_id"].type))
+        scores = load_classifier(self.folder.uri, raw=True).score(table)
+        for task in self.labels:
+            table = table.append_column(task, pa.array(scores[task].predicted).cast(self.rows.labelled[task].type))
+        self.say(f"{self.asked.unlabelled}: {table.num_rows:,} comments without labels, which the stack has labelled with probabilities")
+        return table, {task: scores[task].probabilities for task in self.labels}
 
     def _label_errors(self, choice: Choice) -> dict[str, int]:
         """Rows whose label the out-of-fold stack contradicts with confidence, listed in label_errors.parquet."""
@@ -469,71 +523,6 @@ class _Work:
         return found
 
 
-def fold_config(config: Config, training: Training, precision: str) -> Config:
-    """One fold's training: in one process, a fixed number of epochs, and the last weights, for the fold's scored rows decide nothing."""
-    return with_settings(
-        _for_encoder(config, training.encoder),
-        {
-            "train.epochs": training.epochs,
-            "train.keep": "last",
-            "train.early_stopping_patience": None,
-            "train.average_epochs": min(config.train.average_epochs, training.epochs),
-            "train.precision": precision,
-            "model.frozen_layers": training.frozen_layers,
-            "cluster.workers": 0,
-            "cluster.max_workers": None,
-        },
-    )
-
-
-def train_all(config: Config, places: dict[str, Any], workers: int, say: Say) -> Iterator[str]:
-    """Train on each place's rows, as many at a time as there are workers, as tasks of Ray; yields each place as it is done.
-
-    With no workers in this process, one after the other.
-    """
-    from polarity.workflows.train import train_on
-
-    if not workers:
-        for place, splits in places.items():
-            train_on(config, place, splits, say=say)
-            yield place
-        return
-    import ray
-
-    from polarity.train.cluster import start_ray
-
-    start_ray(config.cluster, say)
-    gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0) / workers) if config.cluster.gpu != "never" else 0.0
-    # A task of its own process each: torch keeps its threads and memory apart, and a crash is tried again from the last checkpoint.
-    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=config.cluster.max_failures, max_calls=1)(_train_quietly)
-    with original_error():
-        waiting = {task.remote(config, place, splits): place for place, splits in places.items()}
-        while waiting:
-            done, _ = ray.wait(list(waiting), timeout=PROGRESS_SECONDS)
-            for reference in done:
-                ray.get(reference)
-                yield waiting.pop(reference)
-
-
-def _train_quietly(config: Config, place: str, splits: Any) -> None:
-    from polarity.workflows.train import train_on
-
-    train_on(config, place, splits, say=lambda _: None)
-
-
-def _place_scores(predictions: pa.Table, comments: pa.Table, rows: Any, labels: dict[str, list[str]], into: dict[str, Floats]) -> None:
-    """Copy a fold's probabilities to the places of its rows."""
-    from polarity.evaluate.calibration import probabilities_of
-
-    scored = predictions.filter(pc.equal(predictions["split"], "validation"))
-    ids = comments["row_id"].combine_chunks().cast(pa.string())
-    places = pc.index_in(scored["row_id"].cast(pa.string()).combine_chunks(), value_set=ids).to_numpy(zero_copy_only=False)
-    if len(places) != int(rows.sum()) or not np.array_equal(np.sort(places), np.flatnonzero(rows)):
-        raise RunError("a fold's predictions are not of its rows: begin anew with another --run-dir")
-    for task, classes in labels.items():
-        into[task][places.astype(np.int64)] = probabilities_of(scored, task, classes)
-
-
 def _names(encoders: list[str]) -> dict[str, str]:
     """{encoder: a short name for its folder}, distinct."""
     found: dict[str, str] = {}
@@ -559,6 +548,8 @@ def outcome_lines(outcome: Outcome) -> Iterator[str]:
         yield f"class biases of {task} {kept}: {100 * gain.cross_fitted:+.1f} points [{low:+.1f}, {high:+.1f}]"
     if outcome.against_best_member is not None:
         yield f"stack against its best member: {_points(outcome.against_best_member)}"
+    if outcome.student is not None:
+        yield f"student: {outcome.student}"
     yield "suspect labels: " + ", ".join(f"{count:,} of {task}" for task, count in outcome.label_errors.items()) + f" ({LABEL_ERRORS})"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from polarity.artifacts import STUDENT
 from polarity.errors import DataError, PolarityError, RunError, nearest
 from polarity.predict.exported import Exported, check_free, new_folder
 from polarity.run import Run
@@ -26,6 +27,11 @@ def export(run: str, to: str, out: Path, *, int8: bool = False, raw: bool = Fals
         raise RunError("--int8 is for --to onnx")
     check_free(out)
     opened = Run.open(run)
+    if opened.kind == "stack":
+        if not opened.has(STUDENT):
+            raise RunError(f"{opened.uri}: is a stack of models without a student, and an export is one model: make it with more --time")
+        say(f"{run} is a stack; its student is exported, one model that was trained on what the stack says")
+        opened = Run.open(opened.folder.inside(STUDENT))
     if to == "onnx":
         return _onnx(opened, out, int8=int8, raw=raw, say=say)
     from polarity.predict.export_hf import export_hf

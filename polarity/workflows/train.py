@@ -59,11 +59,16 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
         else:
             _describe(folder, config, prepared, typed(given, config))
     _fit(config, folder, prepared, say, resume=resume)
-    metrics = judge(config, folder, prepared.splits, say)
+    return finish(config, folder, prepared.splits, say)
+
+
+def finish(config: Config, folder: RunFolder, splits: Splits, say: Say) -> dict[str, Any]:
+    """Judge a trained run beside the floors, calibrate it, and write its report; returns the content of metrics.json."""
+    metrics = judge(config, folder, splits, say)
     say(render_metrics(metrics))
     calibrate_run(folder, say, labels=config.labels)
     try:
-        report_run(folder, say=say, comments=Comments(prepared.splits.held_out))
+        report_run(folder, say=say, comments=Comments(splits.held_out))
     except Exception as error:  # whatever it is: the run is finished and judged, and its page can be made again
         say(f"report: not written ({type(error).__name__}: {error}); polarity report {folder.uri} makes it")
     say(f"run folder: {folder.uri}")

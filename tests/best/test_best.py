@@ -16,10 +16,12 @@ from polarity.cli import main
 from polarity.config import SplitConfig
 from polarity.errors import RunError
 from polarity.predict import load_classifier
+from polarity.run import Run
 from tests.tiny import tiny_comments, tiny_csv, tiny_encoder
 
 TASKS = ["sentiment", "polarization"]
-QUICK = ["--workers", "0", "--set", "train.precision=fp32", "--set", "train.resamples=100", "--time", "2h"]
+BATCHES = ["--set", "train.global_batch_size=64", "--set", "train.micro_batch_size=64"]
+QUICK = ["--workers", "0", "--set", "train.precision=fp32", "--set", "train.resamples=100", "--time", "2h", *BATCHES]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -48,7 +50,9 @@ def test_every_row_is_scored_once_by_models_that_saw_neither_it_nor_its_twin(kin
 def test_the_run_is_taken_by_other_commands_and_a_killed_one_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, encoder = tiny_csv(tmp_path / "rows.csv", 440), tiny_encoder(tmp_path / "encoder", "bert", hidden=16, layers=2)
     test = tiny_csv(tmp_path / "test.csv", 60, seed=1)
-    asked = [data, "--encoder", encoder, "--test", test, *QUICK]
+    unlabelled = tmp_path / "unlabelled.csv"
+    unlabelled.write_text("Title,Comment\n" + "".join(f"mayor opens the new road,bulok na daan {i} {i * i}\n" for i in range(30)))
+    asked = [data, "--encoder", encoder, "--test", test, "--unlabelled", unlabelled, *QUICK]
     whole = tmp_path / "whole"
     run(monkeypatch, "best", *asked, "--run-dir", whole)
     record = BestRecord.read(RunFolder.open(whole))
@@ -62,16 +66,22 @@ def test_the_run_is_taken_by_other_commands_and_a_killed_one_ends_the_same(tmp_p
     run(monkeypatch, "evaluate", whole, "--data", test)
     run(monkeypatch, "report", whole)
 
+    student = Run.open(whole / "student")
+    assert student.rows("validation").num_rows == 44 and student.rows("test").num_rows == 60
+    assert student.row_counts["train"] == 396 + 30 - student.environment["dropped_from_train"]["rows"]
+    run(monkeypatch, "export", whole, "--to", "hf", "--out", tmp_path / "exported")
+
     killed = tmp_path / "killed"
     shutil.copytree(whole, killed)
     for name in ("metrics.json", "predictions.parquet", "stack.json", "report.html", "config.yaml", "environment.json"):
         (killed / name).unlink()
     shutil.rmtree(killed / "model")
+    shutil.rmtree(killed / "student")
     member = record.outcome.members[-1].name
     (killed / "out_of_fold" / f"{member}.safetensors").unlink()
     shutil.rmtree(killed / "members" / member / "fold-3")
     run(monkeypatch, "best", *asked, "--run-dir", killed, "--resume")
-    for name in ("metrics.json", "stack.json"):
+    for name in ("metrics.json", "stack.json", "student/metrics.json"):
         assert json.loads((killed / name).read_text()) == json.loads((whole / name).read_text())
     first, second = (load_classifier(str(place)).score(tiny_comments(20, seed=3)) for place in (whole, killed))
     for task in TASKS:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polarity.loss.classification import ClassTerms, log_one_minus_p, row_losses, smoothing_per_class, symmetric_kl
+from polarity.loss.classification import MISSING, ClassTerms, log_one_minus_p, row_losses, smoothing_per_class, symmetric_kl
 
 WEIGHTS, SMOOTHING = [0.5, 1.8, 3.0], [0.0, 0.05, 0.2]
 
@@ -187,3 +187,15 @@ def test_adaptive_smoothing_in_a_loop() -> None:
     found = smoothing_per_class(0.1, counts.tolist(), adaptive=True)
     expected = [0.1 * (n - min(counts)) / (max(counts) - min(counts)) for n in counts]
     assert found == pytest.approx(expected) and min(found) == 0.0 and max(found) == pytest.approx(0.1)
+
+
+def test_a_teachers_probabilities_take_the_place_of_the_label_and_the_label_keeps_the_weight() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits, soft = torch.randn(6, 3, generator=generator), torch.rand(6, 3, generator=generator).softmax(-1)
+    labels = torch.tensor([0, 1, 2, 0, MISSING, 1])
+    weights = torch.tensor(WEIGHTS)[labels.clamp(min=0)]
+    expected = torch.nn.functional.cross_entropy(logits, soft, reduction="none") * weights * (labels != MISSING)
+    torch.testing.assert_close(row_losses(logits, labels, terms([0.0] * 3, WEIGHTS), soft), expected)
+    hard = torch.nn.functional.one_hot(labels.clamp(min=0), 3).float()
+    plain = row_losses(logits, labels, terms([0.0] * 3, WEIGHTS))
+    torch.testing.assert_close(row_losses(logits, labels, terms([0.0] * 3, WEIGHTS), hard), plain)
