@@ -432,7 +432,7 @@ class _Work:
         )  # fmt: skip
         self.record.seconds.setdefault(artifacts.STUDENT, time.monotonic() - started)
         student = RunFolder.open(self.folder.inside(artifacts.STUDENT)).read_parquet(artifacts.PREDICTIONS)
-        split = "test" if self.rows.test is not None else "validation"
+        split: Literal["test", "validation"] = "test" if self.rows.test is not None else "validation"
         score = _percent(metrics[split]["overall"]["macro_f1"])
         return f"{score} on {metrics[split]['rows']:,} rows that it was not taught; {self._beside(student, split)}"
 
@@ -447,7 +447,7 @@ class _Work:
         found = paired_difference(rows.take(order), stack, self.labels, resamples=self.config.train.resamples, by_title=self.by_title)[
             "overall"
         ]
-        difference = Difference(difference=found["difference"], ci95=tuple(found["ci95"]), verdict=found["verdict"])
+        difference = Difference(difference=found["difference"], ci95=(found["ci95"][0], found["ci95"][1]), verdict=found["verdict"])
         return f"against the stack there {_points(difference)}"
 
     def _pseudo_labelled(self) -> tuple[pa.Table, dict[str, Any]] | None:

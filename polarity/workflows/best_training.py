@@ -5,7 +5,7 @@ Shapes: N rows, K classes.
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from polarity.data.duplicates import find_leaks
 from polarity.data.read import original_error
 from polarity.data.split import Splits, split_indices
 from polarity.errors import RunError
+from polarity.evaluate import Metrics
 from polarity.evaluate.predictions import Floats
 from polarity.paths import with_absolute_paths
 from polarity.strategy import with_settings
@@ -108,7 +109,7 @@ def place_scores(predictions: pa.Table, comments: pa.Table, rows: Any, labels: d
 def teach_student(
     config: Config, training: Training, precision: str, folder: RunFolder, labelled: pa.Table, soft: dict[str, Any],
     unlabelled: tuple[pa.Table, dict[str, Any]] | None, test: pa.Table | None, say: Say,
-) -> dict[str, Any]:  # fmt: skip
+) -> Metrics:  # fmt: skip
     """Train one encoder on the stack's probabilities (Hinton et al. 2015) into student/, a run of its own; returns its metrics.
 
     `soft[task]` (N, K) are out of fold for the labelled rows, so that no row's own label reaches its soft label; `unlabelled` are comments
@@ -119,7 +120,7 @@ def teach_student(
     place = folder.inside(STUDENT)
     run = RunFolder.at(place)
     if run.exists(METRICS):
-        return run.read_json(METRICS)
+        return cast(Metrics, run.read_json(METRICS))
     splits = _student_splits(config, labelled, soft, unlabelled, test)
     chosen = fold_config(config, training, precision)
     train_on(chosen, place, splits, say=say)

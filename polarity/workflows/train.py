@@ -62,7 +62,7 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
     return finish(config, folder, prepared.splits, say)
 
 
-def finish(config: Config, folder: RunFolder, splits: Splits, say: Say) -> dict[str, Any]:
+def finish(config: Config, folder: RunFolder, splits: Splits, say: Say) -> Metrics:
     """Judge a trained run beside the floors, calibrate it, and write its report; returns the content of metrics.json."""
     metrics = judge(config, folder, splits, say)
     say(render_metrics(metrics))

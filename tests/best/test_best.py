@@ -20,7 +20,7 @@ from polarity.run import Run
 from tests.tiny import tiny_comments, tiny_csv, tiny_encoder
 
 TASKS = ["sentiment", "polarization"]
-BATCHES = ["--set", "train.global_batch_size=64", "--set", "train.micro_batch_size=64"]
+BATCHES = ["--set", "train.global_batch_size=64", "--set", "train.micro_batch_size=32"]
 QUICK = ["--workers", "0", "--set", "train.precision=fp32", "--set", "train.resamples=100", "--time", "2h", *BATCHES]
 
 
