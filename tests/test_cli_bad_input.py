@@ -102,7 +102,7 @@ def write_damaged(case: str, folder: Path, good: str) -> tuple[Path, str]:
         (folder / "x.csv").mkdir()
         return folder / "x.csv", "is a folder"
     if case == "encoding":
-        (folder / "x.csv").write_bytes((good + ROW.replace("some words", "señor")).encode("latin-1"))
+        (folder / "x.csv").write_bytes((good + ROW.replace("some words", "señor")).encode("latin-1") + "y,t,señor,,\n".encode())
         return folder / "x.csv", "line 122: not UTF-8"
     comments = table["Comment"].to_pylist()
     wrong = table.set_column(2, "Comment", pa.array([*comments[:-1], None])) if case == "NaN" else table

@@ -24,7 +24,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at data before training on it
 
 @app.command("check")
 def data_check(
-    file: Annotated[str | None, typer.Argument(help="CSV, Parquet, JSON Lines, a datasets folder, hf:NAME or sample.")] = None,
+    file: Annotated[str | None, typer.Argument(help="CSV, Parquet, JSON Lines, Excel, a datasets folder, hf:NAME or sample.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings (columns, tasks, split).")] = None,
     preset: Preset = None, train: Train = None, validation: Validation = None, test: Test = None, encoder: Encoder = None,
     sets: Sets = None,

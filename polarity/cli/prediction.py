@@ -15,7 +15,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Rows of one forward pass.")
 
 def predict(
     run: Run,
-    data: Annotated[str | None, typer.Option(help="CSV, TSV, Parquet or JSON Lines: a file, a folder, a glob in quotes; hf:NAME.")] = None,
+    data: Annotated[str | None, typer.Option(help="CSV, Parquet, JSON Lines or Excel: a file, a folder, a glob in quotes; hf:NAME.")] = None,
     out: Annotated[str | None, typer.Option(help="File (.csv, .tsv, .parquet, .jsonl), or a folder: one file for each input.")] = None,
     text: Annotated[str | None, typer.Option(help="One comment instead of --data.")] = None,
     title: Annotated[str, typer.Option(help="The post that --text answers.")] = "",
@@ -65,7 +65,7 @@ def predict(
 
 def next_rows(
     run: Run,
-    data: Annotated[str, typer.Option(help="CSV, TSV, Parquet or JSON Lines of comments: a file, a folder, a glob in quotes.")],
+    data: Annotated[str, typer.Option(help="CSV, Parquet, JSON Lines or Excel of comments: a file, a folder, a glob in quotes.")],
     out: Annotated[str, typer.Option(help="File to write: .csv, .tsv, .parquet or .jsonl.")],
     rows: Annotated[int, typer.Option(min=1, help="How many rows to choose.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the clusters.")] = 0,

@@ -73,6 +73,7 @@ def _check_one(
     comments = good.select(layout.canonical_schema.names).combine_chunks()
     report = {
         "source": name,
+        "notes": list(opened.notes),
         "rows": table.num_rows,
         "good_rows": good.num_rows,
         "bad_rows": _bad_rows(table.filter(pc.is_valid(table[PROBLEM])), opened),

@@ -32,6 +32,7 @@ def render(check: Json) -> str:
 
 def _source(part: str, report: Json) -> Iterable[Table | str]:
     yield f"{part + ': ' if part else ''}{report['source']}: {report['rows']:,} rows, {report['good_rows']:,} good"
+    yield from report["notes"]
     yield from _bad_rows(report)
     yield _classes(report)
     if len(report["tasks"]) > 1:

@@ -12,19 +12,20 @@ import pyarrow.parquet as pq
 from polarity.artifacts import column_of_objects
 from polarity.data import hf_format
 from polarity.data.csv_format import open_csv
+from polarity.data.excel_format import open_excel
 from polarity.data.json_format import open_jsonl
 from polarity.data.sample import DEFAULT_ROWS, sample_blocks, sample_columns
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source, positions, readable
 from polarity.errors import DataError, nearest
 from polarity.paths import absolute
 
-EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
+EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".xlsx")
 MAX_PARTS = 32
 """Most tasks that one Parquet file is read by."""
 
 
 def open_source(name: str) -> Source:
-    """Open `name`: .csv, .tsv, .parquet, .jsonl, .ndjson, .json, a folder saved by `datasets`, `hf:NAME[@SPLIT]`, `sample[:ROWS]`.
+    """Open `name`: .csv, .tsv, .parquet, .jsonl, .ndjson, .json, .xlsx, a folder saved by `datasets`, `hf:NAME[@SPLIT]`, `sample[:ROWS]`.
 
     Only the header or footer is read. Raises DataError for what is missing, unknown, empty or damaged there.
     """
@@ -54,6 +55,10 @@ def _open_file(name: str, path: Path) -> Source:
         return _open_parquet(name, path)
     if extension in (".jsonl", ".ndjson", ".json"):
         return open_jsonl(name, path)
+    if extension == ".xlsx":
+        return open_excel(name, path)
+    if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst", ".zip"):
+        raise DataError(f"{name}: is compressed: unpack it first; known are {', '.join(EXTENSIONS)}")
     hint = nearest(extension, EXTENSIONS) if extension else ""
     hint = f" ({hint})" if hint.startswith("did you mean") else ""
     raise DataError(f"{name}: unknown extension {extension!r}{hint}: known are {', '.join(EXTENSIONS)}")

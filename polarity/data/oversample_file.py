@@ -138,6 +138,8 @@ def write_oversampled(source: str, data: DataConfig, out: Path, *, seed: int, ep
     labels = {name: task.labels for name, task in data.tasks.items()}
     columns = ["row_id", "title", "comment", *labels, "multiplicity"]
     opened = open_source(source)
+    for note in opened.notes:
+        say(note)
     _check_rows(opened, find_columns(opened, data), data, say)
     repeated = oversample_dataset(read_dataset(source, data), data, seed=seed, epoch=epoch)
 

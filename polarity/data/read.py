@@ -39,6 +39,8 @@ def read_comments(
     columns, bad rows, duplicate row ids and for no rows.
     """
     opened = open_source(source)
+    for note in opened.notes:
+        say(note)
     layout = find_columns(opened, data, labelled=labelled)
     if through_ray and _ray_is_running():
         table = _through_ray(opened, layout)

@@ -28,24 +28,33 @@ class Source:
     """Rows as they are in a file.
 
     `columns` are all that it has; `parts` together are its rows, in order; `locate` turns row positions (from 0) into the
-    numbers that a person looks for: lines of the file (from 1) where `unit` is "line", else the positions themselves.
+    numbers that a person looks for: lines of the file or rows of the sheet (from 1), or, where `unit` is "row", the positions themselves.
+    `notes` are lines for the reader: how the file was read, if not in the usual way.
     """
 
     name: str
     columns: tuple[str, ...]
-    unit: Literal["line", "row"]
+    unit: Literal["line", "row", "sheet row"]
     parts: tuple[Part, ...]
     locate: Callable[[Sequence[int]], list[int]]
+    notes: tuple[str, ...] = ()
 
     def places(self, rows: Sequence[int]) -> list[str]:
         """`line 7` or `row 5 (counted from 0)` of each row position; reads the file again, so only for rows to be shown."""
-        tail = "" if self.unit == "line" else " (counted from 0)"
+        tail = " (counted from 0)" if self.unit == "row" else ""
         return [f"{self.unit} {number}{tail}" for number in self.locate(rows)]
 
 
 def positions(rows: Sequence[int]) -> list[int]:
     """`locate` of sources without lines."""
     return list(rows)
+
+
+def number_text(value: bool | int | float) -> str:
+    """A number as text: true and false, and whole floats without `.0`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ CHUNK = pa.schema(
     ]
 )
 """A chunk as one row: file number, position of its first row, titles, comments (null where empty), or what cannot be read."""
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".xlsx": "xlsx"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Input:
 
     @property
     def format(self) -> str:
-        """csv, tsv, parquet, jsonl; or `rows` for a source that is no such file."""
+        """csv, tsv, parquet, jsonl, xlsx; or `rows` for a source that is no such file."""
         return "rows" if self.path is None or self.path.is_dir() else FORMATS[self.path.suffix.lower()]
 
 

@@ -5,14 +5,14 @@ JSON Lines give their objects, the other formats tables. The rows are those that
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from polarity.data.csv_format import BOM
+from polarity.data.json_format import json_rows
 from polarity.data.source import ROWS_PER_BLOCK
+from polarity.data.text_file import text_file
 from polarity.errors import DataError
 from polarity.predict.input import Input
 
@@ -24,7 +24,7 @@ TEXT = pa.large_string()
 def row_blocks(given: Input) -> Iterator[Rows]:
     """Blocks of all rows with all columns."""
     if given.format == "jsonl" and given.path is not None:
-        yield from _objects(given.path)
+        yield from _objects(given)
     elif given.format == "parquet" and given.path is not None:
         with pq.ParquetFile(given.path) as file:
             for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK, use_threads=False):
@@ -34,16 +34,15 @@ def row_blocks(given: Input) -> Iterator[Rows]:
             yield from part.blocks(given.source.columns)
 
 
-def _objects(path: Path) -> Iterator[list[Row]]:
+def _objects(given: Input) -> Iterator[list[Row]]:
+    assert given.path is not None
+    name = given.source.name
     held: list[Row] = []
-    with path.open("rb") as file:
-        for raw in file:
-            line = raw.removeprefix(BOM)
-            if line.strip():
-                held.append(json.loads(line))
-            if len(held) == ROWS_PER_BLOCK:
-                yield held
-                held = []
+    for _, row in json_rows(name, text_file(name, given.path)):
+        held.append(row)
+        if len(held) == ROWS_PER_BLOCK:
+            yield held
+            held = []
     if held:
         yield held
 
@@ -63,7 +62,7 @@ def table_schema(inputs: Sequence[Input]) -> pa.Schema:
 
 def _fields(given: Input) -> list[pa.Field]:
     if given.format == "jsonl" and given.path is not None:
-        return _json_fields(given.path)
+        return _json_fields(given)
     if given.format == "parquet" and given.path is not None:
         return list(pq.read_schema(given.path))
     if given.format in ("csv", "tsv"):
@@ -72,10 +71,10 @@ def _fields(given: Input) -> list[pa.Field]:
     return [] if first is None else list(first.schema)
 
 
-def _json_fields(path: Path) -> list[pa.Field]:
+def _json_fields(given: Input) -> list[pa.Field]:
     """Keys of all objects, each with the type that all its values have, else text."""
     kinds: dict[str, set[type]] = {}
-    for rows in _objects(path):
+    for rows in _objects(given):
         for row in rows:
             for key, value in row.items():
                 kinds.setdefault(key, set()).add(type(value))

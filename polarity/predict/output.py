@@ -1,4 +1,4 @@
-"""What predict writes: CSV, TSV, Parquet and JSON Lines, the input's columns first, the predictions behind them.
+"""What predict writes: CSV, TSV, Parquet, JSON Lines and Excel workbooks, the input's columns first, the predictions behind them.
 
 A cell of a CSV that begins with = + - @ or a control character is run as a formula by spreadsheets, whoever wrote the comment
 (https://owasp.org/www-community/attacks/CSV_Injection). Such cells get an apostrophe in front, unless they are plain numbers.
@@ -6,6 +6,7 @@ A cell of a CSV that begins with = + - @ or a control character is run as a form
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from polarity.data.excel_format import ExcelSheet
 from polarity.errors import DataError
 from polarity.evaluate.predictions import probability_column
 from polarity.predict.input_rows import Rows, as_table, column_text, json_text
@@ -210,10 +212,44 @@ class ParquetWriter:
             self._writer.close()
 
 
+class ExcelWriter:
+    """One sheet of a workbook (.xlsx): numbers as numbers, all else as text, so that nothing is a formula."""
+
+    def __init__(self, path: Path, name: str, schema: pa.Schema) -> None:
+        self.escaped = 0
+        self._path, self._name, self._schema = path, name, schema
+        self._sheet: ExcelSheet | None = None
+
+    def write(self, rows: Rows, predictions: pa.Table) -> None:
+        table = as_table(rows, self._schema, self._name)
+        if self._sheet is None:
+            self._sheet = ExcelSheet(self._path, [*self._schema.names, *predictions.column_names])
+        cells = [self._cells(column, name) for name, column in zip(table.column_names, table.columns, strict=True)]
+        for values in zip(*cells, *(column.to_pylist() for column in predictions.columns), strict=True):
+            self._sheet.append(values)
+
+    def _cells(self, column: pa.ChunkedArray, name: str) -> list[Any]:
+        kind = column.type
+        if pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and kind.bit_width <= 32):
+            return list(column.to_pylist())
+        if pa.types.is_floating(kind):
+            return [value if value is None or isfinite(value) else None if value != value else str(value) for value in column.to_pylist()]
+        return list(column_text(column, name, self._name).to_pylist())  # Excel rounds whole numbers above 15 digits
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._sheet is not None:
+            self._sheet.close(keep=kind is None)
+
+
 def open_writer(path: Path, kind: str, name: str, schema: pa.Schema, *, escape: bool) -> Writer:
-    """A writer of `kind` (csv, tsv, parquet, jsonl) to `path`; `name` is the input's in messages."""
+    """A writer of `kind` (csv, tsv, parquet, jsonl, xlsx) to `path`; `name` is the input's in messages."""
     if kind == "jsonl":
         return JsonlWriter(path, name)
     if kind == "parquet":
         return ParquetWriter(path, name, schema)
+    if kind == "xlsx":
+        return ExcelWriter(path, name, schema)
     return CsvWriter(path, name, schema, "\t" if kind == "tsv" else ",", escape=escape)

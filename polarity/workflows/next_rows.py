@@ -38,9 +38,11 @@ def choose_next(options: ScoreOptions, data: str, out: str, count: int, *, overw
     options = replace(options, run=absolute(options.run))
     target = Path(out).expanduser().absolute()
     if check_out(target, overwrite=overwrite):
-        raise DataError(f"{out}: next writes one file: give a name that ends in .csv, .tsv, .parquet or .jsonl")
+        raise DataError(f"{out}: next writes one file: give a name that ends in .csv, .tsv, .parquet, .jsonl or .xlsx")
     settings = Run.open(options.run).data
     inputs, _ = open_inputs(data, Columns.chosen(settings, None, None), leave_out=target)
+    for note in (note for each in inputs for note in each.source.notes):
+        say(note)
     scorer = ChunkScorer(options)
     label_columns = {task: settings.tasks[task].column for task in scorer.classifier.labels}
     table = _all_rows(inputs)

@@ -58,6 +58,8 @@ def predict(options: ScoreOptions, data: str, out: str, given: PredictOptions | 
     is_folder = check_out(target, overwrite=given.overwrite)
     columns = Columns.chosen(Run.open(options.run).data, given.comment_column, given.title_column)
     inputs, skipped = open_inputs(data, columns, leave_out=target)
+    for note in (note for each in inputs for note in each.source.notes):
+        say(note)
     if skipped:
         say(f"left out {len(skipped)} file(s) of other kinds: {', '.join(skipped[:3])}{', ...' if len(skipped) > 3 else ''}")
     targets = plan_targets(target, inputs, is_folder=is_folder)

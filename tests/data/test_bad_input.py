@@ -36,7 +36,7 @@ CASES: list[tuple[str, bytes, list[str]]] = [
     ("x.csv", HEADER.replace(b"Comment", b"Coment") + GOOD, ["no column 'Comment'", "'Coment'", "data.comment_column"]),
     ("x.csv", HEADER.replace(b"Final Sentiment", b"Sentiment") + GOOD, ["'Final Sentiment'", "data.tasks.sentiment.column"]),
     ("x.csv", HEADER.replace(b"Title", b"Titel") + GOOD, ["no column 'Title'", "did you mean 'Titel'?", "data.title_column=null"]),
-    ("x.csv", HEADER.replace(b",", b";") + GOOD.replace(b",", b";"), ["no column 'Comment'", "';'", "commas"]),
+    ("x.csv", HEADER.replace(b",", b";") + b"one;two\n", ["no column 'Comment'", "';'", "commas"]),
     ("x.csv", b"Comment,Title,Comment\nx,y,z\n", ["line 1", "'Comment'", "2 times"]),
     (
         "x.parquet",
@@ -68,11 +68,29 @@ CASES: list[tuple[str, bytes, list[str]]] = [
     ("x.parquet", parquet_bytes(TABLE.set_column(1, "Comment", pa.array([b"\xff"]))), ["'Comment'", "binary"]),
     ("x.parquet", parquet_bytes(TABLE.set_column(2, "Final Sentiment", pa.array([1]))), ["row 0", "unknown label", "'1'"]),
     # encoding and bytes
-    ("x.csv", HEADER + GOOD + "b,t,se\xf1or,positive,partisan\n".encode("latin-1"), ["line 3", "not UTF-8", "0xf1", "byte 7"]),
-    ("x.csv", HEADER.replace(b"Title", b"T\xeetle") + GOOD, ["line 1", "not UTF-8", "0xee"]),
-    ("x.csv", (HEADER + GOOD).decode().encode("utf-16"), ["UTF-16", "UTF-8"]),
+    (
+        "x.csv",
+        HEADER + GOOD + b"b,t,se\xf1or,positive,partisan\nc,t,se\xc3\xb1or,positive,partisan\n",
+        ["line 3", "0xf1", "byte 7", "other"],
+    ),
+    ("x.csv", HEADER.replace(b"Title", b"T\xeetle\xe2\x80\x99") + "c,t,señor,x,x\n".encode(), ["line 1", "not UTF-8", "0xee"]),
+    ("x.csv", (HEADER + GOOD).decode().encode("utf-16") + b"x", ["utf-16", "UTF-8"]),
+    ("x.csv", (HEADER + GOOD).decode().encode("utf-16-le") + b"\0\xd8", ["utf-16-le", "UTF-8"]),
+    ("x.csv", b"\x1f\x8b\x08" + HEADER, ["gzip", "gunzip"]),
+    ("x.jsonl", b"PK\x03\x04" + HEADER, ["zip", ".xlsx"]),
+    ("x.csv.gz", b"\x1f\x8b", ["compressed", "unpack"]),
     ("x.csv", HEADER + GOOD + b"b,t,x\0y,positive,partisan\n", ["line 3", "NUL", "byte 6"]),
-    ("x.jsonl", jsonl() + jsonl(row_id="b").replace(b"ayos", b"ay\xf3s"), ["line 2", "not UTF-8", "0xf3"]),
+    (
+        "x.jsonl",
+        jsonl(row_id="c").replace(b"ayos", "ayós".encode()) + jsonl().replace(b"ayos", b"ay\xf3s"),
+        ["line 2", "not UTF-8", "0xf3"],
+    ),
+    # what JSON's reader would take in silence, or not at all
+    ("x.jsonl", jsonl() + jsonl(row_id="b").replace(b'"Title"', b'"Comment": "lost", "Title"'), ["line 2", "'Comment' 2 times"]),
+    ("x.jsonl", jsonl() + jsonl(row_id=7).replace(b": 7", b": " + b"7" * 5000), ["line 2", "5,000 digits", "quotes"]),
+    ("x.jsonl", jsonl() + jsonl(row_id=7).replace(b": 7", b": 1e999"), ["line 2", "too large", "1e999"]),
+    ("x.jsonl", jsonl() + jsonl(row_id=7).replace(b": 7", b": -Infinity"), ["line 2", "-Infinity", "null"]),
+    ("x.jsonl", jsonl() + b'{"a":' * 100_000 + b"\n", ["line 2", "nested too deeply"]),
     # CSV structure
     ("x.csv", HEADER + GOOD + b"b,t,one, two,positive,partisan\n", ["line 3", "expected 5 columns", "got 6", "quotes"]),
     ("x.csv", HEADER + GOOD + b"b,t,x\n", ["line 3", "expected 5 columns", "got 3"]),
@@ -104,7 +122,9 @@ CASES: list[tuple[str, bytes, list[str]]] = [
     ("x.json", b'[{"Comment": "x"}]', ["line 1", "array", "JSON Lines"]),
     ("x.jsonl", b'"text"\n', ["line 1", "object"]),
     # extensions
-    ("x.xlsx", b"x", ["unknown extension '.xlsx'", ".csv", ".parquet"]),
+    ("x.xls", b"x", ["unknown extension '.xls'", ".xlsx"]),
+    ("x.xlsx", b"x", ["not an Excel workbook"]),
+    ("x.xlsx", b"\xd0\xcf\x11\xe0\xa1", ["password", ".xlsx"]),
     ("x.parqet", b"x", ["did you mean '.parquet'?"]),
     ("x", b"x", ["unknown extension ''"]),
 ]

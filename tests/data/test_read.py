@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from polarity.config import DataConfig, SplitConfig, TaskConfig
 from polarity.data import csv_format, json_format, source
-from polarity.data.csv_format import looks_sound
 from polarity.data.read import original_error, read_comments, read_dataset
 from polarity.errors import DataError
 
@@ -79,7 +78,7 @@ def write_all(folder: Path, rows: list[list[str]]) -> dict[str, str]:
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Several blocks from a few rows."""
     monkeypatch.setattr(json_format, "ROWS_PER_BLOCK", 3)
-    monkeypatch.setattr(csv_format, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(csv_format, "ROWS_PER_BLOCK", 3)
     yield
 
 
@@ -105,25 +104,9 @@ def test_all_formats_give_the_same_table(tmp_path: Path) -> None:
 def test_what_the_csv_module_writes_is_read_back(tmp_path: Path, comments: list[str]) -> None:
     comments = ["." + text for text in comments]
     path = write_csv(tmp_path / "x.csv", rows_of(comments), quoting=csv.QUOTE_ALL)  # type: ignore[arg-type]
-    assert looks_sound(Path(path), ",")
     assert read_comments(path, DataConfig())["comment"].to_pylist() == comments
     path = write_csv(tmp_path / "y.csv", rows_of(comments))
     assert read_comments(path, DataConfig())["comment"].to_pylist() == comments
-
-
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(body=st.text('ab,"\n', max_size=40), size=st.integers(1, 9))
-def test_soundness_is_never_claimed_of_what_the_strict_csv_module_refuses(tmp_path: Path, body: str, size: int) -> None:
-    path = tmp_path / "x.csv"
-    path.write_text(body, encoding="utf-8")
-    try:
-        list(csv.reader(body.splitlines(keepends=True), strict=True))
-        accepted = True
-    except csv.Error:
-        accepted = False
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_format, "BLOCK_BYTES", size)
-        assert accepted or not looks_sound(path, ",")
 
 
 def test_lone_quotes_in_unquoted_text_are_text(tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""Excel workbooks (.xlsx): the first sheet that holds rows, streamed by openpyxl, its cells as text; and how such a file is written."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from polarity.data.source import ROWS_PER_BLOCK, Part, Source, number_text, readable
+from polarity.errors import DataError
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
+
+MOST_ROWS = 1_048_576
+MOST_CHARACTERS = 32_767
+"""What one sheet and one cell can hold."""
+ESCAPE = re.compile("_(x[0-9A-Fa-f]{4}_)")
+"""How a workbook writes a control character; a text that holds such words itself gets another underscore."""
+Cells = tuple[Any, ...]
+
+
+def open_excel(name: str, path: Path) -> Source:
+    """Open a workbook's first visible sheet with rows; its first filled row is the header. Raises DataError where there is none."""
+    with _workbook(name, path) as book:
+        sheets = [sheet.title for sheet in book.worksheets if sheet.sheet_state == "visible" and next(_filled(sheet), None)]
+        if not sheets:
+            raise DataError(f"{name}: the workbook is empty: no sheet holds a row")
+        _, header = next(_filled(book[sheets[0]]))
+    columns = ["" if cell is None else str(cell) for cell in _trimmed(header)]
+    twice = [column for column in columns if column.strip() and columns.count(column) > 1]
+    if twice:
+        raise DataError(f"{name}: the column {twice[0]!r} is in the header {columns.count(twice[0])} times: rename or remove one")
+    note = f"{name}: reads the sheet {sheets[0]!r} only, not {', '.join(map(repr, sheets[1:]))}"
+    return Source(
+        name=name,
+        columns=tuple(columns),
+        unit="sheet row",
+        parts=(Part(0, partial(_blocks, name, path, sheets[0])),),
+        locate=partial(_sheet_rows, name, path, sheets[0]),
+        notes=(note,) if len(sheets) > 1 else (),
+    )
+
+
+@contextmanager
+def _workbook(name: str, path: Path) -> Iterator["Workbook"]:
+    """The opened workbook. openpyxl raises errors of many kinds for a damaged file: all become one DataError."""
+    from openpyxl import load_workbook
+
+    with readable(name), path.open("rb") as file:
+        if file.read(4) == b"\xd0\xcf\x11\xe0":
+            raise DataError(f"{name}: has a password, or is an old .xls: save it as .xlsx without a password")
+        file.seek(0)
+        try:
+            book = load_workbook(file, read_only=True, data_only=True)
+            try:
+                yield book
+            finally:
+                book.close()
+        except (DataError, GeneratorExit):
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+            raise DataError(
+                f"{name}: damaged, or not an Excel workbook ({what}): open it in a spreadsheet program and save it again"
+            ) from error
+
+
+def _filled(sheet: Any) -> Iterator[tuple[int, Cells]]:
+    """(number, cells) of the rows that hold anything."""
+    sheet.reset_dimensions()  # some programs write wrong ones, and rows behind them would be lost
+    for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+        if any(cell is not None and cell != "" for cell in cells):
+            yield number, cells
+
+
+def _trimmed(cells: Cells) -> Cells:
+    end = len(cells)
+    while end and (cells[end - 1] is None or cells[end - 1] == ""):
+        end -= 1
+    return cells[:end]
+
+
+def _blocks(name: str, path: Path, sheet: str, columns: Sequence[str]) -> Iterator[pa.Table]:
+    with _workbook(name, path) as book:
+        rows = _filled(book[sheet])
+        header = ["" if cell is None else str(cell) for cell in _trimmed(next(rows)[1])]
+        places = [header.index(column) for column in columns]
+        while block := list(islice(rows, ROWS_PER_BLOCK)):
+            for number, cells in block:
+                if len(_trimmed(cells)) > len(header):
+                    raise DataError(
+                        f"{name}, sheet row {number}: has a cell beyond the {len(header)} columns of the header: name its column"
+                    )
+            yield pa.table(
+                {
+                    column: pa.array([_text(cells[at]) if at < len(cells) else None for _, cells in block], pa.large_string())
+                    for column, at in zip(columns, places, strict=True)
+                }
+            )
+
+
+def _text(value: object) -> str | None:
+    from openpyxl.utils.escape import unescape
+
+    if value is None or isinstance(value, str):
+        return value if value is None else str(unescape(value))
+    return number_text(value) if isinstance(value, (bool, int, float)) else str(value)
+
+
+def _sheet_rows(name: str, path: Path, sheet: str, rows: Sequence[int]) -> list[int]:
+    with _workbook(name, path) as book:
+        numbers = [number for number, _ in _filled(book[sheet])][1:]
+    return [numbers[row] for row in rows]
+
+
+class ExcelSheet:
+    """Writes one sheet row by row, in flat memory. Text is text: what looks like a formula stays what it says."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        from openpyxl import Workbook
+
+        self.path, self.rows = path, 0
+        self.book = Workbook(write_only=True)
+        self.sheet = self.book.create_sheet("Sheet1")
+        self.append(columns)
+
+    def append(self, values: Sequence[object]) -> None:
+        """Write a row. Raises DataError for a row or text above what a sheet can hold."""
+        self.rows += 1
+        if self.rows > MOST_ROWS:
+            raise DataError(f"{self.path}: more than {MOST_ROWS - 1:,} rows, which an Excel sheet cannot hold: write .csv or .parquet")
+        self.sheet.append([self._cell(value) for value in values])
+
+    def _cell(self, value: object) -> object:
+        from openpyxl.cell import WriteOnlyCell
+        from openpyxl.utils.escape import escape
+
+        if not isinstance(value, str):
+            return value
+        text = escape(ESCAPE.sub(r"_x005F_\1", value))
+        if len(text) > MOST_CHARACTERS:
+            raise DataError(f"{self.path}: row {self.rows} has a text above {MOST_CHARACTERS:,} characters: write .csv or .parquet")
+        cell = WriteOnlyCell(self.sheet)
+        cell.value = text
+        cell.data_type = "s"
+        return cell
+
+    def close(self, *, keep: bool = True) -> None:
+        """Write the file, or, with `keep=False`, leave it."""
+        if keep:
+            self.book.save(self.path)
+        else:
+            self.sheet.close()
