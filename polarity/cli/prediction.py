@@ -15,7 +15,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Rows of one forward pass.")
 
 def predict(
     run: Run,
-    data: Annotated[str | None, typer.Option(help="CSV, Parquet, JSON Lines or Excel: a file, a folder, a glob in quotes; hf:NAME.")] = None,
+    data: Annotated[str | None, typer.Option(help="CSV, Parquet, JSON Lines, Excel: a file, a folder, a glob in quotes; hf:NAME.")] = None,
     out: Annotated[str | None, typer.Option(help="File (.csv, .tsv, .parquet, .jsonl), or a folder: one file for each input.")] = None,
     text: Annotated[str | None, typer.Option(help="One comment instead of --data.")] = None,
     title: Annotated[str, typer.Option(help="The post that --text answers.")] = "",
