@@ -11,70 +11,67 @@ from polarity.report.study_effects import (
     headline,
     precision_section,
 )
-from polarity.report.study_record import StudyRecord, read_study
 from polarity.report.study_screen import confirmation_section, interactions_section
 from polarity.report.study_trials import asha_section, curves_section, priors_section, reproduce_section, trials_section
+from polarity.study import Status, Study
 
 
-def render_study(study: str) -> str:
-    """The page of the study folder `study` (local or URI). Raises RunError where it holds none, or a damaged one."""
-    return render_record(read_study(study))
-
-
-def render_record(record: StudyRecord) -> str:
-    """As `render_study`, of artifacts that were read already."""
+def render_study(place: str) -> str:
+    """The page of the study folder `place` (local or URI). Raises RunError where it holds none, or a damaged one."""
+    study = Study.open(place)
     sections = [
-        confirmation_section(record),
-        effects_section(record),
-        interactions_section(record),
+        confirmation_section(study),
+        effects_section(study),
+        interactions_section(study),
         claims_section(),
-        compute_section(record),
-        classes_section(record),
-        precision_section(record),
-        curves_section(record),
-        asha_section(record),
-        priors_section(record),
-        trials_section(record),
-        reproduce_section(record),
+        compute_section(study),
+        classes_section(study),
+        precision_section(study),
+        curves_section(study),
+        asha_section(study),
+        priors_section(study),
+        trials_section(study),
+        reproduce_section(study),
     ]
     return render_page(
-        title=str(record.study["name"]),
+        title=study.file.name,
         kind="ablation study",
-        headline=headline(record),
+        headline=headline(study),
         sections=[section for section in sections if isinstance(section, Section)],
-        facts=_facts(record),
-        banner=SYNTHETIC if record.synthetic else None,
-        notices=_notices(record),
+        facts=_facts(study),
+        banner=SYNTHETIC if study.synthetic else None,
+        notices=_notices(study),
         footer="Made by polarity from the study's own files: study.json, effects.parquet and the folders of its trials.",
     )
 
 
-def _facts(record: StudyRecord) -> list[tuple[str, str]]:
-    study, trials = record.study, record.trials()
-    facts = [("design", f"{study['design']}, {study['level']}"), ("reference", str(study["reference"])), ("arms", str(len(study["arms"])))]
-    for stage, words in (("explore", "exploring seeds"), ("screen", "screening seeds"), ("confirm", "confirming seeds")):
-        seeds = study["seeds"].get(stage) or []
+def _facts(study: Study) -> list[tuple[str, str]]:
+    file, seeds_of = study.file, study.file.seeds
+    facts = [("design", f"{file.design}, {file.level}"), ("reference", file.reference), ("arms", str(len(file.arms)))]
+    stages = ((seeds_of.explore, "exploring seeds"), (seeds_of.screen, "screening seeds"), (seeds_of.confirm, "confirming seeds"))
+    for seeds, words in stages:
         if seeds:
             facts.append((words, ", ".join(map(str, seeds))))
-    facts += [(words, f"{count:,}") for words, count in record.rows.items()]
-    counts = {status: len(record.trials(status)) for status in ("finished", "stopped", "failed", "running", "pending")}
+    facts += [(words, f"{count:,}") for words, count in study.rows.items()]
+    statuses: tuple[Status, ...] = ("finished", "stopped", "failed", "running", "pending")
+    counts = {status: len(study.of(None, status)) for status in statuses}
     facts.append(("trials", ", ".join(f"{count} {status}" for status, count in counts.items() if count)))
-    facts.append(("training", duration(sum(float(trial["train_seconds"] or 0.0) for trial in trials))))
-    if study.get("created"):
-        facts.append(("started", str(study["created"]).replace("T", " ").replace("+00:00", " UTC")))
+    facts.append(("training", duration(sum(trial.train_seconds for trial in study.trials))))
+    if file.created:
+        facts.append(("started", file.created.replace("T", " ").replace("+00:00", " UTC")))
     return facts
 
 
-def _notices(record: StudyRecord) -> list[str]:
-    notices = [str(note) for note in record.study.get("notes") or []]
-    open_trials = record.trials("pending", "running")
+def _notices(study: Study) -> list[str]:
+    notices = list(study.file.notes)
+    open_trials = study.of(None, "pending", "running")
     if open_trials:
         notices.append(f"The study is not done: {len(open_trials)} trials have not ended. What follows is of those that have.")
-    failed = record.trials("failed")
+    failed = study.of(None, "failed")
     if failed:
         notices.append(f"{len(failed)} trial{'s' if len(failed) > 1 else ''} failed, without which the effects were reckoned: see Trials.")
-    asked = len(record.study["seeds"].get("screen" if record.screen else "confirm") or [])
-    short = [row["arm"] for row in record.decided if row["seeds"] < asked]
+    asked = len(study.file.seeds.screen if study.file.screen else study.file.seeds.confirm)
+    short = [row["arm"] for row in study.decided if row["seeds"] < asked]
     if short:
         notices.append(f"Fewer than the {asked} confirming seeds are paired for {', '.join(short)}.")
     return notices

@@ -8,20 +8,20 @@ from markupsafe import Markup
 from polarity.report.charts import Band, Bar, Effect, bars, forest, legend
 from polarity.report.page import Section, columns, details, fragment, table, verdict_pill
 from polarity.report.run_training import duration
-from polarity.report.study_record import StudyRecord
 from polarity.strategy import CLAIMS_NOTE, claims_table
+from polarity.study import Study
 
 HELPS, HURTS = "helps", "hurts"
 _TONES = {HELPS: "good", HURTS: "bad"}
 Cells = list[list[Markup | str]]
 
 
-def headline(record: StudyRecord) -> Markup:
+def headline(study: Study) -> Markup:
     """The finding in a sentence or two."""
-    rows = record.decided
+    rows = study.decided
     if not rows:
         return Markup("<p>No effects yet: no arm has been confirmed in full together with its reference.</p>")
-    if not record.tested:
+    if not study.tested:
         return Markup("<p>One seed shows no spread over seeds, so that nothing is decided. Run at least two seeds, better five.</p>")
     found = {verdict: [row for row in rows if row["verdict"] == verdict] for verdict in (HELPS, HURTS)}
     sentences = Markup("")
@@ -37,9 +37,9 @@ def headline(record: StudyRecord) -> Markup:
     )
 
 
-def effects_section(record: StudyRecord) -> Section:
+def effects_section(study: Study) -> Section:
     """The forest plot with the plan's claims as bands, and the table."""
-    rows = record.decided
+    rows = study.decided
     if not rows:
         return Section("effects", "Effects", Markup("<p>None yet.</p>"))
     lead = (
@@ -47,13 +47,13 @@ def effects_section(record: StudyRecord) -> Section:
         "speaks of other seeds and other rows like these. A verdict needs Holm's p over all arms below 0.05; an interval alone decides "
         "nothing."
     )
-    if record.screen:
+    if study.file.screen:
         lead = (
             "What each factor does to overall macro-F1, in points (hundredths): the mean with it on less the mean with it off, over all "
             "settings of the others, from one linear model over all runs. The effect rows chose nothing. A verdict needs Holm's p over all "
             "factors below 0.05."
         )
-    return Section("effects", "Effects", forest_of(rows, with_reference=not record.screen) + effects_table(rows), lead)
+    return Section("effects", "Effects", forest_of(rows, with_reference=not study.file.screen) + effects_table(rows), lead)
 
 
 def forest_of(rows: Sequence[dict[str, Any]], *, with_reference: bool = True) -> Markup:
@@ -103,34 +103,34 @@ def effects_table(rows: Iterable[dict[str, Any]]) -> Markup:
     return table(head, cells, numeric=(2, 3, 4, 5, 6, 7, 9, 10, 11, 12))
 
 
-def compute_section(record: StudyRecord) -> Section | None:
+def compute_section(study: Study) -> Section | None:
     """What each arm had reached with the cheapest arm's compute."""
-    equal = record.study.get("equal_compute")
-    if not equal or not equal["arms"]:
+    equal = study.file.equal_compute
+    if not equal or not equal.arms:
         return None
     rows: list[Bar | str] = []
-    for entry in equal["arms"]:
-        score = entry["score"]
-        note = f"in full {points(entry['full_score'], sign=False)}"
-        rows.append(Bar(entry["arm"], 0.0 if score is None else score, note=note if score is not None else f"nothing by then; {note}"))
-    budget = duration(equal["budget"]) if equal["unit"] == "seconds" else f"{equal['budget']:g} epochs"
+    for entry in equal.arms:
+        score = entry.score
+        note = f"in full {points(entry.full_score, sign=False)}"
+        rows.append(Bar(entry.arm, 0.0 if score is None else score, note=note if score is not None else f"nothing by then; {note}"))
+    budget = duration(equal.budget or 0.0) if equal.unit == "seconds" else f"{equal.budget or 0.0:g} epochs"
     lead = (
-        f"Best score on the inner validation rows within what the cheapest arm, {equal['cheapest']}, used ({budget} of training), mean "
+        f"Best score on the inner validation rows within what the cheapest arm, {equal.cheapest}, used ({budget} of training), mean "
         "over seeds. An arm that is better only because it trains for longer falls behind here; its schedule was made for more, though."
     )
     chart = bars(rows, label="score at equal compute", number=lambda v: points(v, sign=False), axis=lambda v: points(v, sign=False))
     return Section("compute", "Score at equal compute", chart, lead)
 
 
-def classes_section(record: StudyRecord) -> Section | None:
+def classes_section(study: Study) -> Section | None:
     """The differences by task and class, a column per arm."""
-    arms = [row["arm"] for row in record.decided]
+    arms = [row["arm"] for row in study.decided]
     by_metric: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in record.of_stage("screen" if record.screen else "confirm"):
+    for row in study.effects_of(study.main_stage):
         by_metric.setdefault(row["metric"], {})[row["arm"]] = row
     if not arms:
         return None
-    most = max(abs(row["difference"]) for row in record.effects) or 1.0
+    most = max(abs(row["difference"]) for row in study.effects) or 1.0
     rows = [
         {
             "metric": metric,
@@ -159,47 +159,43 @@ def _heat_cell(row: dict[str, Any] | None, most: float) -> dict[str, Any]:
     }
 
 
-def precision_section(record: StudyRecord) -> Section:
+def precision_section(study: Study) -> Section:
     """How small an effect the study could see, as reckoned before it and as measured, and the scores of each seed."""
-    sizes = record.study.get("detectable") or {}
-    known: Cells = [
-        [words, points(sizes[when], sign=False)]
-        for when, words in (("before", "reckoned before, from a stated spread"), ("after", "measured, from the spread found"))
-        if sizes.get(when) is not None
-    ]
+    sizes, spread = study.file.detectable, study.file.spread
+    forecasts = ((sizes.before, "reckoned before, from the spread of earlier studies"), (sizes.after, "measured, from the spread found"))
+    known: Cells = [[words, points(size, sign=False)] for size, words in forecasts if size is not None]
     facts = table(["smallest effect seen with a power of 80 %", "points"], known, numeric=(1,), narrow=True) if known else Markup("")
-    spread = record.study.get("spread") or {}
-    words = {
-        "seed_sd": "over seeds, of one seed's paired difference",
-        "trial_sd": "over seeds, of one run's score",
-        "row_sd": "of the rows' part, shared by all seeds",
-    }
-    found: Cells = [[name, f"{100 * spread[key]:.2f}"] for key, name in words.items() if spread.get(key) is not None]
+    measured = (
+        (spread.seed_sd, "over seeds, of one seed's paired difference"),
+        (spread.trial_sd, "over seeds, of one run's score"),
+        (spread.row_sd, "of the rows' part, shared by all seeds"),
+    )
+    found: Cells = [[words, f"{100 * value:.2f}"] for value, words in measured if value is not None]
     facts += table(["measured standard deviation", "points"], found, numeric=(1,), narrow=True) if found else Markup("")
     lead = "Dots are single trials: how far they lie apart within an arm is what a single run's score can be trusted for."
-    return Section("spread", "Seed spread and precision", columns(seed_chart(record), facts) if facts else seed_chart(record), lead)
+    return Section("spread", "Seed spread and precision", columns(seed_chart(study), facts) if facts else seed_chart(study), lead)
 
 
-def seed_chart(record: StudyRecord) -> Markup:
+def seed_chart(study: Study) -> Markup:
     """A row of dots per arm: its confirmed trials on the effect rows, or the inner validation scores where those are not there."""
-    finished = record.trials("finished", stage="screen") or record.trials("finished", stage="confirm") or record.trials("finished")
+    finished = study.of("screen", "finished") or study.of("confirm", "finished") or study.of(None, "finished")
     if not finished:
         return Markup("<p>No trial has finished.</p>")
-    whole = all(trial["id"] in record.scores for trial in finished)
-    value = {trial["id"]: record.scores[trial["id"]] if whole else float(trial["overall"]) for trial in finished}
+    whole = all(trial.id in study.scores for trial in finished)
+    value = {trial.id: study.scores[trial.id] if whole else trial.overall or 0.0 for trial in finished}
     low, high = min(value.values()), max(value.values())
     pad = 0.05 * ((high - low) or 0.02)
     rows = []
-    for arm in record.arms:
+    for arm in study.arm_names:
         dots = [
             {
-                "x": 100 * (value[t["id"]] - low + pad) / (high - low + 2 * pad),
-                "title": f"seed {t['seed']}: {points(value[t['id']], sign=False)}",
+                "x": 100 * (value[t.id] - low + pad) / (high - low + 2 * pad),
+                "title": f"seed {t.seed}: {points(value[t.id], sign=False)}",
             }
             for t in finished
-            if t["arm"] == arm
+            if t.arm == arm
         ]
-        own = [value[t["id"]] for t in finished if t["arm"] == arm]
+        own = [value[t.id] for t in finished if t.arm == arm]
         if own:
             spread = f"{points(min(own), sign=False)} to {points(max(own), sign=False)}"
             rows.append({"arm": arm, "dots": dots, "spread": spread if len(own) > 1 else points(own[0], sign=False)})

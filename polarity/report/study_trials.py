@@ -1,8 +1,5 @@
 """How a study went: learning curves, rungs and what ASHA saved, effective priors, every trial, and how to repeat them."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from markupsafe import Markup
 
 from polarity.report.charts import Axis, Point, Series, heat_map, lines
@@ -10,19 +7,19 @@ from polarity.report.page import Section, columns, details, table, verdict_pill
 from polarity.report.run import short_path
 from polarity.report.run_training import duration
 from polarity.report.study_effects import Cells, points
-from polarity.report.study_record import StudyRecord
+from polarity.study import Stage, Study, TrialRecord
 
-STAGES = {"explore": "Exploration", "screen": "Screen", "confirm": "Confirmation"}
+STAGES: dict[Stage, str] = {"explore": "Exploration", "screen": "Screen", "confirm": "Confirmation"}
 _TONES = 6
 
 
-def curves_section(record: StudyRecord) -> Section | None:
+def curves_section(study: Study) -> Section | None:
     """A chart per stage: a line per trial, over the share of its own schedule, with ASHA's rungs as uprights."""
     charts = Markup("")
     for stage, title in STAGES.items():
-        trials = [trial for trial in record.trials(stage=stage) if trial["curve"]]
+        trials = [trial for trial in study.of(stage) if trial.curve]
         if trials:
-            charts += Markup("<h3>{}</h3>").format(title) + _curves(record, trials, _rungs(record) if stage == "explore" else [])
+            charts += Markup("<h3>{}</h3>").format(title) + _curves(study, trials, _rungs(study) if stage == "explore" else [])
     if not charts:
         return None
     lead = (
@@ -32,44 +29,47 @@ def curves_section(record: StudyRecord) -> Section | None:
     return Section("curves", "Learning curves by progress", charts, lead)
 
 
-def _curves(record: StudyRecord, trials: list[dict[str, Any]], rungs: list[float]) -> Markup:
-    tones = {arm: index for index, arm in enumerate(record.arms)}
+def _curves(study: Study, trials: list[TrialRecord], rungs: list[float]) -> Markup:
+    tones = {arm: index for index, arm in enumerate(study.arm_names)}
     series = []
-    for trial in sorted(trials, key=lambda t: tones[t["arm"]]):
+    for trial in sorted(trials, key=lambda t: tones[t.arm]):
         dots = [
-            Point(point["progress"], point["overall"], f"{trial['id']}, epoch {point['epoch']}: {points(point['overall'], sign=False)}")
-            for point in trial["curve"]
+            Point(point["progress"], point["overall"], f"{trial.id}, epoch {point['epoch']}: {points(point['overall'], sign=False)}")
+            for point in trial.curve
         ]
         # More arms than tones: the second round is dashed.
-        series.append(Series(trial["arm"], dots, f"s{tones[trial['arm']] % _TONES + 1}", dashed=tones[trial["arm"]] >= _TONES))
+        series.append(Series(trial.arm, dots, f"s{tones[trial.arm] % _TONES + 1}", dashed=tones[trial.arm] >= _TONES))
     marks = [(rung, f"rung at {rung:.0%} of a schedule") for rung in rungs]
     progress = Axis("share of the arm's own schedule", 0, 1, number=lambda v: f"{v:.0%}")
     scores = Axis("overall macro-F1, points", number=lambda v: points(v, sign=False))
     return lines(series, x=progress, y=scores, label="learning curves", verticals=marks)
 
 
-def _rungs(record: StudyRecord) -> list[float]:
-    return [float(rung) for rung in (record.study.get("asha") or {}).get("rungs", [])]
+def _rungs(study: Study) -> list[float]:
+    return list(study.file.asha.rungs) if study.file.asha else []
 
 
-def asha_section(record: StudyRecord) -> Section | None:
+def asha_section(study: Study) -> Section | None:
     """The rungs with who was stopped there, trial-epochs against the full grid, and the replay on a grid that ran in full."""
-    rungs, saved, replay = _rungs(record), record.study.get("savings"), record.study.get("asha_replay")
+    rungs, saved, replay = _rungs(study), study.file.savings, study.file.asha_replay
     if not rungs and not saved and not replay:
         return None
     parts = []
     if rungs:
-        stopped = record.trials("stopped", stage="explore")
-        explored = record.trials(stage="explore")
+        stopped = study.of("explore", "stopped")
+        explored = study.of("explore")
         rows: Cells = []
         for rung in rungs:
-            here = [trial for trial in stopped if trial["rung"] is not None and abs(trial["rung"] - rung) < 1e-6]
-            reached = sum(trial["progress"] >= rung - 0.01 for trial in explored)
-            rows.append([f"{rung:.0%}", str(reached), str(len(here)), ", ".join(f"{t['arm']} (seed {t['seed']})" for t in here)])
+            here = [trial for trial in stopped if trial.rung is not None and abs(trial.rung - rung) < 1e-6]
+            reached = sum(trial.progress >= rung - 0.01 for trial in explored)
+            rows.append([f"{rung:.0%}", str(reached), str(len(here)), ", ".join(f"{t.arm} (seed {t.seed})" for t in here)])
         parts.append(Markup("<h3>Rungs</h3>") + table(["at", "reached", "stopped", "which"], rows, numeric=(0, 1, 2)))
     for title, account in (("Against the full grid", saved), ("ASHA's decisions replayed on the full grid", replay)):
         if account:
-            entries: Cells = [[_words(key), f"{value:.0%}" if key == "saved" else _value(value)] for key, value in account.items()]
+            entries: Cells = [
+                [_words(key), f"{value:.0%}" if key == "saved" else _value(value)]
+                for key, value in account.model_dump(exclude_none=True).items()
+            ]
             parts.append(Markup("<h3>{}</h3>").format(title) + table(["", ""], entries, numeric=(1,), narrow=True))
     lead = (
         "Stopped trials were never compared by their last score: only trials that ran in full over the confirming seeds enter the effects."
@@ -79,71 +79,69 @@ def asha_section(record: StudyRecord) -> Section | None:
     return Section("asha", "What ASHA did", columns(*parts), lead)
 
 
-def priors_section(record: StudyRecord) -> Section | None:
+def priors_section(study: Study) -> Section | None:
     """Each arm's effective priors: the class balance that its loss sees."""
-    if not record.ledgers:
+    if not study.ledgers:
         return None
-    arms = [arm for arm in record.arms if arm in record.ledgers]
+    arms = [arm for arm in study.arm_names if arm in study.ledgers]
     charts = []
-    for task, entries in record.ledgers[arms[0]]["tasks"].items():
+    for task, entries in study.ledgers[arms[0]]["tasks"].items():
         names = [entry["name"] for entry in entries]
-        values = [[entry["effective_prior"] for entry in record.ledgers[arm]["tasks"][task]] for arm in arms]
+        values = [[entry["effective_prior"] for entry in study.ledgers[arm]["tasks"][task]] for arm in arms]
         shares = [entry["share"] for entry in entries]
         shown, words = [shares, *values], f"{task}: share of the loss"
         chart = heat_map(["in the data", *arms], names, shown, shades=shown, label=words, number=lambda v: f"{v:.0%}")
         charts.append(Markup("<h3>{}</h3>").format(task) + chart)
-    warned: Cells = [[arm, warning] for arm in arms for warning in record.ledgers[arm].get("warnings", [])]
+    warned: Cells = [[arm, warning] for arm in arms for warning in study.ledgers[arm].get("warnings", [])]
     notes = details(f"{len(warned)} warnings about the class balance", table(["arm", "warning"], warned)) if warned else Markup("")
     lead = "Each class's share of the loss after oversampling and class weights. Corrections multiply: an arm may turn the balance over."
     return Section("priors", "Effective priors", columns(*charts) + notes, lead)
 
 
-def trials_section(record: StudyRecord) -> Section:
+def trials_section(study: Study) -> Section:
     """Stopped and failed trials first, with where they got to and why; then all."""
-    lost = record.trials("stopped", "failed")
+    lost = study.of(None, "stopped", "failed")
     head = ["trial", "seed", "stage", "status", "progress", "epochs", "time", "best", "stopped at"]
     parts = Markup("")
     if lost:
         parts += Markup("<h3>Stopped and failed</h3>") + table(head, (_trial(t) for t in lost), numeric=(1, 4, 5, 6, 7, 8))
         for trial in lost:
-            if trial["error"]:
-                parts += Markup('<p class="notice"><b>{}</b> after {} attempts: {}</p>').format(
-                    trial["id"], trial["attempts"], trial["error"]
-                )
-    every = table(head, (_trial(t) for t in record.trials()), numeric=(1, 4, 5, 6, 7, 8))
-    parts += details(f"All {len(record.trials())} trials", every, opened=not lost)
+            if trial.error:
+                parts += Markup('<p class="notice"><b>{}</b> after {} attempts: {}</p>').format(trial.id, trial.attempts, trial.error)
+    every = table(head, (_trial(t) for t in study.trials), numeric=(1, 4, 5, 6, 7, 8))
+    parts += details(f"All {len(study.trials)} trials", every, opened=not lost)
     lead = "A stopped trial's best is what it had when it was stopped: not comparable with a trial that ran in full."
     return Section("trials", "Trials", parts, lead)
 
 
-def _trial(trial: Mapping[str, Any]) -> list[Markup | str]:
+def _trial(trial: TrialRecord) -> list[Markup | str]:
     return [
-        trial["id"],
-        str(trial["seed"]),
-        trial["stage"],
-        verdict_pill(trial["status"]),
-        f"{trial['progress']:.0%}",
-        str(trial["epochs"]),
-        duration(float(trial["seconds"] or 0.0)),
-        points(trial["overall"], sign=False),
-        "" if trial["rung"] is None else f"{trial['rung']:.0%}",
+        trial.id,
+        str(trial.seed),
+        trial.stage,
+        verdict_pill(trial.status),
+        f"{trial.progress:.0%}",
+        str(trial.epochs),
+        duration(trial.seconds),
+        points(trial.overall, sign=False),
+        "" if trial.rung is None else f"{trial.rung:.0%}",
     ]
 
 
-def reproduce_section(record: StudyRecord) -> Section:
+def reproduce_section(study: Study) -> Section:
     """The study's command, and one for each trial."""
-    command = record.study.get("command")
+    command = study.file.command
     whole = Markup("<pre>{}</pre>").format(command) if command else Markup("<p>The study does not record its command.</p>")
     rows: Cells = []
-    for trial in record.trials():
-        own = trial.get("command") or f"polarity train {trial['run_dir']}/config.yaml --run-dir runs/{trial['id']}"
-        rows.append([trial["id"], Markup("<code>{}</code>").format(own)])
+    for trial in study.trials:
+        own = f"polarity train {trial.run_dir}/config.yaml --run-dir runs/{trial.id}"
+        rows.append([trial.id, Markup("<code>{}</code>").format(own)])
     listed = details("Each trial", table(["trial", "command, from the study's folder"], rows))
     parts = [whole, listed]
-    if record.study.get("config"):
-        parts.append(details("The configuration that all arms start from", Markup("<pre>{}</pre>").format(record.study["config"])))
-    if record.study.get("environment"):
-        entries: Cells = [[_words(key), _value(value)] for key, value in record.study["environment"].items()]
+    if study.file.config:
+        parts.append(details("The configuration that all arms start from", Markup("<pre>{}</pre>").format(study.file.config)))
+    if study.file.environment:
+        entries: Cells = [[_words(key), _value(value)] for key, value in study.file.environment.items()]
         parts.append(details("Versions and machine", table(["", ""], entries)))
     lead = (
         "The study's command runs the same trials on the same rows. A trial's configuration given to polarity train is the arm with its "

@@ -12,12 +12,11 @@ Nothing here remembers anything: a decision follows from the record's curves alo
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from polarity.errors import ConfigError
+from polarity.study import Asha, Replay, TrialRecord
 
 REDUCTION = 2.0
 GRACE = 0.2
@@ -28,25 +27,6 @@ Curve = Sequence[tuple[float, float]]
 """(progress 0..1, overall score) of each epoch."""
 Run = tuple[Curve, bool]
 """A trial's curve, and whether it ended of itself."""
-
-
-@dataclass(frozen=True)
-class Asha:
-    """Rungs as shares of a schedule, ascending; at each of them about 1 / `reduction` of the trials go on, and with `keep_ahead` those
-    that are not behind their own reference."""
-
-    rungs: tuple[float, ...]
-    reduction: float = REDUCTION
-    keep_ahead: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """The entry `asha` of study.json."""
-        return {"rungs": list(self.rungs), "reduction": self.reduction, "keep_ahead": self.keep_ahead}
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> "Asha":
-        """What `to_json` wrote."""
-        return cls(tuple(entry["rungs"]), float(entry["reduction"]), bool(entry["keep_ahead"]))
 
 
 def plan_asha(
@@ -111,47 +91,40 @@ def _ahead(own: float, rung: float, reference: Run | None, asha: Asha) -> bool:
     return its is not None and own >= its
 
 
-def curve_of(trial: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """The curve of a trial of study.json."""
-    return [(float(point["progress"]), float(point["overall"])) for point in trial["curve"]]
-
-
-def replay(
-    trials: Sequence[Mapping[str, Any]], references: Mapping[str, str | None], scores: Mapping[str, float], asha: Asha
-) -> dict[str, Any]:
+def replay(trials: Sequence[TrialRecord], references: Mapping[str, str | None], scores: Mapping[str, float], asha: Asha) -> Replay:
     """What ASHA would have done to a grid that ran in full, one trial after the other in the given order, each seed by itself.
 
     `trials`: finished trials of study.json; `references`: {arm: the arm it is compared with}, None for the study's own, which is never
     stopped; `scores`: {arm: score on the effect rows, mean over seeds}, which says who is truly best.
-    Returns a flat account: epochs saved, arms stopped, and in how many seeds the best arm would have been stopped.
+    Returns an account: epochs saved, arms stopped, and in how many seeds the best arm would have been stopped.
     """
     stopped: dict[str, int] = {}
     run = full = 0
-    seeds = sorted({int(trial["seed"]) for trial in trials})
+    seeds = sorted({trial.seed for trial in trials})
     best = max(scores, key=lambda arm: scores[arm])
     for seed in seeds:
         seen: dict[str, Run] = {}
-        for trial in (t for t in trials if t["seed"] == seed):
-            curve, cut = curve_of(trial), None
+        for trial in (t for t in trials if t.seed == seed):
+            curve, cut = trial.points, None
             full += len(curve)
-            reference = references[trial["arm"]]
+            reference = references[trial.arm]
             for length in range(1, len(curve) + 1) if reference is not None else ():
                 if stops_at(curve[:length], seen.values(), asha, seen.get(str(reference))) is not None:
                     cut = length
                     break
-            seen[trial["arm"]] = (curve[:cut], cut is None)
+            seen[trial.arm] = (curve[:cut], cut is None)
             run += cut or len(curve)
             if cut is not None:
-                stopped[trial["arm"]] = stopped.get(trial["arm"], 0) + 1
+                stopped[trial.arm] = stopped.get(trial.arm, 0) + 1
     everywhere = sorted(arm for arm, count in stopped.items() if count == len(seeds))
-    return {
-        "rungs": list(asha.rungs),
-        "seeds": len(seeds),
-        "epochs_full": full,
-        "epochs_with_asha": run,
-        "saved": 1 - run / full if full else 0.0,
-        "stopped_trials": sum(stopped.values()),
-        "arms_stopped_in_every_seed": ", ".join(everywhere) or "none",
-        "best_arm": best,
-        "seeds_in_which_the_best_arm_was_stopped": stopped.get(best, 0),
-    }
+    return Replay(
+        rungs=list(asha.rungs),
+        seeds=len(seeds),
+        epochs_full=full,
+        epochs_with_asha=run,
+        saved=1 - run / full if full else 0.0,
+        stopped_trials=sum(stopped.values()),
+        arms_stopped_in_every_seed=", ".join(everywhere) or "none",
+        best_arm=best,
+        seeds_in_which_the_best_arm_was_stopped=stopped.get(best, 0),
+    )

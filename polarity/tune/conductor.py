@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from polarity.errors import ConfigError
-from polarity.tune.asha import Asha, stops_at
+from polarity.study import Asha, Study, TrialRecord, new_trial
+from polarity.tune.asha import stops_at
 from polarity.tune.designs import needed_for
-from polarity.tune.record import Study, TrialRecord, new_trial, survivors
 
 MAX_ATTEMPTS = 2
 
@@ -150,8 +150,8 @@ class Conductor:
         if self.study.of("confirm") or self.study.of("screen"):
             return  # a screen is confirmed only where that is asked for, when all of it has ended
         arms = self.study.arms
-        chosen = needed_for(arms, survivors(self.study)) if self.study.of("explore") else [arm.name for arm in arms]
-        self.study.trials += confirmation(chosen, self.study.head["seeds"]["confirm"], self.epochs)
+        chosen = needed_for(arms, self.study.survivors()) if self.study.of("explore") else [arm.name for arm in arms]
+        self.study.trials.extend(confirmation(chosen, self.study.file.seeds.confirm, self.epochs))
         self.study.save()
 
     def _clock(self, trial: TrialRecord) -> None:

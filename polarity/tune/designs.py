@@ -18,6 +18,7 @@ from polarity.config import Config
 from polarity.errors import ConfigError, nearest
 from polarity.resolve import resolve
 from polarity.strategy import ALL_POINTS, PHASES, POINTS, TIERS, check_points, points_of_tiers
+from polarity.study import Arm
 from polarity.yaml_text import parse_yaml
 
 Design = Literal["ladder", "only", "without", "custom", "screen"]
@@ -29,32 +30,6 @@ BASELINE = "baseline"
 ALL = "all"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,47}")
 _KEYS = ("name", "points", "tiers", "set", "reference")
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One configuration of a study. `claim` is signed, arm less reference, in fractions of macro-F1; None where the plan has none.
-
-    `name` is file-safe and unique in its study; `reference` is None for the study's own reference, which stands first.
-    """
-
-    name: str
-    points: tuple[int, ...] = ()
-    sets: Mapping[str, Any] = field(default_factory=dict)
-    reference: str | None = None
-    claim: tuple[float, float] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The arm as an entry of study.json's `arms`."""
-        claim = None if self.claim is None else list(self.claim)
-        return {"name": self.name, "points": list(self.points), "sets": dict(self.sets), "reference": self.reference, "claim": claim}
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> "Arm":
-        """The arm that `to_json` wrote."""
-        claim = entry["claim"]
-        sides = None if claim is None else (float(claim[0]), float(claim[1]))
-        return cls(str(entry["name"]), tuple(entry["points"]), dict(entry["sets"]), entry["reference"], sides)
 
 
 @dataclass(frozen=True)

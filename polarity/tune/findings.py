@@ -1,7 +1,7 @@
 """What a study found, from its record and its trials' predictions: effects, savings, the score at equal compute."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -9,17 +9,18 @@ import pyarrow.compute as pc
 
 from polarity.artifacts import EFFECTS, PREDICTIONS
 from polarity.config import Config
+from polarity.errors import RunError
 from polarity.evaluate.metrics import class_scores, confusions
 from polarity.evaluate.predictions import Labels
-from polarity.tune.asha import Asha, plan_asha
-from polarity.tune.equal_compute import equal_compute
-from polarity.tune.record import Study, TrialRecord
+from polarity.study import ArmCompute, Asha, Detectable, EqualCompute, Replay, Savings, Score, Spread, Study, TrialRecord
+from polarity.tune.asha import plan_asha, replay
 from polarity.tune.runner import by_title
-from polarity.tune.savings import replayed, savings
 from polarity.tune.screen_effects import linear_effects, screen_effects
 from polarity.tune.screening import Screen
 from polarity.tune.statistics import EFFECTS_SCHEMA, Trial, study_effects
 
+Unit = Literal["seconds", "epochs"]
+_TOLERANCE = 1e-9
 EFFECT_SPLIT = "test"
 """The name of the effect rows in a trial's predictions.parquet."""
 
@@ -50,17 +51,15 @@ def conclude(study: Study, configs: Mapping[str, Config]) -> pa.Table:
     scores: dict[str, list[float]] = {}
     for (arm, _), rows in predictions.items():
         scores.setdefault(arm, []).append(overall_score(rows, config.labels))
-    head = study.head
-    head["scores"] = {arm: {"mean": float(np.mean(values)), "seeds": len(values)} for arm, values in scores.items()}
-    head["noisy_arms"] = list(found.noisy)
+    file = study.file
+    file.scores = {arm: Score(mean=float(np.mean(values)), seeds=len(values)) for arm, values in scores.items()}
+    file.noisy_arms = list(found.noisy)
     if screened is None:
-        head["detectable"] = {**head["detectable"], "after": found.detectable}
-        head["spread"] = {"seed_sd": found.seed_sd, "row_sd": found.row_sd}
-        head["savings"] = savings(study, {name: c.train.epochs for name, c in configs.items()})
-        head["equal_compute"] = equal_compute([asdict(trial) for trial in study.trials])
-        account = replayed(study, {arm: float(np.mean(values)) for arm, values in scores.items()}, rungs_for(study, configs))
-        if account is not None:
-            head["asha_replay"] = account
+        file.detectable = Detectable(before=file.detectable.before, after=found.detectable)
+        file.spread = Spread(seed_sd=found.seed_sd, row_sd=found.row_sd)
+        file.savings = savings(study, {name: c.train.epochs for name, c in configs.items()})
+        file.equal_compute = equal_compute(study.trials)
+        file.asha_replay = replayed(study, {arm: score.mean for arm, score in file.scores.items()}, rungs_for(study, configs))
     study.save()
     return table
 
@@ -71,26 +70,19 @@ def _of_trials(study: Study, trials: Sequence[TrialRecord]) -> tuple[dict[Trial,
 
 
 def _conclude_screen(study: Study, config: Config) -> pa.Table | None:
-    """The screen's effects table, with what else the model says in study.json; None where the study is no screen, or too little of it is
-    done.
-    """
-    screen = study.screen
-    if screen is None:
+    """The screen's effects table, empty while too little of it is done, with what else the model says in study.json; None: no screen."""
+    screen, entry, file = Screen.of(study), study.file.screen, study.file
+    if screen is None or entry is None:
         return None
     finished = study.of("screen", "finished")
     if len({trial.arm for trial in finished}) <= len(screen.factors):
         return EFFECTS_SCHEMA.empty_table()
     predictions, seconds = _of_trials(study, finished)
     found = screen_effects(predictions, screen, config.labels, seconds=seconds, by_title=by_title(config))
-    study.head["detectable"] = {**study.head["detectable"], "after": found.detectable}
-    study.head["spread"] = {"trial_sd": found.seed_sd, "row_sd": found.row_sd}
-    study.head["screen"] |= {
-        "interactions": found.interactions,
-        "contrasts": found.contrasts,
-        "aliased": found.aliased,
-        "error_df": found.error_df,
-        "error_from": found.error_from,
-    }
+    file.detectable = Detectable(before=file.detectable.before, after=found.detectable)
+    file.spread = Spread(trial_sd=found.seed_sd, row_sd=found.row_sd)
+    entry.interactions, entry.contrasts, entry.aliased = found.interactions, found.contrasts, found.aliased
+    entry.error_df, entry.error_from = found.error_df, found.error_from
     return found.table
 
 
@@ -103,8 +95,8 @@ def inner_effects(study: Study, screen: Screen) -> dict[str, float]:
 
 def rungs_for(study: Study, configs: Mapping[str, Config]) -> Asha:
     """The study's own rungs, or those that it would have had."""
-    if study.head["asha"] is not None:
-        return Asha.from_json(study.head["asha"])
+    if study.file.asha is not None:
+        return study.file.asha
     return plan_asha([c.train.epochs for c in configs.values()], [c.optim.warmup_ratio for c in configs.values()], keep_ahead=True)
 
 
@@ -120,3 +112,78 @@ def missing(study: Study, reason: str | None) -> list[str]:
         lines.append("nothing is confirmed yet, so there are no effects")
     lines += [f"failed: {trial.id} after {trial.attempts} attempts: {trial.error}" for trial in study.of(None, "failed")]
     return lines
+
+
+def savings(study: Study, epochs: Mapping[str, int]) -> Savings:
+    """What ASHA saved, and what it cost. The full grid is every arm in full over the confirming seeds.
+
+    With an exploration more than the full grid may have been run: it costs what it costs even where it stops nobody.
+    """
+    run = sum(trial.epochs for trial in study.trials)
+    full = sum(epochs.values()) * len(study.file.seeds.confirm)
+    explored = study.of("explore")
+    return Savings(
+        trial_epochs_run=run,
+        trial_epochs_full=full,
+        saved=1 - run / full if full else 0.0,
+        explore_epochs_run=sum(trial.epochs for trial in explored),
+        explore_epochs_planned=sum(trial.planned for trial in explored),
+        explore_trials_stopped=sum(trial.status == "stopped" for trial in explored),
+        train_seconds=round(sum(trial.train_seconds for trial in study.trials), 1),
+        seconds=round(sum(trial.seconds for trial in study.trials), 1),
+    )
+
+
+def replayed(study: Study, scores: Mapping[str, float], asha: Asha) -> Replay | None:
+    """`asha.replay` on the confirming trials where every arm finished in full in every seed; None otherwise, or with a single arm."""
+    finished = study.of("confirm", "finished")
+    whole = len(study.arms) * len(study.file.seeds.confirm)
+    if len(finished) < whole or len(study.arms) < 2 or not asha.rungs:
+        return None
+    return replay(finished, {arm.name: arm.reference for arm in study.arms}, scores, asha)
+
+
+def equal_compute(trials: Sequence[TrialRecord], unit: Unit = "seconds") -> EqualCompute:
+    """What each arm had reached by the time the cheapest arm was done; only finished trials count.
+
+    The budget is the mean over seeds of what the cheapest arm used. `score` is the mean over seeds of the best inner-validation score
+    within it, None where an arm has no score by then in some seed; `full_score` the same without a limit. Seconds of an epoch are
+    its `seconds` in the curve (since the trial's start of training), else the trial's training seconds shared out evenly over its epochs.
+    Of exploration and confirmation the later stage is taken where it has finished trials. Raises RunError for a trial without a curve.
+    """
+    finished = [trial for trial in trials if trial.status == "finished"]
+    confirmed = [trial for trial in finished if trial.stage == "confirm"]
+    by_arm: dict[str, list[list[tuple[float, float]]]] = {}
+    for trial in confirmed or finished:
+        by_arm.setdefault(trial.arm, []).append(_used_and_score(trial, unit))
+    if not by_arm:
+        return EqualCompute(unit=unit, budget=None, cheapest=None, arms=[])
+    costs = {arm: float(np.mean([curve[-1][0] for curve in curves])) for arm, curves in by_arm.items()}
+    cheapest = min(costs, key=lambda arm: costs[arm])
+    arms = [
+        ArmCompute(arm=arm, seeds=len(curves), score=_within(curves, costs[cheapest]), full_score=_within(curves, float("inf")))
+        for arm, curves in by_arm.items()
+    ]
+    # A seed of the cheapest arm may take a little longer than its mean: within its own budget it is whole.
+    for entry in arms:
+        if entry.arm == cheapest:
+            entry.score = entry.full_score
+    return EqualCompute(unit=unit, budget=costs[cheapest], cheapest=cheapest, arms=arms)
+
+
+def _used_and_score(trial: TrialRecord, unit: Unit) -> list[tuple[float, float]]:
+    curve = trial.curve
+    if not curve:
+        raise RunError(f"trial {trial.id}: is finished but has no curve")
+    if unit == "epochs":
+        return [(float(point["epoch"]), float(point["overall"])) for point in curve]
+    if all("seconds" in point for point in curve):
+        return [(float(point["seconds"]), float(point["overall"])) for point in curve]
+    per_epoch = trial.train_seconds / float(curve[-1]["epoch"])
+    return [(float(point["epoch"]) * per_epoch, float(point["overall"])) for point in curve]
+
+
+def _within(curves: Sequence[Sequence[tuple[float, float]]], budget: float) -> float | None:
+    best = [max((score for used, score in curve if used <= budget * (1 + _TOLERANCE)), default=None) for curve in curves]
+    known = [score for score in best if score is not None]
+    return float(np.mean(known)) if len(known) == len(curves) else None

@@ -17,14 +17,13 @@ from polarity.errors import ConfigError
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import dump_config
 from polarity.strategy import with_settings
+from polarity.study import Arm, Asha, Detectable, Seeds, Study, StudyData, StudyFile, TrialRecord
 from polarity.train.events import clock
 from polarity.train.loop import Tables, Training
 from polarity.train.world import World, use_threads
-from polarity.tune.asha import Asha, plan_asha
+from polarity.tune.asha import plan_asha
 from polarity.tune.conductor import confirmation, exploration, screening
-from polarity.tune.designs import Arm
 from polarity.tune.power import Forecast, forecast_pairs, forecast_screen
-from polarity.tune.record import Study, TrialRecord
 from polarity.tune.rows import StudyRows, pad_id, token_key
 from polarity.tune.runner import Prepared
 from polarity.tune.screening import Screen
@@ -95,23 +94,22 @@ class StudyPlan:
 def new_study(
     folder: RunFolder, plan: StudyPlan, arms: Sequence[Arm], configs: Mapping[str, Config], rows: StudyRows, about: Mapping[str, Any]
 ) -> Study:
-    """The record of a study that has not begun; `about`: further entries of study.json, such as its name, design and command."""
-    asha = plan.asha(configs)
+    """The record of a study that has not begun; `about`: name, design, level, and where they are known command and environment."""
     reference = arms[0].name
-    head = {
+    file = StudyFile(
         **about,
-        "config": dump_config(configs[reference]),
-        "configs": {name: dump_config(config) for name, config in configs.items()},
-        "data": {"rows": rows.counts, "effects_on": plan.effects_on, "fingerprint": rows.fingerprint},
-        "reference": reference,
-        "arms": [arm.to_json() for arm in arms],
-        "seeds": {"explore": plan.explore, "screen": list(range(plan.seeds)) if plan.screen else [], "confirm": plan.confirm},
-        "asha": None if asha is None else asha.to_json(),
-        "detectable": {"before": plan.forecast(arms, rows.counts["test"]).detectable, "after": None},
-    }
-    if plan.screen:
-        head["screen"] = plan.screen.to_json()
-    return Study.create(folder, head, plan.trials(arms, {name: c.train.epochs for name, c in configs.items()}))
+        config=dump_config(configs[reference]),
+        configs={name: dump_config(config) for name, config in configs.items()},
+        data=StudyData(rows=rows.counts, effects_on=plan.effects_on, fingerprint=rows.fingerprint),
+        reference=reference,
+        arms=list(arms),
+        seeds=Seeds(explore=plan.explore, screen=list(range(plan.seeds)) if plan.screen else [], confirm=plan.confirm),
+        asha=plan.asha(configs),
+        detectable=Detectable(before=plan.forecast(arms, rows.counts["test"]).detectable),
+        screen=plan.screen.entry() if plan.screen else None,
+        trials=plan.trials(arms, {name: c.train.epochs for name, c in configs.items()}),
+    )
+    return Study.create(folder, file)
 
 
 @dataclass(frozen=True)

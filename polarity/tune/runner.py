@@ -13,13 +13,11 @@ from polarity.encoders import EncoderFiles, pinned
 from polarity.errors import RunError
 from polarity.resolve import dump_config
 from polarity.strategy import with_settings
+from polarity.study import Study, TrialRecord
 from polarity.train.cluster import start_ray
 from polarity.train.world import World, resolve_precision
-from polarity.tune.asha import Asha
 from polarity.tune.conductor import MAX_ATTEMPTS, Budget, Conductor, Watcher, confirmation
-from polarity.tune.placement import place_trials
-from polarity.tune.ray_tune import run_trials
-from polarity.tune.record import Study, TrialRecord
+from polarity.tune.ray_tune import place_trials, run_trials
 from polarity.tune.rows import StudyRows, Tokens, encoders_of, ledgers, pad_id, token_key, tokenized
 from polarity.tune.trial import KEEP_AFTER_S, TrialSpec
 
@@ -85,9 +83,8 @@ def run_study(study: Study, prepared: Prepared, limits: Limits, watching: Watchi
     placement = place_trials(cluster, gpus_per_trial=limits.gpus_per_trial, max_concurrent=limits.max_concurrent)
     say(str(placement))
     _decide_precision(study, on_gpu="GPU" in placement.need)
-    asha = None if study.head["asha"] is None else Asha.from_json(study.head["asha"])
     with watching(placement.concurrent) as watcher:
-        conductor = Conductor(study, prepared.epochs, asha, placement.concurrent, limits.budget, watcher, limits.max_attempts)
+        conductor = Conductor(study, prepared.epochs, study.file.asha, placement.concurrent, limits.budget, watcher, limits.max_attempts)
         conductor.prepare = lambda trial: make_run_folder(study, prepared, trial)
         run_trials(conductor, trial_specs(study, prepared, limits), prepared.tokens, placement, cluster)
     _drop_checkpoints(study)
@@ -98,8 +95,8 @@ def run_study(study: Study, prepared: Prepared, limits: Limits, watching: Watchi
 
 def _decide_precision(study: Study, *, on_gpu: bool) -> None:
     """On CPUs `train.precision: auto` times two products, which could come out differently in two trials: decide once, and keep it."""
-    if "precision" not in study.head:
-        study.head["precision"] = "auto" if on_gpu else resolve_precision("auto", World())
+    if study.file.precision is None:
+        study.file.precision = "auto" if on_gpu else resolve_precision("auto", World())
         study.save()
 
 
@@ -107,13 +104,13 @@ def trial_config(study: Study, config: Config, seed: int) -> Config:
     """The arm's configuration with the trial's seed and the study's number format."""
     settings: dict[str, Any] = {"train.seed": seed}
     if config.train.precision == "auto":
-        settings["train.precision"] = study.head["precision"]
+        settings["train.precision"] = study.file.precision
     return with_settings(config, settings)
 
 
 def trial_specs(study: Study, prepared: Prepared, limits: Limits) -> dict[str, TrialSpec]:
     """{trial id: what its process needs} of every trial that this study may yet run."""
-    later = [] if study.screen else confirmation([arm.name for arm in study.arms], study.head["seeds"]["confirm"], prepared.epochs)
+    later = [] if study.file.screen else confirmation([arm.name for arm in study.arms], study.file.seeds.confirm, prepared.epochs)
     known = {trial.id: trial for trial in [*later, *study.trials]}
     specs = {}
     for name, trial in known.items():

@@ -29,12 +29,11 @@ import pyarrow as pa
 
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Codes, Floats, Labels
-from polarity.tune.designs import Arm
-from polarity.tune.influence import OVERALL, Judged, by_unit, judge_rows, metric_names
+from polarity.study import Arm, Contrast, Interaction
 from polarity.tune.power import detectable_effect
 from polarity.tune.screening import Screen, estimable_interactions, main_aliases, pair_columns, unused_columns
 from polarity.tune.statistics import EFFECTS_SCHEMA, SeedRows, Trial, by_seed, known, verdict
-from polarity.tune.variance import Interval, SeedSpread, combine, holm, rows_degrees
+from polarity.tune.variance import OVERALL, Interval, Judged, SeedSpread, by_unit, combine, holm, judge_rows, metric_names, rows_degrees
 
 _PART = 8_192
 """Rows whose influences are held at a time."""
@@ -47,10 +46,9 @@ class ScreenEffects:
     """The effects table, a row per factor and metric, and what else the model says. Differences are fractions of macro-F1."""
 
     table: pa.Table
-    interactions: list[dict[str, Any]]
-    """{factors, estimate, low, high, aliases: {"a x b": correlation}} of overall macro-F1, the largest first. None is claimed."""
-    contrasts: list[dict[str, Any]]
-    """{name, estimate}: what a half-normal plot shows, the factors and the columns that none uses."""
+    interactions: list[Interaction]
+    """The largest first. None is claimed."""
+    contrasts: list[Contrast]
     aliased: dict[str, dict[str, float]]
     """{factor: {"a x b": correlation}} of the two-factor interactions that its effect is not clear of."""
     seed_sd: float | None
@@ -121,7 +119,7 @@ def fit_screen(seeds: Sequence[SeedRows], units: int, screen: Screen, labels: La
     row_sd = math.sqrt(float(np.mean(v_JM[:factors, 0])))
     return ScreenEffects(
         table,
-        sorted(found, key=lambda entry: -abs(entry["estimate"])),
+        sorted(found, key=lambda entry: -abs(entry.estimate)),
         _contrasts(screen, trials, scores_TM[:, 0], [float(interval.mean_M[0]) for interval in intervals[:factors]]),
         _aliased(screen),
         math.sqrt(float(s2_M[0])) if spread else None,
@@ -250,14 +248,14 @@ def _mean_seconds(trials: Sequence[Trial], seconds: Mapping[Trial, float]) -> fl
     return float(np.mean(given)) if given else None
 
 
-def _interaction(screen: Screen, pair: tuple[int, int], aliases: Mapping[tuple[int, int], float], interval: Interval) -> dict[str, Any]:
-    return {
-        "factors": [screen.names[j] for j in pair],
-        "estimate": float(interval.mean_M[0]),
-        "low": known(interval.low_M[0]),
-        "high": known(interval.high_M[0]),
-        "aliases": {_pair_name(screen, other): value for other, value in aliases.items()},
-    }
+def _interaction(screen: Screen, pair: tuple[int, int], aliases: Mapping[tuple[int, int], float], interval: Interval) -> Interaction:
+    return Interaction(
+        factors=(screen.names[pair[0]], screen.names[pair[1]]),
+        estimate=float(interval.mean_M[0]),
+        low=known(interval.low_M[0]),
+        high=known(interval.high_M[0]),
+        aliases={_pair_name(screen, other): value for other, value in aliases.items()},
+    )
 
 
 def _pair_name(screen: Screen, pair: tuple[int, int]) -> str:
@@ -269,11 +267,11 @@ def _aliased(screen: Screen) -> dict[str, dict[str, float]]:
     return {name: {_pair_name(screen, pair): value for pair, value in aliases.items()} for name, aliases in found if aliases}
 
 
-def _contrasts(screen: Screen, trials: Sequence[Trial], scores_T: Floats, effects: Sequence[float]) -> list[dict[str, Any]]:
+def _contrasts(screen: Screen, trials: Sequence[Trial], scores_T: Floats, effects: Sequence[float]) -> list[Contrast]:
     """The factors' effects, and as many contrasts of the same precision that no factor is in: unused columns, and in a full factorial
     pairs.
     """
-    found = [{"name": name, "estimate": effect} for name, effect in zip(screen.names, effects, strict=True)]
+    found = [Contrast(name=name, estimate=effect) for name, effect in zip(screen.names, effects, strict=True)]
     others = {name: column_R.astype(np.float64) for name, column_R in unused_columns(screen.signs_RF).items()}
     if not others and not any(main_aliases(screen.signs_RF)):
         others = {_pair_name(screen, pair): column_R.astype(np.float64) for pair, column_R in pair_columns(screen.signs_RF).items()}
@@ -282,7 +280,7 @@ def _contrasts(screen: Screen, trials: Sequence[Trial], scores_T: Floats, effect
     for name, column_R in others.items():
         column_T = np.array([column_R[place[run]] for run, _ in trials])
         model = np.concatenate([_indicators([seed for _, seed in trials]), signs_TF / 2, column_T[:, None] / 2], axis=1)
-        found.append({"name": name, "estimate": float(np.linalg.pinv(model)[-1] @ scores_T)})
+        found.append(Contrast(name=name, estimate=float(np.linalg.pinv(model)[-1] @ scores_T)))
     return found
 
 

@@ -24,7 +24,8 @@ from polarity.config import Config
 from polarity.config_checks import leaves
 from polarity.errors import ConfigError
 from polarity.strategy import with_settings
-from polarity.tune.designs import ALL, BASELINE, Arm, Level, claim_of, design_arms, read_custom
+from polarity.study import Arm, ScreenEntry, SharedSetting, Study
+from polarity.tune.designs import ALL, BASELINE, Level, claim_of, design_arms, read_custom
 
 Signs = npt.NDArray[np.int64]
 Pair = tuple[int, int]
@@ -69,16 +70,15 @@ class Screen:
         points = tuple(sorted({*self.off.points, *(number for factor in on for number in factor.points)}))
         return Arm(name, points, sets, reference)
 
-    def to_json(self) -> dict[str, Any]:
+    def entry(self) -> ScreenEntry:
         """The entry `screen` of study.json."""
-        runs = {name: list(signs) for name, signs in self.runs.items()}
-        return {"factors": [factor.to_json() for factor in self.factors], "runs": runs, "off": self.off.to_json()}
+        return ScreenEntry(factors=list(self.factors), runs=dict(self.runs), off=self.off)
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> "Screen":
-        """What `to_json` wrote."""
-        runs = {str(name): tuple(int(sign) for sign in signs) for name, signs in entry["runs"].items()}
-        return cls(tuple(Arm.from_json(factor) for factor in entry["factors"]), runs, Arm.from_json(entry["off"]))
+    def of(cls, study: Study) -> "Screen | None":
+        """A study's screening design, where it has one."""
+        entry = study.file.screen
+        return None if entry is None else cls(tuple(entry.factors), entry.runs, entry.off)
 
 
 def plan_screen(level: Level, runs: int | None = None, custom: Path | None = None) -> Screen:
@@ -131,7 +131,7 @@ def screening_matrix(factors: int, runs: int | None = None) -> Signs:
 
 
 @dataclass(frozen=True)
-class Interaction:
+class Estimable:
     """Two factors (indices), and the other two-factor interactions that its estimate holds a share of: {(j, k): correlation}."""
 
     pair: Pair
@@ -155,11 +155,11 @@ def main_aliases(signs_RF: Signs) -> list[dict[Pair, float]]:
     return [_correlations(column_R, pairs) for column_R in signs_RF.T]
 
 
-def estimable_interactions(signs_RF: Signs) -> list[Interaction]:
+def estimable_interactions(signs_RF: Signs) -> list[Estimable]:
     """The two-factor interactions that are clear of all main effects, each with its aliases among themselves."""
     pairs = pair_columns(signs_RF)
     clear = [pair for pair, column_R in pairs.items() if not (np.abs(signs_RF.T @ column_R) > _ALIASED).any()]
-    return [Interaction(p, _correlations(pairs[p], {other: pairs[other] for other in pairs if other != p})) for p in clear]
+    return [Estimable(p, _correlations(pairs[p], {other: pairs[other] for other in pairs if other != p})) for p in clear]
 
 
 def unused_columns(signs_RF: Signs) -> dict[str, npt.NDArray[np.float64]]:
@@ -229,26 +229,15 @@ def put_together(off: Config, changes: Iterable[Changes]) -> Config:
     return config
 
 
-@dataclass(frozen=True)
-class Shared:
-    """A setting that several factors set: its value with each of them alone, and with all of them on, the others off."""
-
-    setting: str
-    alone: Mapping[str, Any]
-    together: Any
-
-    def __str__(self) -> str:
-        values = ", ".join(f"{value} with {name} alone" for name, value in self.alone.items())
-        return f"{self.setting}: {values}, {self.together} with {' and '.join(self.alone)} on"
-
-
-def shared_settings(changes: Mapping[str, Changes]) -> list[Shared]:
+def shared_settings(changes: Mapping[str, Changes]) -> list[SharedSetting]:
     """Settings that more than one factor changes; the last of them in order wins."""
     alone: dict[str, dict[str, Any]] = {}
     for name, change in changes.items():
         for key, value in leaves(change).items():
             alone.setdefault(key, {})[name] = value
-    return [Shared(key, values, list(values.values())[-1]) for key, values in alone.items() if len(values) > 1]
+    return [
+        SharedSetting(setting=key, alone=values, together=list(values.values())[-1]) for key, values in alone.items() if len(values) > 1
+    ]
 
 
 def everything_on(screen: Screen) -> Arm:

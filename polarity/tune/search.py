@@ -18,7 +18,7 @@ import numpy as np
 from polarity.config import Config
 from polarity.config_checks import leaves
 from polarity.errors import ConfigError, nearest
-from polarity.tune.designs import Arm
+from polarity.study import Arm
 from polarity.yaml_text import read_yaml_mapping
 
 BASE = "base"

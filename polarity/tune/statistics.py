@@ -12,10 +12,22 @@ from numpy.typing import NDArray
 
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictions, task_codes
-from polarity.tune.designs import Arm
-from polarity.tune.influence import OVERALL, Judged, TaskCodes, by_unit, judge_rows, metric_names
+from polarity.study import Arm
 from polarity.tune.power import detectable_effect
-from polarity.tune.variance import ArmSpreads, Interval, PairedRows, arm_spreads, combine, holm
+from polarity.tune.variance import (
+    OVERALL,
+    ArmSpreads,
+    Interval,
+    Judged,
+    PairedRows,
+    TaskCodes,
+    arm_spreads,
+    by_unit,
+    combine,
+    holm,
+    judge_rows,
+    metric_names,
+)
 
 Trial = tuple[str, int]
 """(arm, seed)."""

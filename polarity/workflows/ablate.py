@@ -10,15 +10,13 @@ from polarity.artifacts import REPORT, RunFolder
 from polarity.config import Config
 from polarity.errors import ConfigError, RunError
 from polarity.resolve import dump_config, parse_config
+from polarity.study import Arm, Chosen, Study, open_study_folder
 from polarity.train.cluster import check_nodes, start_ray
 from polarity.tune.conductor import confirmation
-from polarity.tune.designs import ALL, SCREEN, Arm, Base, Design, Level, arm_config, arm_configs, design_arms
-from polarity.tune.effects_text import render_effects
+from polarity.tune.designs import ALL, SCREEN, Base, Design, Level, arm_config, arm_configs, design_arms
 from polarity.tune.findings import conclude, inner_effects, missing
-from polarity.tune.placement import place_trials
 from polarity.tune.plan import Costs, StudyPlan, compare_designs, describe, detectable_line, new_study
-from polarity.tune.progress import Pace, live_or_lines
-from polarity.tune.record import Study, open_study_folder
+from polarity.tune.ray_tune import place_trials
 from polarity.tune.rows import check_same_rows, study_rows
 from polarity.tune.runner import Limits, Prepared, prepare_study, run_study
 from polarity.tune.screening import (
@@ -32,6 +30,7 @@ from polarity.tune.screening import (
     put_together,
     shared_settings,
 )
+from polarity.tune.terminal import Pace, live_or_lines, render_effects
 from polarity.workflows.train import require_data
 
 Say = Callable[[str], None]
@@ -85,16 +84,15 @@ def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limit
     study = new_study(folder, plan, arms, prepared.configs, prepared.rows, about)
     if plan.screen:
         _note_screen(study, question, plan)
-    say(detectable_line(study.head["detectable"]["before"], plan.seeds))
+    say(detectable_line(study.file.detectable.before, plan.seeds))
     return _run_and_conclude(study, prepared, limits or Limits(), say)
 
 
 def _note_screen(study: Study, question: Question, plan: StudyPlan) -> None:
     """What a confirmation will need, and what settings that factors share mean in each run."""
-    assert plan.screen is not None
+    assert plan.screen is not None and study.file.screen is not None
     changes = factor_changes(plan.screen, question.configure)
-    shared = [{"setting": one.setting, "alone": dict(one.alone), "together": one.together} for one in shared_settings(changes)]
-    study.head["screen"] |= {"changes": changes, "shared": shared}
+    study.file.screen.changes, study.file.screen.shared = changes, shared_settings(changes)
     study.save()
 
 
@@ -106,11 +104,11 @@ def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool =
     """
     study, prepared = resumed_study(study_dir, "ablate", retry_failed=retry_failed, say=say)
     if confirm_seeds:
-        if study.screen is None:
+        if study.file.screen is None:
             raise ConfigError(f"{study_dir}: --confirm is for studies with --design screen; this one confirms by itself")
-        if not study.head["seeds"]["confirm"]:
-            first = 1 + max(study.head["seeds"]["screen"])
-            study.head["seeds"]["confirm"] = list(range(first, first + confirm_seeds))
+        if not study.file.seeds.confirm:
+            first = 1 + max(study.file.seeds.screen)
+            study.file.seeds.confirm = list(range(first, first + confirm_seeds))
     return _run_and_conclude(study, prepared, limits or Limits(), say)
 
 
@@ -119,12 +117,12 @@ def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say)
 
     Raises RunError: the folder holds no study, another command's, or the data is no longer what it was.
     """
-    study = Study.load(open_study_folder(study_dir, resume=True))
-    began = "tune" if study.head["design"] == "search" else "ablate"
+    study = Study.resumed(open_study_folder(study_dir, resume=True))
+    began = "tune" if study.file.design == "search" else "ablate"
     if began != command:
         raise RunError(f"{study_dir}: this study was begun by polarity {began}: go on with polarity {began} --resume")
-    prepared = _prepare(configs_of(study), study.head["data"]["effects_on"], study.folder, say)
-    if prepared.rows.fingerprint != study.head["data"]["fingerprint"]:
+    prepared = _prepare(configs_of(study), study.file.data.effects_on, study.folder, say)
+    if prepared.rows.fingerprint != study.file.data.fingerprint:
         raise RunError(f"{study_dir}: the data is not what the study began with; its finished trials cannot be compared with new ones")
     for trial in study.of(None, "failed") if retry_failed else []:
         trial.status, trial.failures = "pending", 0
@@ -186,9 +184,9 @@ def _run_and_conclude(study: Study, prepared: Prepared, limits: Limits, say: Say
         prepared = prepare_study(configs, prepared.rows, say)
         reason = run_study(study, prepared, limits, lambda concurrent: live_or_lines(say, Pace(concurrent)), say)
     gaps = missing(study, reason)
-    study.head["notes"] = gaps
+    study.file.notes = gaps
     table = conclude(study, prepared.configs)
-    say(render_effects(table, detectable=study.head["detectable"], screen=study.head.get("screen")))
+    say(render_effects(table, detectable=study.file.detectable, screen=study.file.screen))
     for gap in gaps:
         say(gap)
     write_report(study.folder, say)
@@ -201,14 +199,14 @@ def _plan_confirmation(study: Study, say: Say) -> bool:
 
     The combination is chosen on the inner validation rows: the effect rows that judge it have decided nothing.
     """
-    screen, seeds = study.screen, study.head["seeds"]["confirm"]
-    if screen is None or not seeds or study.of("confirm") or study.of("screen", "failed"):
+    screen, entry, seeds = Screen.of(study), study.file.screen, study.file.seeds.confirm
+    if screen is None or entry is None or not seeds or study.of("confirm") or study.of("screen", "failed"):
         if screen is not None and seeds and not study.of("confirm"):
             say("the confirmation waits: failed runs of the screen are missing (--resume --retry-failed)")
         return False
     effects = inner_effects(study, screen)
     best, every = best_combination(screen, list(effects.values())), everything_on(screen)
-    changes = study.head["screen"]["changes"]
+    changes = entry.changes
     best_on = [name for name, effect in effects.items() if effect > 0]
     reference = configs_of(study)[study.reference]  # the baseline: everything off
     own = {BEST: put_together(reference, [changes[name] for name in best_on]), ALL: put_together(reference, changes.values())}
@@ -216,11 +214,11 @@ def _plan_confirmation(study: Study, say: Say) -> bool:
     if own[best.name] == own[every.name]:
         chosen = [every]
     known = {arm.name: arm for arm in study.arms} | {arm.name: arm for arm in chosen}
-    study.head["arms"] = [arm.to_json() for arm in known.values()]
-    study.head["configs"] |= {arm.name: dump_config(own[arm.name]) for arm in chosen}
-    study.head["screen"]["chosen"] = {"on": best_on, "inner_effects": effects}
+    study.file.arms = list(known.values())
+    study.file.configs |= {arm.name: dump_config(own[arm.name]) for arm in chosen}
+    entry.chosen = Chosen(on=best_on, inner_effects=effects)
     epochs = {name: config.train.epochs for name, config in configs_of(study).items()}
-    study.trials += confirmation([study.reference, *(arm.name for arm in chosen)], seeds, epochs)
+    study.trials.extend(confirmation([study.reference, *(arm.name for arm in chosen)], seeds, epochs))
     study.save()
     say(f"the best predicted combination: {', '.join(best_on) or 'everything off'} (chosen on the inner rows)")
     return True
@@ -228,7 +226,7 @@ def _plan_confirmation(study: Study, say: Say) -> bool:
 
 def configs_of(study: Study) -> dict[str, Config]:
     """{arm: configuration} of a study's own record."""
-    return {name: parse_config(text, f"{study.folder.uri}, arm {name}") for name, text in study.head["configs"].items()}
+    return {name: parse_config(text, f"{study.folder.uri}, arm {name}") for name, text in study.file.configs.items()}
 
 
 def write_report(folder: RunFolder, say: Say) -> None:

@@ -7,16 +7,15 @@ from pathlib import Path
 
 from polarity.errors import ConfigError, RunError
 from polarity.resolve import dump_config
+from polarity.study import Arm, Best, Study, TrialRecord, open_study_folder
 from polarity.train.cluster import check_nodes, start_ray
-from polarity.tune.designs import Arm, Base, arm_config
-from polarity.tune.findings import effect_rows, missing, overall_score
+from polarity.tune.designs import Base, arm_config
+from polarity.tune.findings import effect_rows, missing, overall_score, savings
 from polarity.tune.plan import StudyPlan, new_study
-from polarity.tune.progress import Pace, live_or_lines
-from polarity.tune.record import Study, TrialRecord, open_study_folder
 from polarity.tune.rows import check_same_rows, study_rows
 from polarity.tune.runner import Limits, Prepared, prepare_study, run_study
-from polarity.tune.savings import savings
 from polarity.tune.search import BASE, read_space, search_arms
+from polarity.tune.terminal import Pace, live_or_lines
 from polarity.workflows.ablate import resumed_study
 from polarity.workflows.train import require_data
 
@@ -56,7 +55,7 @@ def tune(search: Search, study_dir: str, *, seed: int = 0, limits: Limits | None
         "level": "samples",
     }
     study = new_study(folder, plan, arms, prepared.configs, prepared.rows, about)
-    study.head["seeds"]["confirm"] = []  # the search ranks by the inner rows; nothing is confirmed
+    study.file.seeds.confirm = []  # the search ranks by the inner rows; nothing is confirmed
     study.save()
     return _run_and_conclude(study, prepared, limits or Limits(), say)
 
@@ -75,10 +74,10 @@ def _run_and_conclude(study: Study, prepared: Prepared, limits: Limits, say: Say
     study.folder.write_text(BEST, dump_config(config))
     score = overall_score(effect_rows(study, best), config.labels)
     arm = next(arm for arm in study.arms if arm.name == best.arm)
-    study.head["best"] = {"arm": best.arm, "sets": dict(arm.sets), "inner_overall": best.overall, "overall": score}
-    study.head["savings"] = savings(study, {name: c.train.epochs for name, c in configs.items()})
+    study.file.best = Best(arm=best.arm, sets=dict(arm.sets), inner_overall=best.overall or 0.0, overall=score)
+    study.file.savings = savings(study, {name: c.train.epochs for name, c in configs.items()})
     study.save()
-    rows = study.head["data"]["rows"]["test"]
+    rows = study.file.data.rows["test"]
     say(ranking(study))
     say(
         f"best: {best.arm} {described(arm)}: overall macro-F1 {score:.4f} on {rows:,} rows that chose nothing "

@@ -1,19 +1,22 @@
 """A study folder as `polarity ablate` leaves it, of simulated trials: enough of everything that its page shows."""
 
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from polarity.artifacts import EFFECTS, LEDGER, METRICS, STUDY, RunFolder
 from polarity.config import Config
 from polarity.data.ledger import build_ledger
 from polarity.evaluate.predictions import build_predictions
 from polarity.strategy import apply_points
-from polarity.tune.designs import Arm, design_arms
-from polarity.tune.equal_compute import equal_compute
+from polarity.study import Arm, TrialRecord
+from polarity.tune.designs import design_arms
+from polarity.tune.findings import equal_compute
 from polarity.tune.statistics import study_effects
 
 SKILL = {"baseline": 1.0, "tier-1": 1.5, "tier-2": 1.05, "tier-3": 0.72, "tier-4": 1.0}
@@ -78,9 +81,10 @@ def write_study(place: Path, **changes: Any) -> Path:
         "name": "only-tiers", "created": "2026-05-04T10:00:00+00:00", "command": "polarity ablate --design only --seeds 3 --data a&b.csv",
         "design": "only", "level": "tiers", "config": "train:\n  epochs: 6  # <script>alert(1)</script>\n",
         "data": {"rows": {"train": 5000, "validation": 850, "test": 900}, "effects_on": "validation"}, "reference": "baseline",
-        "arms": [arm.to_json() for arm in arms],
+        "arms": [asdict(arm) for arm in arms],
         "seeds": {"explore": [0], "confirm": [11, 12, 13]}, "asha": {"rungs": RUNGS, "reduction": 2.0},
-        "detectable": {"before": 0.031, "after": found.detectable}, "trials": every, "equal_compute": equal_compute(every),
+        "detectable": {"before": 0.031, "after": found.detectable}, "trials": every,
+        "equal_compute": equal_compute(TypeAdapter(list[TrialRecord]).validate_python(every)).model_dump(),
         "spread": {"seed_sd": found.seed_sd, "row_sd": found.row_sd},
         "environment": {"python": "3.11.9", "data": {"/somewhere/a&b.csv": "12ab"}, "gpus": []},
         "savings": {"trial_epochs_run": 120, "trial_epochs_full": 180, "saved": 1 / 3},

@@ -11,8 +11,8 @@ from study_folder import CONFIRMED, RUNGS, trials, write_study
 from polarity.artifacts import EFFECTS, STUDY, RunFolder
 from polarity.errors import RunError
 from polarity.report.study import render_study
-from polarity.report.study_record import read_study
 from polarity.strategy import CLAIMS_NOTE
+from polarity.study import Study
 from polarity.workflows.report import report
 
 
@@ -121,10 +121,10 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"no study here .*polarity ablate"):
-        read_study(str(tmp_path))
+        Study.open(str(tmp_path))
     RunFolder.at(tmp_path).write_json(STUDY, {"name": "x", "design": "only"})
     with pytest.raises(RunError, match="has no level, arms, seeds, reference, trials"):
-        read_study(str(tmp_path))
+        Study.open(str(tmp_path))
 
 
 def test_synthetic_comments_are_announced(tmp_path: Path) -> None:

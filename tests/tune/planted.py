@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from polarity.evaluate.metrics import macro_f1
-from polarity.tune.designs import Arm
+from polarity.study import Arm
 from polarity.tune.screen_effects import ScreenEffects, fit_screen
 from polarity.tune.screening import Screen
 from polarity.tune.statistics import SeedRows, StudyEffects, compare

@@ -8,10 +8,10 @@ from typing import Any
 
 from polarity.artifacts import RunFolder
 from polarity.config import Config
+from polarity.study import Arm, Seeds, Study, StudyFile, TrialRecord
 from polarity.tune.conductor import Watcher
-from polarity.tune.designs import Arm, Base, arm_configs
+from polarity.tune.designs import Base, arm_configs
 from polarity.tune.plan import StudyPlan, new_study
-from polarity.tune.record import Study, TrialRecord
 from polarity.tune.rows import study_rows
 from polarity.tune.runner import Prepared, prepare_study
 from tests.tiny import tiny_csv, tiny_encoder
@@ -43,6 +43,13 @@ class Inputs:
         return Base("small", None, options, ("optim.lr=3e-3", "train.precision=fp32", "train.resamples=100", *sets))
 
 
+def record(arms: Sequence[Arm], trials: Sequence[TrialRecord], explore: Sequence[int], confirm: Sequence[int], **more: Any) -> StudyFile:
+    """study.json of a study that is only its arms, seeds and trials."""
+    seeds = Seeds(explore=list(explore), confirm=list(confirm))
+    known = {"name": "tiny", "design": "custom", "level": "custom", "reference": arms[0].name, **more}
+    return StudyFile(arms=list(arms), trials=list(trials), seeds=seeds, **known)
+
+
 def make_inputs(folder: Path, rows: int = 400, workers: int = 1) -> Inputs:
     """Write the inputs into a folder."""
     return Inputs(tiny_encoder(folder / "encoder", "bert", hidden=16), tiny_csv(folder / "comments.csv", rows), workers)
@@ -57,7 +64,9 @@ def prepared(inputs: Inputs, arms: Sequence[Arm] = ARMS, *sets: str) -> Prepared
 
 def begun(folder: Path, ready: Prepared, plan: StudyPlan, arms: Sequence[Arm] = ARMS) -> Study:
     """The record of a study that has not run."""
-    return new_study(RunFolder.create(folder), plan, arms, ready.configs, ready.rows, {"name": "tiny", "design": "custom"})
+    return new_study(
+        RunFolder.create(folder), plan, arms, ready.configs, ready.rows, {"name": "tiny", "design": "custom", "level": "custom"}
+    )
 
 
 @contextmanager

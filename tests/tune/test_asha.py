@@ -8,7 +8,8 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from polarity.errors import ConfigError
-from polarity.tune.asha import Asha, plan_asha, replay, score_at, stops_at
+from polarity.study import Asha, TrialRecord
+from polarity.tune.asha import plan_asha, replay, score_at, stops_at
 
 
 @pytest.mark.parametrize(
@@ -99,18 +100,18 @@ def test_decisions_are_those_of_rays_asha(seed: int) -> None:
     assert len(set(lengths)) > 1
 
 
-def _trial(arm: str, seed: int, scores: list[float]) -> dict[str, Any]:
+def _trial(arm: str, seed: int, scores: list[float]) -> TrialRecord:
     points = [{"progress": epoch / len(scores), "epoch": epoch, "overall": score} for epoch, score in enumerate(scores, 1)]
-    return {"arm": arm, "seed": seed, "curve": points}
+    return TrialRecord(f"{arm}-{seed}", arm, seed, "confirm", curve=points)
 
 
 def test_replay_counts_what_is_saved_and_whether_the_best_arm_is_lost() -> None:
     early, late = [0.5, 0.6, 0.6, 0.6], [0.4, 0.5, 0.7, 0.9]  # the late one is best, and behind at the first rung
     trials = [_trial(arm, seed, scores) for seed in (0, 1) for arm, scores in (("base", early), ("late", late), ("low", [0.1] * 4))]
-    trials[4]["curve"][0]["overall"] = 0.55  # in the second seed the late one is ahead in time
+    trials[4].curve[0]["overall"] = 0.55  # in the second seed the late one is ahead in time
     found = replay(trials, {"base": None, "late": "base", "low": "base"}, {"base": 0.6, "late": 0.9, "low": 0.1}, Asha((0.25,)))
-    assert found["epochs_full"] == 24
-    assert found["epochs_with_asha"] == 4 + 1 + 1 + 4 + 4 + 1
-    assert found["arms_stopped_in_every_seed"] == "low"
-    assert (found["best_arm"], found["seeds_in_which_the_best_arm_was_stopped"]) == ("late", 1)
-    assert found["stopped_trials"] == 3
+    assert found.epochs_full == 24
+    assert found.epochs_with_asha == 4 + 1 + 1 + 4 + 4 + 1
+    assert found.arms_stopped_in_every_seed == "low"
+    assert (found.best_arm, found.seeds_in_which_the_best_arm_was_stopped) == ("late", 1)
+    assert found.stopped_trials == 3

@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from polarity.config import Config
 from polarity.errors import ConfigError
 from polarity.resolve import resolve
 from polarity.strategy import ALL_POINTS, PHASES, TIERS, points_on
-from polarity.tune.designs import Arm, Base, Design, Level, arm_config, arm_configs, design_arms, needed_for, read_custom
+from polarity.study import Arm
+from polarity.tune.designs import Base, Design, Level, arm_config, arm_configs, design_arms, needed_for, read_custom
 
 DESIGNS: list[Design] = ["ladder", "only", "without"]
 LEVELS: list[Level] = ["tiers", "points"]
@@ -108,7 +110,7 @@ def test_a_custom_study(tmp_path: Path) -> None:
         Arm("both", (1, 2, 3, 6), {}, "focal", (0.08, 0.10)),
     ]
     assert arm_config(Base(), arms[2]).optim.lr == 1e-5
-    assert [Arm.from_json(arm.to_json()) for arm in arms] == arms
+    assert TypeAdapter(list[Arm]).validate_json(TypeAdapter(list[Arm]).dump_json(arms)) == arms
 
 
 @pytest.mark.parametrize(

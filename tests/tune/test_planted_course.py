@@ -13,11 +13,12 @@ import pytest
 from planted import LABELS, World
 
 from polarity.artifacts import RunFolder
-from polarity.tune.asha import Asha, plan_asha
+from polarity.study import Asha, Study
+from polarity.tune.asha import plan_asha
 from polarity.tune.conductor import Budget, Conductor, exploration
-from polarity.tune.influence import judge_rows
-from polarity.tune.record import Study
 from polarity.tune.statistics import SeedRows, compare
+from polarity.tune.variance import judge_rows
+from tests.tune.studies import record
 
 pytestmark = pytest.mark.slow
 
@@ -62,8 +63,7 @@ def course(folder: Path, number: int, truth: dict[str, float], asha: Asha, explo
     """One study from its first trial to its verdicts."""
     rng = np.random.default_rng([number, 5])
     arms, exploring, confirm = WORLD.arms(), list(range(explore)), list(range(explore, explore + SEEDS))
-    head = {"arms": [arm.to_json() for arm in arms], "reference": "baseline", "seeds": {"explore": exploring, "confirm": confirm}}
-    study = InMemory.create(RunFolder.create(folder), head, exploration(list(EPOCHS), exploring, EPOCHS))
+    study = InMemory.create(RunFolder.create(folder), record(arms, exploration(list(EPOCHS), exploring, EPOCHS), exploring, confirm))
     conductor = Conductor(study, EPOCHS, asha, 1, Budget(), lambda study, trial, event: None)
     inner, effect_rows = INNER.seeds(explore, rng), WORLD.seeds(SEEDS, rng)
     while name := conductor.next():

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 from planted import World
 
-from polarity.tune.influence import judge_rows
 from polarity.tune.power import detectable_effect
+from polarity.tune.variance import judge_rows
 
 pytestmark = pytest.mark.slow
 

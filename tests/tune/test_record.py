@@ -1,14 +1,16 @@
 """study.json: what is written is what is read, and a study that was cut off goes on from it."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from polarity.artifacts import STUDY, RunFolder
 from polarity.errors import RunError
-from polarity.tune.designs import Arm
-from polarity.tune.record import Study, TrialRecord, new_trial, open_study_folder, survivors
+from polarity.study import Arm, Study, TrialRecord, new_trial, open_study_folder, study_schema
+from tests.tune.studies import record
 
 ARMS = [Arm("baseline"), Arm("tier-1", (1, 2, 3), reference="baseline", claim=(0.08, 0.10)), Arm("tier-2", (4, 5), reference="baseline")]
 
@@ -18,8 +20,7 @@ def epoch(number: int, score: float) -> dict[str, float]:
 
 
 def study_in(folder: Path, trials: list[TrialRecord]) -> Study:
-    head = {"arms": [arm.to_json() for arm in ARMS], "reference": "baseline", "seeds": {"explore": [0], "confirm": [1]}, "asha": None}
-    return Study.create(RunFolder.create(folder), head, trials)
+    return Study.create(RunFolder.create(folder), record(ARMS, trials, [0], [1]))
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     trial.add_point(0.5, epoch(2, 0.3))
     trial.status, trial.rung = "stopped", 0.5
     study.save()
-    again = Study.load(RunFolder.create(tmp_path / "study"))
+    again = Study.resumed(RunFolder.create(tmp_path / "study"))
     assert again.trials == study.trials and again.arms == ARMS
     assert again.trial("explore-tier-1-s3").curve[1] == {
         "progress": 0.5, "epoch": 2, "overall": 0.3, "sentiment": 0.15, "seconds": 4.0,
@@ -45,7 +46,7 @@ def test_a_trial_that_ran_when_the_driver_died_waits_again(tmp_path: Path) -> No
     for trial, status in zip(study.trials, ("finished", "running", "pending"), strict=True):
         trial.status = status  # type: ignore[assignment]
     study.save()
-    again = Study.load(RunFolder.create(tmp_path / "study"))
+    again = Study.resumed(RunFolder.create(tmp_path / "study"))
     assert [trial.status for trial in again.trials] == ["finished", "pending", "pending"]
 
 
@@ -64,9 +65,9 @@ def test_who_survives_an_exploration(tmp_path: Path) -> None:
     for trial, status in zip(trials, states, strict=True):
         trial.status = status  # type: ignore[assignment]
     # The reference stays whatever happened to it; tier-1 and tier-2 finished in one of two seeds.
-    assert survivors(study_in(tmp_path / "a", trials)) == ["baseline", "tier-1", "tier-2"]
+    assert study_in(tmp_path / "a", trials).survivors() == ["baseline", "tier-1", "tier-2"]
     trials[4].status = "stopped"
-    assert survivors(study_in(tmp_path / "b", trials)) == ["baseline", "tier-2"]
+    assert study_in(tmp_path / "b", trials).survivors() == ["baseline", "tier-2"]
 
 
 def test_folders_are_not_mixed_up(tmp_path: Path) -> None:
@@ -77,4 +78,11 @@ def test_folders_are_not_mixed_up(tmp_path: Path) -> None:
         open_study_folder(str(tmp_path / "old"), resume=False)
     (tmp_path / "old" / STUDY).write_text('{"schema_version": 1, "trials": [{"id": "x"}]}')
     with pytest.raises(RunError, match="trials are not what polarity writes"):
-        Study.load(open_study_folder(str(tmp_path / "old"), resume=True))
+        Study.resumed(open_study_folder(str(tmp_path / "old"), resume=True))
+
+
+def test_the_published_schema_is_that_of_the_types_and_takes_what_is_written(tmp_path: Path) -> None:
+    published = json.loads(files("polarity").joinpath("study.schema.json").read_text("utf-8"))
+    assert published == study_schema(), "write json.dumps(study_schema(), indent=1) into polarity/study.schema.json"
+    study_in(tmp_path / "study", [new_trial("baseline", 3, "confirm", 6)])
+    jsonschema.validate(json.loads((tmp_path / "study" / STUDY).read_text()), published)

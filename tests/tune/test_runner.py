@@ -19,14 +19,11 @@ from polarity.artifacts import RunFolder
 from polarity.config import ClusterConfig
 from polarity.errors import RunError
 from polarity.model.multitask import MultitaskModel
-from polarity.tune.asha import Asha
+from polarity.study import Arm, Asha, Study
 from polarity.tune.conductor import Budget, Conductor
-from polarity.tune.designs import Arm
 from polarity.tune.findings import conclude
-from polarity.tune.placement import Placement, place_trials
 from polarity.tune.plan import StudyPlan
-from polarity.tune.ray_tune import run_trials
-from polarity.tune.record import Study
+from polarity.tune.ray_tune import Placement, place_trials, run_trials
 from polarity.tune.rows import token_key
 from polarity.tune.runner import Limits, Prepared, make_run_folder, run_study, trial_specs
 from polarity.tune.trial import StudyTrial, begin_alone
@@ -89,7 +86,7 @@ def test_tokens_are_put_into_the_object_store_once(undisturbed: Study, ready: Pr
     assert len(undisturbed.trials) == 5
     assert sorted(table.num_rows for table in PUT) == sorted(table.num_rows for table in tokens.values())
     fresh = begun(Path(str(undisturbed.folder.local)).parent / "specs", ready, PLAN)
-    fresh.head["precision"] = "fp32"
+    fresh.file.precision = "fp32"
     spec = trial_specs(fresh, ready, ONE)["explore-baseline-s0"]
     assert spec.tokens in ready.tokens and len(cloudpickle.dumps(spec)) < tokens["train"].nbytes
 
@@ -99,12 +96,13 @@ def test_only_confirming_trials_are_effects_and_what_asha_saved_is_counted(undis
     table = conclude(undisturbed, ready.configs)
     (overall,) = [row for row in table.to_pylist() if row["metric"] == "overall"]
     assert (overall["arm"], overall["seeds"], overall["difference"], overall["verdict"]) == ("twin", 1, 0.0, "no evidence")
-    assert set(undisturbed.head["scores"]) == {"baseline", "twin"}  # the exploring seed is in none of it, the stopped arm neither
-    assert {name: entry["seeds"] for name, entry in undisturbed.head["scores"].items()} == {"baseline": 1, "twin": 1}
-    savings = undisturbed.head["savings"]
-    assert (savings["explore_epochs_run"], savings["explore_epochs_planned"], savings["explore_trials_stopped"]) == (4 + 1 + 4, 12, 1)
-    assert (savings["trial_epochs_run"], savings["trial_epochs_full"]) == (9 + 8, 12)
-    assert "asha_replay" not in undisturbed.head  # a replay needs the full grid
+    assert set(undisturbed.file.scores) == {"baseline", "twin"}  # the exploring seed is in none of it, the stopped arm neither
+    assert {name: entry.seeds for name, entry in undisturbed.file.scores.items()} == {"baseline": 1, "twin": 1}
+    savings = undisturbed.file.savings
+    assert savings is not None
+    assert (savings.explore_epochs_run, savings.explore_epochs_planned, savings.explore_trials_stopped) == (4 + 1 + 4, 12, 1)
+    assert (savings.trial_epochs_run, savings.trial_epochs_full) == (9 + 8, 12)
+    assert undisturbed.file.asha_replay is None  # a replay needs the full grid
 
 
 @pytest.mark.slow
@@ -123,7 +121,7 @@ def models_in_memory() -> int:
 def test_a_stopped_trial_computes_nothing_and_holds_nothing(ready: Prepared, tmp_path: Path) -> None:
     """The process that Tune keeps, driven here by hand: it is reset while its first trial waits after an epoch."""
     study = begun(tmp_path / "study", ready, PLAN)
-    study.head["precision"] = "fp32"
+    study.file.precision = "fp32"
     for trial in study.trials:
         make_run_folder(study, ready, trial)
     specs, before = trial_specs(study, ready, ONE), models_in_memory()
@@ -151,10 +149,10 @@ def test_a_killed_driver_goes_on_to_the_same_decisions_and_scores(
         "import sys\n"
         "from pathlib import Path\n"
         "from polarity.artifacts import RunFolder\n"
-        "from polarity.tune.record import Study\n"
+        "from polarity.study import Study\n"
         "from polarity.tune.runner import Limits, run_study\n"
         "from tests.tune.studies import Inputs, prepared, silent\n"
-        "study = Study.load(RunFolder.create(sys.argv[3]))\n"
+        "study = Study.resumed(RunFolder.create(sys.argv[3]))\n"
         "run_study(study, prepared(Inputs(Path(sys.argv[1]), Path(sys.argv[2]))), Limits(max_concurrent=1), silent, print)\n"
     )
     arguments = [sys.executable, "-c", program, str(inputs.encoder), str(inputs.data), str(place)]
@@ -165,7 +163,7 @@ def test_a_killed_driver_goes_on_to_the_same_decisions_and_scores(
         finally:
             driver.kill()
             driver.wait()
-    study = Study.load(RunFolder.create(place))
+    study = Study.resumed(RunFolder.create(place))
     done = {trial.id: trial.attempts for trial in study.of(None, "finished", "stopped")}
     assert done and study.of(None, "pending")
     run_study(study, ready, ONE, silent, lambda line: None)
@@ -179,7 +177,7 @@ def wait_until(place: Path, driver: "subprocess.Popen[bytes]", log: Path) -> Non
     while time.monotonic() < deadline:
         if driver.poll() is not None:
             raise AssertionError(f"the driver ended: {log.read_text()[-3000:]}")
-        if Study.load(RunFolder.create(place)).of("explore", "stopped"):
+        if Study.resumed(RunFolder.create(place)).of("explore", "stopped"):
             os.kill(driver.pid, signal.SIGKILL)
             return
         time.sleep(0.02)
@@ -203,7 +201,7 @@ def test_a_dead_process_is_tried_again_and_a_mistake_is_reported_while_others_go
     arms = [Arm("baseline"), Arm("wrong", sets={"model.frozen_layers": 9}, reference="baseline"), ARMS[2]]
     ready = prepared(inputs, arms, "train.epochs=2")
     study = begun(tmp_path / "study", ready, StudyPlan(seeds=1, explore_seeds=0), arms)
-    study.head["precision"] = "fp32"
+    study.file.precision = "fp32"
     cluster = ready.configs["baseline"].cluster
     course = Murderous(study, ready.epochs, None, 1, Budget(), lambda study, trial, event: None)
     place = Placement(1, {"CPU": 1.0}, {"CPU": 1.0})

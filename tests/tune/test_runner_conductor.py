@@ -6,10 +6,9 @@ import pytest
 
 from polarity.artifacts import RunFolder
 from polarity.errors import ConfigError
-from polarity.tune.asha import Asha
+from polarity.study import Arm, Asha, Study, TrialRecord
 from polarity.tune.conductor import Budget, Conductor, confirmation, exploration, parse_budget
-from polarity.tune.designs import Arm
-from polarity.tune.record import Study, TrialRecord
+from tests.tune.studies import record
 
 ARMS = [Arm("baseline"), Arm("good", reference="baseline"), Arm("bad", reference="baseline"), Arm("step", (1,), reference="good")]
 EPOCHS = {"baseline": 2, "good": 4, "bad": 2, "step": 4}
@@ -18,20 +17,14 @@ SCORES = {"baseline": 0.5, "good": 0.6, "bad": 0.1, "step": 0.7}
 
 def conductor(folder: Path, *, explore: int = 1, concurrent: int = 1, budget: Budget | None = None) -> Conductor:
     names = [arm.name for arm in ARMS]
-    head = {
-        "arms": [arm.to_json() for arm in ARMS],
-        "reference": "baseline",
-        "seeds": {"explore": list(range(explore)), "confirm": [7, 8]},
-        "asha": Asha((0.5,)).to_json() if explore else None,
-    }
     trials = exploration(names, range(explore), EPOCHS) if explore else confirmation(names, [7, 8], EPOCHS)
-    study = Study.create(RunFolder.create(folder), head, trials)
+    file = record(ARMS, trials, range(explore), [7, 8], asha=Asha((0.5,)) if explore else None)
+    study = Study.create(RunFolder.create(folder), file)
     return again(study, concurrent=concurrent, budget=budget)
 
 
 def again(study: Study, *, concurrent: int = 1, budget: Budget | None = None) -> Conductor:
-    asha = None if study.head["asha"] is None else Asha.from_json(study.head["asha"])
-    return Conductor(study, EPOCHS, asha, concurrent, budget or Budget(), lambda study, trial, event: None)
+    return Conductor(study, EPOCHS, study.file.asha, concurrent, budget or Budget(), lambda study, trial, event: None)
 
 
 def train(course: Conductor, name: str) -> bool:
@@ -153,7 +146,7 @@ def test_a_study_cut_off_anywhere_goes_on_to_the_same_end(tmp_path: Path, cut: i
     name = broken.next()
     if name:
         broken.report(name, 0.25, {"epoch": 1, "seconds": 1.0, "validation_overall": 0.0})  # killed in the middle of it
-    resumed = again(Study.load(RunFolder.create(tmp_path / "broken")))
+    resumed = again(Study.resumed(RunFolder.create(tmp_path / "broken")))
     started = run(resumed)
     assert name in started or not name
 

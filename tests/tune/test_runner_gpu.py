@@ -14,7 +14,7 @@ import ray
 ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
 from polarity.config import ClusterConfig
 from polarity.errors import PolarityError
-from polarity.tune.placement import place_trials
+from polarity.tune.ray_tune import place_trials
 def placed(options, **cluster):
     try:
         found = place_trials(ClusterConfig(**cluster), **options)

@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from polarity.artifacts import RunFolder
-from polarity.tune.designs import Arm
-from polarity.tune.progress import Pace, event_line, live_or_lines, progress_table
-from polarity.tune.record import Study, new_trial
+from polarity.study import Arm, Study, new_trial
+from polarity.tune.terminal import Pace, event_line, live_or_lines, progress_table
+from tests.tune.studies import record
 
 ARMS = [Arm("baseline"), Arm("tier-1", reference="baseline")]
 
@@ -17,14 +17,13 @@ ARMS = [Arm("baseline"), Arm("tier-1", reference="baseline")]
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     """Two arms explored (4 and 8 epochs), the second one stopped after two epochs; one seed to confirm, not planned yet."""
-    head = {"arms": [arm.to_json() for arm in ARMS], "reference": "baseline", "seeds": {"explore": [0], "confirm": [1]}, "asha": None}
     trials = [new_trial("baseline", 0, "explore", 4), new_trial("tier-1", 0, "explore", 8)]
     for trial, epochs, status in zip(trials, (4, 2), ("finished", "stopped"), strict=True):
         for epoch in range(1, epochs + 1):
             trial.add_point(epoch / trial.planned, {"epoch": epoch, "seconds": 1.0, "validation_overall": 0.1 * epoch})
         trial.status, trial.seconds = status, 2.0 * epochs  # type: ignore[assignment]
     trials[1].rung = 0.25
-    return Study.create(RunFolder.create(tmp_path / "study"), head, trials)
+    return Study.create(RunFolder.create(tmp_path / "study"), record(ARMS, trials, [0], [1]))
 
 
 def test_time_left_is_epochs_times_their_wall_time(study: Study) -> None:

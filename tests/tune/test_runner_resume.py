@@ -5,9 +5,9 @@ import pytest
 
 from polarity.artifacts import RunFolder
 from polarity.errors import RunError
+from polarity.study import Study
 from polarity.tune.conductor import Budget
 from polarity.tune.plan import StudyPlan
-from polarity.tune.record import Study
 from polarity.tune.runner import Limits
 from polarity.workflows import ablate as workflow
 from polarity.workflows import tune as search
@@ -35,7 +35,7 @@ def cut(inputs: Inputs, ray_cluster: None, tmp_path_factory: pytest.TempPathFact
 
 
 def record(place: str) -> Study:
-    return Study.load(RunFolder.create(place))
+    return Study.resumed(RunFolder.create(place))
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_a_study_goes_on_where_its_budget_ended(cut: tuple[str, list[str]]) -> N
     said = []
     study = workflow.resume(place, limits=ONE, say=said.append)
     assert "goes on with 2 trials that wait; 2 are done" in said
-    assert study.head["notes"] == []  # nothing is missing any more
+    assert study.file.notes == []  # nothing is missing any more
     assert {trial.status for trial in study.trials} == {"finished"} and {trial.attempts for trial in study.trials} == {1}
     for name in ("confirm-baseline-s0", "confirm-focal-s0"):
         assert study.trial(name) == before[name]  # kept as it was, times too

@@ -7,7 +7,8 @@ from polarity.data.batch import Corpus, epoch_rows
 from polarity.data.split import load_splits
 from polarity.errors import ConfigError, DataError
 from polarity.strategy import with_settings
-from polarity.tune.designs import Arm, arm_configs
+from polarity.study import Arm
+from polarity.tune.designs import arm_configs
 from polarity.tune.rows import check_same_rows, study_rows, token_key
 from tests.tune.studies import Inputs, make_inputs, prepared
 

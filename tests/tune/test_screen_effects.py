@@ -8,11 +8,11 @@ from planted import LABELS, ScreenWorld, World
 
 from polarity.errors import DataError
 from polarity.evaluate.metrics import confusion_matrix, macro_f1
-from polarity.tune.influence import judge_rows
 from polarity.tune.power import detectable_effect
 from polarity.tune.screen_effects import ScreenEffects, fit_screen, linear_effects
 from polarity.tune.screening import plan_screen
 from polarity.tune.statistics import EFFECTS_SCHEMA, SeedRows
+from polarity.tune.variance import judge_rows
 
 POINTS = plan_screen("points")
 TIERS = plan_screen("tiers")
@@ -71,11 +71,9 @@ def test_an_additive_effect_shows_in_no_interaction_and_a_planted_interaction_do
     world = ScreenWorld(POINTS, {"point-2": 0.03}, {("point-5", "point-9"): 0.08}, rows=600)
     found = world.study(2, np.random.default_rng(4))
     assert len(found.interactions) == 45 and found.aliased == {}
-    assert found.interactions[0]["factors"] == ["point-5", "point-9"] and found.interactions[0]["low"] > 0
-    assert len(found.interactions[0]["aliases"]) == 28 and found.interactions[0]["aliases"]["point-1 x point-2"] == pytest.approx(
-        1 / 3, abs=0.7
-    )
-    assert [entry["name"] for entry in found.contrasts] == [*POINTS.names, "unused column 11"]
+    assert found.interactions[0].factors == ("point-5", "point-9") and (found.interactions[0].low or 0) > 0
+    assert len(found.interactions[0].aliases) == 28 and found.interactions[0].aliases["point-1 x point-2"] == pytest.approx(1 / 3, abs=0.7)
+    assert [entry.name for entry in found.contrasts] == [*POINTS.names, "unused column 11"]
 
 
 def test_a_single_seed_takes_its_noise_from_the_linear_model() -> None:

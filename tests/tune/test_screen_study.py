@@ -8,10 +8,11 @@ import pytest
 from polarity.artifacts import RunFolder
 from polarity.errors import ConfigError
 from polarity.report.study import render_study
+from polarity.study import Study
 from polarity.tune.conductor import Budget
 from polarity.tune.plan import StudyPlan
-from polarity.tune.record import Study
 from polarity.tune.runner import Limits
+from polarity.tune.screening import Screen
 from polarity.workflows import ablate as workflow
 from tests.tune.studies import make_inputs
 
@@ -57,8 +58,9 @@ def test_a_screen_that_was_cut_short_comes_to_the_same_table(question: workflow.
 def test_the_confirmation_is_run_when_it_is_asked_for_and_decides(cut: str) -> None:
     said: list[str] = []
     study = workflow.resume(cut, limits=Limits(max_concurrent=2), confirm_seeds=2, say=said.append)
-    chosen = study.head["screen"]["chosen"]
-    assert "asleep" not in chosen["on"] and set(chosen["inner_effects"]) == {"focal", "asleep"}
+    assert study.file.screen is not None
+    chosen = study.file.screen.chosen
+    assert chosen is not None and "asleep" not in chosen.on and set(chosen.inner_effects) == {"focal", "asleep"}
     confirmed = study.of("confirm", "finished")
     assert {trial.seed for trial in confirmed} == {2, 3} and {"baseline", "all"} <= {trial.arm for trial in confirmed}
     table = pq.read_table(f"{cut}/effects.parquet").to_pylist()
@@ -71,8 +73,9 @@ def test_the_confirmation_is_run_when_it_is_asked_for_and_decides(cut: str) -> N
 
 
 def test_what_is_no_screen_has_no_confirmation_to_ask_for(question: workflow.Question, cut: str) -> None:
-    study = Study.load(RunFolder.create(cut))
-    assert study.screen is not None and study.screen.names == ["focal", "asleep"]
+    study = Study.resumed(RunFolder.create(cut))
+    screen = Screen.of(study)
+    assert screen is not None and screen.names == ["focal", "asleep"]
     with pytest.raises(ConfigError, match="--runs 12 is the number of runs of --design screen"):
         workflow.Question(question.base, "only", runs=12)
     text = workflow.dry_run(question, PLAN, say=silent)

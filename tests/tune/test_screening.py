@@ -10,7 +10,8 @@ from polarity.config import Config
 from polarity.config_checks import leaves
 from polarity.errors import ConfigError
 from polarity.strategy import ALL_POINTS, apply_points
-from polarity.tune.designs import Arm, Base, arm_config
+from polarity.study import Arm
+from polarity.tune.designs import Base, arm_config
 from polarity.tune.screening import (
     best_combination,
     estimable_interactions,

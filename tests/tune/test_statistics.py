@@ -13,10 +13,8 @@ from sklearn.metrics import f1_score
 from polarity.errors import ConfigError, DataError
 from polarity.evaluate.intervals import bootstrap, unit_of
 from polarity.evaluate.predictions import build_predictions, task_codes
-from polarity.tune.designs import Arm
-from polarity.tune.effects_text import render_effects
-from polarity.tune.equal_compute import equal_compute
-from polarity.tune.influence import by_unit, judge_rows, metric_names
+from polarity.study import Arm, Detectable, Stage, Status, TrialRecord
+from polarity.tune.findings import equal_compute
 from polarity.tune.power import (
     MEASURED_SEED_SD,
     detectable_effect,
@@ -26,7 +24,19 @@ from polarity.tune.power import (
     stated_seed_sd,
 )
 from polarity.tune.statistics import EFFECTS_SCHEMA, effects, study_effects
-from polarity.tune.variance import PairedRows, SeedSpread, _pooled, arm_spreads, combine, holm, seed_degrees
+from polarity.tune.terminal import render_effects
+from polarity.tune.variance import (
+    PairedRows,
+    SeedSpread,
+    _pooled,
+    arm_spreads,
+    by_unit,
+    combine,
+    holm,
+    judge_rows,
+    metric_names,
+    seed_degrees,
+)
 
 ARMS = [Arm("baseline"), Arm("good", (1,), {}, "baseline", (0.04, 0.06)), Arm("same", (2,), {}, "baseline", (0.03, 0.04))]
 SKILL = {"baseline": 1.0, "good": 2.5, "same": 1.0}
@@ -209,17 +219,17 @@ def studies_of_normals(
 @pytest.mark.parametrize(("arms", "seeds"), [(1, 2), (1, 3), (1, 5), (2, 2), (4, 3)])
 def test_false_verdicts_stay_at_five_percent_for_few_arms_and_seeds(arms: int, seeds: int) -> None:
     """A confirmation often has one arm: Satterthwaite's degrees alone would give 10, 7 and 6 % at 2, 3 and 5 seeds."""
-    covered, wrong = studies_of_normals(arms, seeds, studies=1000, rows=0.3)
-    assert wrong.mean() <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
+    covered, wrong = studies_of_normals(arms, seeds, studies=700, rows=0.3)
+    assert wrong.mean() <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 700)
     assert covered.mean() >= 0.935
 
 
 def test_an_arm_noisier_than_the_others_has_a_variance_of_its_own() -> None:
     """Three times the spread of the others: with the pooled variance its interval holds in 83 %."""
-    covered, wrong = studies_of_normals(4, 5, studies=700, noisier=3.0)
+    covered, wrong = studies_of_normals(4, 5, studies=500, noisier=3.0)
     assert covered[:, 0].mean() > 0.89 and covered[:, 1:].mean() > 0.935
     assert wrong.mean() <= 0.08
-    alike, _ = studies_of_normals(4, 5, studies=700)
+    alike, _ = studies_of_normals(4, 5, studies=500)
     assert alike.mean() == pytest.approx(0.95, abs=0.015)
 
 
@@ -360,9 +370,9 @@ def test_a_screen_is_forecast_to_see_less_than_half_of_what_only_needs() -> None
     assert forecast_pairs("only", 10, 1, 1495).detectable is None
 
 
-def trial(arm: str, seed: int, scores: list[float], seconds: float, stage: str = "confirm", status: str = "finished") -> dict[str, object]:
+def trial(arm: str, seed: int, scores: list[float], seconds: float, stage: Stage = "confirm", status: Status = "finished") -> TrialRecord:
     curve = [{"progress": (i + 1) / len(scores), "epoch": i + 1, "overall": score} for i, score in enumerate(scores)]
-    return {"id": f"{arm}-{seed}", "arm": arm, "seed": seed, "stage": stage, "status": status, "curve": curve, "train_seconds": seconds}
+    return TrialRecord(f"{arm}-{seed}", arm, seed, stage, status=status, curve=curve, train_seconds=seconds)
 
 
 def test_the_score_at_equal_compute_is_cut_at_the_cheapest_arm() -> None:
@@ -376,18 +386,18 @@ def test_the_score_at_equal_compute_is_cut_at_the_cheapest_arm() -> None:
         trial("baseline", 3, [0.9], 5, stage="explore"),
     ]
     found = equal_compute(trials)
-    assert (found["cheapest"], found["budget"]) == ("baseline", 32)
-    by_arm = {entry["arm"]: entry for entry in found["arms"]}
-    assert by_arm["baseline"]["score"] == by_arm["baseline"]["full_score"] == pytest.approx(0.55)
-    assert by_arm["long"]["score"] == pytest.approx(0.5) and by_arm["long"]["full_score"] == pytest.approx(0.8)
-    assert by_arm["huge"]["score"] is None
-    assert equal_compute(trials, "epochs")["cheapest"] == "huge"
-    assert equal_compute([])["arms"] == []
+    assert (found.cheapest, found.budget) == ("baseline", 32)
+    by_arm = {entry.arm: entry for entry in found.arms}
+    assert by_arm["baseline"].score == by_arm["baseline"].full_score == pytest.approx(0.55)
+    assert by_arm["long"].score == pytest.approx(0.5) and by_arm["long"].full_score == pytest.approx(0.8)
+    assert by_arm["huge"].score is None
+    assert equal_compute(trials, "epochs").cheapest == "huge"
+    assert equal_compute([]).arms == []
 
 
 def test_the_terminals_table() -> None:
     found = study_effects(study(), ARMS, LABELS, seconds={("good", 0): 10.0, ("baseline", 0): 5.0})
-    text = render_effects(found.table, detectable={"before": 0.0312, "after": found.detectable})
+    text = render_effects(found.table, detectable=Detectable(before=0.0312, after=found.detectable))
     line = next(line for line in text.splitlines() if line.startswith("good"))
     assert "helps" in line and "+4.0 to +6.0" in line and "10 2.0x" in line
     assert "3.1 before the study" in text and "do not add up" in text and "non_polarized" in text

@@ -1,18 +1,24 @@
-"""The terminal's view of an effects table: what each arm does to the score, beside the plan's claim and the cost."""
+"""A study on the terminal: the effects table when it has ended, and its progress while it runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
 import pyarrow as pa
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from polarity.strategy import CLAIMS_NOTE
-from polarity.tune.influence import OVERALL
+from polarity.study import Detectable, Interaction, ScreenEntry, SharedSetting, Stage, Study, TrialRecord
+from polarity.train.events import clock
+from polarity.tune.conductor import Watcher
 from polarity.tune.statistics import HELPS, HURTS
+from polarity.tune.variance import OVERALL
 
 MIN_WIDTH = 106
 _WHOLE = ("difference [95 %]", "verdict", "plan claims", "seconds")
@@ -24,8 +30,8 @@ def render_effects(
     *,
     width: int = 110,
     colour: bool = False,
-    detectable: Mapping[str, float | None] | None = None,
-    screen: Mapping[str, Any] | None = None,
+    detectable: Detectable | None = None,
+    screen: ScreenEntry | None = None,
 ) -> str:
     """An effects table (EFFECTS_SCHEMA) as text of at least MIN_WIDTH columns, in points of macro-F1 (hundredths).
 
@@ -49,10 +55,10 @@ def render_effects(
             console.print()
             console.print(_by_task(of_stage))
             console.print()
-    for line in screen_notes(screen or {}):
+    for line in screen_notes(screen) if screen else []:
         console.print(Text(line, "dim"))
     console.print()
-    for line in _notes(decided, detectable or {}):
+    for line in _notes(decided, detectable or Detectable()):
         console.print(Text(line, "dim"))
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
@@ -64,29 +70,29 @@ _STAGES = {
 _SHOWN = 5
 
 
-def screen_notes(screen: Mapping[str, Any]) -> list[str]:
+def screen_notes(screen: ScreenEntry) -> list[str]:
     """What a screen adds to its table, in lines: shared settings, what its effects are not clear of, and the largest interactions."""
-    lines = [f"Shared setting {entry['setting']}: " + shared_words(entry) for entry in screen.get("shared", [])]
-    if screen.get("aliased"):
+    lines = [f"Shared setting {entry.setting}: {shared_words(entry)}" for entry in screen.shared]
+    if screen.aliased:
         lines.append(
             "With these runs an effect is not clear of the interactions of two other factors: a third of each is in it, or taken from it."
         )
-    found = screen.get("interactions", [])[:_SHOWN]
+    found = screen.interactions[:_SHOWN]
     if found:
         lines.append("Largest interactions of two factors (points; aliases in brackets; none is claimed):")
     return lines + [f"  {interaction_words(entry)}" for entry in found]
 
 
-def shared_words(entry: Mapping[str, Any]) -> str:
+def shared_words(entry: SharedSetting) -> str:
     """A shared setting's meaning in every run."""
-    alone = ", ".join(f"{value} with {name} alone" for name, value in entry["alone"].items())
-    return f"{alone}; {entry['together']} with {' and '.join(entry['alone'])} on."
+    alone = ", ".join(f"{value} with {name} alone" for name, value in entry.alone.items())
+    return f"{alone}; {entry.together} with {' and '.join(entry.alone)} on."
 
 
-def interaction_words(entry: Mapping[str, Any]) -> str:
+def interaction_words(entry: Interaction) -> str:
     """An interaction's estimate, and what else its estimate holds."""
-    limits = "" if entry["low"] is None else f" [{points(entry['low'])}, {points(entry['high'])}]"
-    return f"{' x '.join(entry['factors'])} {points(entry['estimate'])}{limits} ({alias_words(entry['aliases'])})"
+    limits = "" if entry.low is None else f" [{points(entry.low)}, {points(entry.high)}]"
+    return f"{' x '.join(entry.factors)} {points(entry.estimate)}{limits} ({alias_words(entry.aliases)})"
 
 
 def alias_words(aliases: Mapping[str, float]) -> str:
@@ -137,7 +143,7 @@ def _by_task(rows: list[dict[str, Any]]) -> Table:
     return shown
 
 
-def _notes(rows: list[dict[str, Any]], detectable: Mapping[str, float | None]) -> list[str]:
+def _notes(rows: list[dict[str, Any]], detectable: Detectable) -> list[str]:
     lines = [
         "Points of macro-F1 (hundredths), arm less reference, same seeds and rows. A verdict needs Holm's p below 0.05.",
         "By task (macro-F1) and then its classes (F1): * a 95 % interval of its own that excludes zero. Nothing is",
@@ -145,7 +151,7 @@ def _notes(rows: list[dict[str, Any]], detectable: Mapping[str, float | None]) -
     ]
     if all(row["low"] is None for row in rows):
         lines.append("One seed shows no spread over seeds, so there are no intervals and no verdicts: run at least two, better five.")
-    sizes = [(when, detectable.get(when)) for when in ("before", "after")]
+    sizes = [("before", detectable.before), ("after", detectable.after)]
     known = [f"{points(size, sign=False)} {when} the study" for when, size in sizes if size is not None]
     if known:
         lines.append(f"Smallest effect seen with a power of 80 %, in points: {', '.join(known)}.")
@@ -181,3 +187,97 @@ def _table(first: str, *columns: str | Text) -> Table:
         left = column in ("against", "verdict")
         table.add_column(column, justify="left" if left else "right", no_wrap=column in _WHOLE, overflow="fold")
     return table
+
+
+_STATUS_COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "running": "cyan", "pending": "dim"}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds left of a study at the pace so far; `concurrent` trials run at a time."""
+
+    concurrent: int
+
+    def seconds_left(self, study: Study) -> float | None:
+        """From the wall time of each arm's epochs so far, of all arms' where it has none; None before anything is known.
+
+        The confirmation of an exploring study is counted for all arms until it is known whom it needs.
+        """
+        spent: dict[str, list[float]] = {}
+        for trial in study.trials:
+            if trial.epochs:
+                spent.setdefault(trial.arm, []).append(max(trial.seconds, trial.train_seconds) / trial.epochs)
+        if not spent:
+            return None
+        means = {arm: sum(values) / len(values) for arm, values in spent.items()}
+        anywhere = sum(means.values()) / len(means)
+        left = [(trial.arm, trial.planned - trial.epochs) for trial in study.of(None, "pending", "running")]
+        if study.of("explore") and not study.of("confirm"):
+            planned = {trial.arm: trial.planned for trial in study.of("explore")}
+            left += [(arm, epochs) for arm, epochs in planned.items() for _ in study.file.seeds.confirm]
+        return sum(epochs * means.get(arm, anywhere) for arm, epochs in left) / self.concurrent
+
+
+def counts(study: Study, pace: Pace) -> str:
+    """One line: how many trials are where, the best score so far, the time left."""
+    by_status = {status: len(study.of(None, status)) for status in ("finished", "running", "pending", "stopped", "failed")}
+    shown = ", ".join(f"{count} {status}" for status, count in by_status.items() if count or status in ("finished", "pending"))
+    best = max((t for t in study.trials if t.overall is not None), key=lambda t: t.overall or 0.0, default=None)
+    left = pace.seconds_left(study)
+    ends = [
+        shown,
+        *([f"best {best.overall:.4f} ({best.id})"] if best else []),
+        f"{clock(left)} left" if left is not None else "time left: not known yet",
+    ]
+    return "; ".join(ends)
+
+
+def event_line(study: Study, trial: TrialRecord, event: str, pace: Pace) -> str:
+    """One line for one event."""
+    if event == "epoch":
+        now = trial.curve[-1]["overall"]
+        return f"{trial.id}: epoch {trial.epochs}/{trial.planned} ({trial.progress:.0%}), overall {now:.4f}, best {trial.overall:.4f}"
+    if trial.status in ("finished", "stopped"):
+        return f"{trial.id}: {event} after {trial.epochs} epochs, {clock(trial.seconds)}; {counts(study, pace)}"
+    return f"{trial.id}: {event}"
+
+
+def progress_table(study: Study, pace: Pace) -> Table:
+    """Arms down, seeds across; a cell has the state, the epochs and the best score so far."""
+    table = Table(caption=counts(study, pace), caption_justify="left")
+    table.add_column("arm")
+    seeds = study.file.seeds
+    of_stage: dict[Stage, list[int]] = {"explore": seeds.explore, "screen": seeds.screen, "confirm": seeds.confirm}
+    stages = [(stage, seed) for stage, own in of_stage.items() for seed in own]
+    for stage, seed in stages:
+        table.add_column(f"{stage} {seed}", justify="right")
+    cells: dict[tuple[str, str, int], TrialRecord] = {(t.arm, t.stage, t.seed): t for t in study.trials}
+    for arm in study.arms:
+        table.add_row(arm.name, *(_cell(cells.get((arm.name, stage, seed))) for stage, seed in stages))
+    return table
+
+
+def _cell(trial: TrialRecord | None) -> Text:
+    if trial is None:
+        return Text("")
+    if trial.status in ("pending", "failed") and trial.overall is None:
+        return Text("waits" if trial.status == "pending" else "failed", _STATUS_COLOURS[trial.status])
+    return Text(f"{trial.status} {trial.epochs}/{trial.planned} {trial.overall or 0:.3f}", _STATUS_COLOURS[trial.status])
+
+
+@contextmanager
+def live_or_lines(say: Callable[[str], None], pace: Pace, console: Console | None = None) -> Iterator[Watcher]:
+    """A watcher that redraws the table on a terminal; where `console` is none, it says a line for each event."""
+    shown = console or Console()
+    if not shown.is_terminal:
+        yield lambda study, trial, event: say(event_line(study, trial, event, pace))
+        return
+    with Live(console=shown, auto_refresh=False) as live:
+
+        def draw(study: Study, trial: TrialRecord, event: str) -> None:
+            table: RenderableType = progress_table(study, pace)
+            if event.startswith("failed"):
+                live.console.print(f"{trial.id}: {event}", style="red")
+            live.update(table, refresh=True)
+
+        yield draw
