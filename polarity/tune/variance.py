@@ -132,6 +132,7 @@ _OWN_VARIANCE, _LEAVES_THE_POOL = 0.1, 0.01
 _FEWEST_DF, _FEW_DF, _MANY_TESTS = 3, 9, 4
 """When Cochran's limit is taken; found by simulation over 1 to 10 arms and 2 to 10 seeds."""
 _BISECTIONS = 60
+_LEAST_TAIL = -100.0  # a power of ten: beyond, limits are no longer finite
 _NORMAL_DF = 1e9
 
 
@@ -301,7 +302,7 @@ def _cochran(tail: float | Floats, of_seeds_M: Floats, seed_df: float, rows_M: F
 
 def _cochran_tail(ratio_M: Floats, of_seeds_M: Floats, seed_df: float, rows_M: Floats, rows_df_M: Floats) -> Floats:
     """The tail whose Cochran limit is the ratio, by bisection of its logarithm."""
-    low_M, high_M = np.full_like(ratio_M, -300.0), np.full_like(ratio_M, np.log10(0.5))
+    low_M, high_M = np.full_like(ratio_M, _LEAST_TAIL), np.full_like(ratio_M, np.log10(0.5))
     for _ in range(_BISECTIONS):
         middle_M = (low_M + high_M) / 2
         beyond_M = _cochran(10.0**middle_M, of_seeds_M, seed_df, rows_M, rows_df_M) > ratio_M

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
-from planted import World
+from planted import LABELS, World
 
 from polarity.tune.power import detectable_effect
+from polarity.tune.statistics import SeedRows, compare
 from polarity.tune.variance import judge_rows
 
 pytestmark = pytest.mark.slow
@@ -116,3 +117,31 @@ def test_a_plain_bootstrap_of_three_seeds_would_not_cover() -> None:
         low, high = np.percentile(means, [2.5, 97.5])
         covered.append(low <= 0 <= high)
     assert np.mean(covered) < 0.8
+
+
+def with_titles(seeds: list[SeedRows], titles: int, rng: np.random.Generator) -> list[SeedRows]:
+    """The same predictions with rows in titles, each arm lucky or not with a title as a whole, in every seed alike."""
+    rows = len(next(iter(next(iter(seeds[0].codes.values())).values()))[0])
+    units = rng.integers(0, titles, rows)
+    luck = {arm: (rng.normal(0, 0.06, titles)[units], rng.random(rows)) for arm in seeds[0].codes}
+    found = []
+    for seed in seeds:
+        codes = {}
+        for arm, tasks in seed.codes.items():
+            shift, drawn = luck[arm]
+            right, wrong = drawn < shift, drawn < -shift
+            codes[arm] = {t: (label, np.where(right, label, np.where(wrong, (label + 1) % 3, own))) for t, (label, own) in tasks.items()}
+        found.append(SeedRows(seed.seed, codes, units.astype(np.int64)))
+    return found
+
+
+def test_six_titles_give_no_more_false_verdicts_than_many() -> None:
+    """The rows' part has at most as many degrees as titles less one; with the spread of its products alone 10.7 % were wrong."""
+    world, studies, wrong, covered = World({f"null{n}": 0.0 for n in range(4)}, rows=600), 120, [], []
+    for number in range(studies):
+        rng = np.random.default_rng([number, 6])
+        found = compare(with_titles(world.seeds(3, rng), 6, rng), 6, world.arms(), LABELS, {}).table.to_pylist()
+        rows = [row for row in found if row["metric"] == "overall"]
+        wrong.append(any(row["verdict"] != "no evidence" for row in rows))
+        covered += [row["low"] <= 0 <= row["high"] for row in rows]
+    assert np.mean(wrong) <= most_errors(studies) and np.mean(covered) >= 0.93
