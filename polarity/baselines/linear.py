@@ -23,6 +23,10 @@ Say = Callable[[str], None]
 
 INVERSE_REGULARISATION = 3.0
 MAX_ITERATIONS = 1000  # the plan's rows need about 80
+MOST_ROWS = 200_000
+"""Training rows that the floor is fitted on at most: a minute and about 2 GB. More are sampled, and said to be."""
+ROWS_AT_ONCE = 50_000
+"""Rows whose terms are in memory together in prediction."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,10 @@ class LinearFloor:
 
     def probabilities(self, comments: pa.Table) -> dict[str, Floats]:
         """Per task (N, K) in class order; 0 for a class without a training row."""
+        blocks = [self._probabilities(comments.slice(at, ROWS_AT_ONCE)) for at in range(0, max(comments.num_rows, 1), ROWS_AT_ONCE)]
+        return {task: np.concatenate([block[task] for block in blocks]) for task in self.shares}
+
+    def _probabilities(self, comments: pa.Table) -> dict[str, Floats]:
         terms = _terms(self.features, comments)
         result: dict[str, Floats] = {}
         for task, shares in self.shares.items():
@@ -75,11 +83,15 @@ def linear(train: pa.Table, held_out: pa.Table, labels: Labels, *, say: Say) -> 
 
 
 def fit_linear(train: pa.Table, labels: Labels, *, say: Say) -> LinearFloor:
-    """Fit the features on all training comments, and each task's classifier on the rows that carry its label.
+    """Fit the features on all training comments (a sample of `MOST_ROWS`, where there are more), and each task's classifier on the rows
+    of them that carry its label.
 
     On few rows a `min_df` that leaves no term is lowered to 1, and a text without any term is left out; both are said through
     `say`. Raises DataError where a task has no labelled row or no text holds a term.
     """
+    if train.num_rows > MOST_ROWS:
+        say(f"linear baseline: fitted on a random sample of {MOST_ROWS:,} of the {train.num_rows:,} training rows")
+        train = train.take(pa.array(np.sort(np.random.default_rng(0).choice(train.num_rows, MOST_ROWS, replace=False))))
     features = [(block.column, fitted) for block in _BLOCKS if (fitted := _fit_block(block, train, say)) is not None]
     if not features:
         raise DataError("no training comment or title holds a word or character to build the linear baseline on")

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from polarity.data.near import BLOCK, GRAM, MOST_PARTNERS, MOST_PIVOTS, Clock, NearIndex, Progress, near_components
+from polarity.data.near import GRAM, MOST_PARTNERS, MOST_PIVOTS, Clock, NearIndex, Progress, near_components
 
 MIN_CHARACTERS = 20
+ROWS_AT_ONCE = 16_384
+"""Training rows that are looked up together: memory does not grow with their number, but with that of the held-out rows."""
 
 LEAKS = pa.schema(
     [
@@ -55,33 +57,25 @@ def find_leaks(train: pa.Table, held_out: pa.Table, progress: Progress | None = 
         exact.setdefault((title, comment), row_id)
         first.setdefault(comment, row_id)
     distinct = [comment for comment in first if len(comment) >= MIN_CHARACTERS]
-    mine = [(row_id, exact.get((title, comment)), comment) for row_id, title, comment in _texts(train)]
-    asked = list(dict.fromkeys(comment for _, same, comment in mine if same is None and len(comment) >= MIN_CHARACTERS))
-    closest = _closest(asked, distinct, progress)
-    rows: list[tuple[str, str, str, float]] = []
-    for row_id, same, comment in mine:
-        if same is not None:
-            rows.append((row_id, same, "duplicate", 1.0))
-        elif comment in closest:
-            other, similarity = closest[comment]
-            rows.append((row_id, first[other], "near", similarity))
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
-    return pa.table(columns, schema=LEAKS)
-
-
-def _closest(asked: list[str], indexed: list[str], progress: Progress | None) -> dict[str, tuple[str, float]]:
-    """{comment: (the closest indexed comment, similarity)} of those comments that are near to one."""
-    index = NearIndex(len(indexed), lambda rows: [indexed[row] for row in rows], progress)
-    clock, found = Clock("near-duplicates: comments looked up", len(asked), progress), {}
-    for start in range(0, len(asked), BLOCK):
-        own = asked[start : start + BLOCK]
-        for comment, other, similarity in zip(own, *index.closest(own), strict=True):
-            if other >= 0:
-                found[comment] = (indexed[other], float(similarity))
-        clock.tell(start + len(own))
+    index = NearIndex(len(distinct), lambda rows: [distinct[row] for row in rows], progress)
+    clock, found = Clock("near-duplicates: rows looked up", train.num_rows, progress), [LEAKS.empty_table()]
+    for start in range(0, train.num_rows, ROWS_AT_ONCE):
+        block = list(_texts(train.slice(start, ROWS_AT_ONCE)))
+        asked = list(dict.fromkeys(text for _, title, text in block if (title, text) not in exact and len(text) >= MIN_CHARACTERS))
+        places, similarities = index.closest(asked)
+        near = {text: (distinct[place], score) for text, place, score in zip(asked, places, similarities, strict=True) if place >= 0}
+        leaks: list[tuple[str, str, str, float]] = []
+        for row_id, title, comment in block:
+            if (title, comment) in exact:
+                leaks.append((row_id, exact[title, comment], "duplicate", 1.0))
+            elif comment in near:
+                leaks.append((row_id, first[near[comment][0]], "near", float(near[comment][1])))
+        if leaks:
+            found.append(pa.table([list(column) for column in zip(*leaks, strict=True)], schema=LEAKS))
+        clock.tell(start + len(block))
     if index.capped and progress:
         progress(f"near-duplicates: {index.capped:,} comments have more than {MOST_PARTNERS:,} candidates each: only so many were compared")
-    return found
+    return pa.concat_tables(found).combine_chunks()
 
 
 def duplicate_groups(comments: pa.Table, *, normalised: bool) -> list[list[str]]:

@@ -30,6 +30,8 @@ RowIds: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str] | npt.NDArray[np.
 MISSING = -1
 SNAP = 1e-9
 _ID_KEY = "polarity/row_id1"  # 16 bytes: the key of SipHash. A change moves every epoch of every run
+_HASHED_AT_ONCE = 262_144
+"""Row ids that stand in memory as Python's strings at a time: ten million of them would take a GB in every worker."""
 _MAX_CODE = 2**46  # stratum codes share an int64 with 16 bits of hash in the stage
 
 
@@ -100,10 +102,16 @@ def row_hash(row_ids: RowIds, seed: int, epoch: int) -> HashArray:
     Ids are text; equal ids hash alike wherever they stand, so neither blocks nor workers matter.
     """
     ids = row_ids if isinstance(row_ids, pa.Array | pa.ChunkedArray) else pa.array(row_ids, type=pa.large_string())
-    words = ids.to_numpy() if isinstance(ids, pa.ChunkedArray) else ids.to_numpy(zero_copy_only=False)
-    hashed = pd.util.hash_array(words.astype(object, copy=False), hash_key=_ID_KEY, categorize=False)
+    hashed = np.empty(len(ids), dtype=np.uint64)
+    for start in range(0, len(ids), _HASHED_AT_ONCE):
+        hashed[start : start + _HASHED_AT_ONCE] = _id_hash(ids.slice(start, _HASHED_AT_ONCE))
     key = mix64(mix64(np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)) + np.uint64(epoch))
     return mix64(mix64(hashed ^ key))
+
+
+def _id_hash(ids: pa.Array | pa.ChunkedArray) -> HashArray:
+    words = ids.to_numpy() if isinstance(ids, pa.ChunkedArray) else ids.to_numpy(zero_copy_only=False)
+    return pd.util.hash_array(words.astype(object, copy=False), hash_key=_ID_KEY, categorize=False)
 
 
 def hash_fraction(hashes: HashArray) -> FloatArray:

@@ -312,7 +312,7 @@ def _load(path: Path, print_: str, rows: int, say: Callable[[str], None]) -> pa.
     if not path.is_file():
         return None
     try:
-        columns = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
+        columns = pa.ipc.open_file(pa.memory_map(str(path))).read_all()  # mapped: the system may drop it and read it again
         meta = columns.schema.metadata or {}
         sound = (
             column_of_objects(columns.schema) is None  # first: to look at such a column runs code

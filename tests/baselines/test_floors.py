@@ -1,10 +1,12 @@
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from polarity.baselines import floors, linear, majority, title_only
+from polarity.baselines import fit_linear, floors, linear, majority, title_only
 from polarity.errors import DataError
 from polarity.evaluate import evaluate_split
 
@@ -136,3 +138,18 @@ def test_a_task_without_labels_is_refused() -> None:
     train = small([None, None], ["a", "b"])
     with pytest.raises(DataError, match="no training row has a label of task 'mood'"):
         floors(train, {"test": small([0], ["a"])}, MOOD, say=lambda _: None)
+
+
+def test_the_linear_floor_of_many_rows_is_fitted_on_a_sample_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, held_out, said = comments(400), comments(70, 1), list[str]()
+    whole = linear(train, held_out, LABELS, say=said.append)
+    assert not said
+    module = sys.modules[fit_linear.__module__]  # the room has a function of that name
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", 32)  # blocks change nothing
+    assert all(np.array_equal(whole[task], again) for task, again in linear(train, held_out, LABELS, say=said.append).items())
+    monkeypatch.setattr(module, "MOST_ROWS", 100)
+    rows = np.sort(np.random.default_rng(0).choice(400, 100, replace=False))
+    sampled = linear(train, held_out, LABELS, say=said.append)
+    assert said == ["linear baseline: fitted on a random sample of 100 of the 400 training rows"]
+    expected = linear(train.take(pa.array(rows)), held_out, LABELS, say=said.append)
+    assert all(np.array_equal(expected[task], sampled[task]) for task in LABELS)

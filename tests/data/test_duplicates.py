@@ -223,3 +223,10 @@ def test_the_smallest_and_the_largest_set_that_is_near_are_found(size: int) -> N
         assert closest([text], other)[0] == 0
         assert closest([other], text)[0] == 0
         assert len(set(near_components([text, other])[0].tolist())) == 1
+
+
+def test_blocks_of_training_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, held_out = sample_comments(300), sample_comments(200)
+    whole = find_leaks(train, held_out)
+    monkeypatch.setattr("polarity.data.duplicates.ROWS_AT_ONCE", 37)
+    assert whole.num_rows and find_leaks(train, held_out).equals(whole)

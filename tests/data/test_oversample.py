@@ -240,3 +240,11 @@ def test_three_tasks_of_other_sizes(sizes: list[int]) -> None:
     for stratum in found:
         counted[found_keys[stratum]] += 1
     assert counted == dict(zip(keys, sizes, strict=True))
+
+
+def test_row_ids_hashed_in_portions_hash_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = pa.chunked_array([[f"r{i}" for i in range(50)], [], [f"s{i}" for i in range(30)]], type=pa.large_string())
+    whole = row_hash(ids, 3, 1)
+    monkeypatch.setattr("polarity.data.oversample._HASHED_AT_ONCE", 7)
+    assert np.array_equal(row_hash(ids, 3, 1), whole)
+    assert np.array_equal(row_hash(ids.combine_chunks(), 3, 1), whole)
