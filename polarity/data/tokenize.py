@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from polarity.artifacts import column_of_objects, replacing
 from polarity.config import MIN_COMMENT_TOKENS, DataConfig
-from polarity.errors import ConfigError, EncoderError
+from polarity.errors import EncoderError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -34,39 +34,6 @@ Int64 = NDArray[np.int64]
 
 BATCH_ROWS = 8192
 FORMAT_VERSION = 1
-# Families whose position ids start after the padding id: two positions fewer are usable.
-_OFFSET_POSITIONS = frozenset(
-    {
-        "roberta",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-        "camembert",
-        "roberta-prelayernorm",
-        "data2vec-text",
-        "xmod",
-        "longformer",
-        "mpnet",
-        "ibert",
-        "esm",
-    }
-)
-
-
-def check_length(data: DataConfig, encoder_config: Any) -> None:
-    """Raises ConfigError where `data.max_length` is more than the encoder's positions.
-
-    `encoder_config` is a transformers configuration; encoders without a fixed number of positions pass.
-    """
-    positions = getattr(encoder_config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return
-    if getattr(encoder_config, "model_type", None) in _OFFSET_POSITIONS:
-        pad = getattr(encoder_config, "pad_token_id", None)
-        positions -= (1 if pad is None else int(pad)) + 1
-    if data.max_length > positions:
-        raise ConfigError(
-            f"data.max_length is {data.max_length}, but the encoder has {positions} positions: set data.max_length to at most {positions}"
-        )
 
 
 def tokenize(

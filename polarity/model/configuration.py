@@ -17,6 +17,7 @@ class PolarityConfig(PreTrainedConfig):
     pooling: str = "mean"
     concat_cls: bool = False
     concat_mean: bool = False
+    cls_place: str = "first"
     head_layers: int = 0
     head_hidden_size: int = 384
     head_intermediate_size: int | None = None
@@ -32,14 +33,17 @@ class PolarityConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
 
-def model_configuration(model: ModelConfig, labels: dict[str, list[str]], encoder_config: PreTrainedConfig) -> PolarityConfig:
-    """The model's configuration from the run's: `labels` is {task: classes in order}."""
+def model_configuration(
+    model: ModelConfig, labels: dict[str, list[str]], encoder_config: PreTrainedConfig, *, cls_place: str
+) -> PolarityConfig:
+    """The model's configuration from the run's: `labels` is {task: classes in order}, `cls_place` where the CLS token is: first or last."""
     return PolarityConfig(
         encoder_config=encoder_config,
         task_labels=labels,
         pooling=model.pooling,
         concat_cls=model.concat_cls,
         concat_mean=model.concat_mean,
+        cls_place=cls_place,
         head_layers=model.head.layers,
         head_hidden_size=model.head.hidden_size,
         head_intermediate_size=model.head.intermediate_size,

@@ -13,14 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from polarity.config import ModelConfig
-from polarity.errors import EncoderError, RunError
+from polarity.errors import ConfigError, RunError
 from polarity.model.configuration import PolarityConfig, model_configuration
+from polarity.model.encoder import empty_encoder, examine, freeze_unused, load_encoder, probe_ids
 from polarity.model.heads import Head
 from polarity.model.noise import RowNoise, row_keys
 from polarity.model.pooling import Pooling
-
-# Parts that encoders carry for other purposes and that pooling and heads replace here.
-_UNUSED_PARTS = ("pooler.", "cls.", "lm_head.", "vocab_", "classifier.", "predictions.")
 
 
 class Mix(NamedTuple):
@@ -45,15 +43,15 @@ class MultitaskModel(PreTrainedModel):
         super().__init__(config)
         if not isinstance(config.encoder_config, PreTrainedConfig) or not config.task_labels:
             raise RunError("this model's config.json names no encoder_config or no task_labels: it was not written by polarity")
-        self.encoder = encoder if encoder is not None else AutoModel.from_config(config.encoder_config, dtype=torch.float32)
-        if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None  # never used here; a parameter without a gradient would stop DDP
+        self.encoder = encoder if encoder is not None else empty_encoder(config.encoder_config)
+        self.layers_above: dict[str, int] = {}
         self.pooling = Pooling(
             config.pooling,
             config.encoder_config.hidden_size,
             concat_cls=config.concat_cls,
             concat_mean=config.concat_mean,
             layers=config.encoder_config.num_hidden_layers,
+            cls_place=config.cls_place,
         )
         self.heads = nn.ModuleDict(
             {
@@ -124,23 +122,35 @@ class MultitaskModel(PreTrainedModel):
     def from_encoder(cls, folder: Path, model: ModelConfig, labels: dict[str, list[str]], *, seed: int) -> "MultitaskModel":
         """A model with the encoder's pretrained weights and fresh heads drawn from `seed`.
 
-        Raises `EncoderError` when the folder's weights do not fill the encoder: an encoder that is random in part would train,
-        badly and in silence.
+        `layers_above` then tells how deep each of the encoder's parameters lies, by its name in this model.
+        Raises `EncoderError` when the folder's weights do not fill the encoder, or its family does not encode padded rows, and
+        `ConfigError` when `model.pooling` does not fit it.
         """
-        try:
-            encoder, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True)
-        except SafetensorError as error:
-            raise EncoderError(f"{folder}: the weights are damaged or incomplete ({error}); fetch the encoder again") from error
-        lacking = sorted(key for key in info["missing_keys"] if not key.startswith(_UNUSED_PARTS))
-        wrong = sorted(str(key) for key in info["mismatched_keys"])
-        if lacking or wrong:
-            raise EncoderError(
-                f"{folder}: the weights do not fit config.json: {', '.join((lacking + wrong)[:5])} missing or of another shape"
-            )
-        if not hasattr(encoder.config, "hidden_size"):
-            raise EncoderError(f"{folder}: a {encoder.config.model_type!r} model has no hidden_size: it is no text encoder")
+        encoder = load_encoder(folder)
+        nature = examine(encoder, str(folder))
+        # The first token of a causal encoder has seen nothing but itself; XLNet's tokenizer puts its CLS token last.
+        last = nature.causal or getattr(encoder.config, "summary_type", None) == "last"
         torch.manual_seed(seed)
-        return cls(model_configuration(model, labels, encoder.config), encoder)
+        built = cls(model_configuration(model, labels, encoder.config, cls_place="last" if last else "first"), encoder)
+        built.layers_above = {f"{cls.base_model_prefix}.{name}": above for name, above in nature.layers_above.items()}
+        built._freeze_unused()
+        return built
+
+    def _freeze_unused(self) -> None:
+        ids_1L, training = probe_ids(self.encoder, 3), self.training
+        self.train(False)
+        try:
+            pooled_1P = self.encode(ids_1L, torch.ones_like(ids_1L))
+        except (RuntimeError, TypeError, IndexError, ValueError) as error:
+            family = self.encoder.config.model_type
+            raise ConfigError(
+                f"model.pooling {self.pooling.kind!r} does not fit a {family!r} encoder, whose layers' states have other shapes than the "
+                "last one's: set model.pooling=mean"
+            ) from error
+        finally:
+            self.train(training)
+        for part in (self.encoder, self.pooling):
+            freeze_unused(part, pooled_1P)
 
 
 def load_model(folder: Path) -> MultitaskModel:

@@ -16,6 +16,12 @@ def masked_mean(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     return (hidden_BLD.float() * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1.0)
 
 
+def last_token(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """The state (B, D) of each row's last real token, in float32."""
+    places_B = (mask_BL.sum(1) - 1).clamp(min=0)
+    return hidden_BLD[torch.arange(hidden_BLD.shape[0], device=hidden_BLD.device), places_B].float()
+
+
 class AttentionPooling(nn.Module):
     """Masked softmax of v^T tanh(W h) over the tokens (Lin et al. 2017, "A structured self-attentive sentence embedding")."""
 
@@ -34,10 +40,17 @@ class AttentionPooling(nn.Module):
 class Pooling(nn.Module):
     """One of `last4_mean`, `attention`, `cls`, `mean`, and what is concatenated to it: base, then CLS, then mean."""
 
-    def __init__(self, kind: str, hidden_size: int, *, concat_cls: bool, concat_mean: bool, layers: int = LAST_LAYERS) -> None:
-        """`layers` is how many the encoder has: one of fewer than four averages those it has, not its embeddings too."""
+    def __init__(
+        self, kind: str, hidden_size: int, *, concat_cls: bool, concat_mean: bool, layers: int = LAST_LAYERS,
+        cls_place: str = "first",
+    ) -> None:  # fmt: skip
+        """`layers` is how many the encoder has: one of fewer than four averages those it has, not its embeddings too.
+
+        `cls_place`: `cls` is the first token, or, where the encoder is causal, the last one, which alone has seen the whole row.
+        """
         super().__init__()
         self.averaged = min(LAST_LAYERS, layers)
+        self.cls_place = cls_place
         self.kind, self.concat_cls, self.concat_mean = kind, concat_cls, concat_mean
         self.output_size = hidden_size * (1 + concat_cls + concat_mean)
         self.attention = AttentionPooling(hidden_size) if kind == "attention" else None
@@ -52,7 +65,7 @@ class Pooling(nn.Module):
         last_BLD = layers[-1]
         parts = [self._base(layers, mask_BL)]
         if self.concat_cls:
-            parts.append(last_BLD[:, 0].float())
+            parts.append(self._cls(last_BLD, mask_BL))
         if self.concat_mean:
             parts.append(masked_mean(last_BLD, mask_BL))
         return torch.cat(parts, dim=-1)
@@ -64,5 +77,8 @@ class Pooling(nn.Module):
         if self.kind == "last4_mean":
             return masked_mean(torch.stack(layers[-self.averaged :]).float().mean(0), mask_BL)
         if self.kind == "cls":
-            return layers[-1][:, 0].float()
+            return self._cls(layers[-1], mask_BL)
         return masked_mean(layers[-1], mask_BL)
+
+    def _cls(self, last_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        return last_token(last_BLD, mask_BL) if self.cls_place == "last" else last_BLD[:, 0].float()

@@ -10,7 +10,7 @@ from typing import Any
 from polarity import config, errors
 from polarity.data import tokenize
 from polarity.evaluate import calibration, predictions
-from polarity.model import configuration, heads, inference, multitask, noise, pooling
+from polarity.model import configuration, encoder, heads, inference, multitask, noise, pooling
 from polarity.predict import portable_texts, portable_torch
 from polarity.predict.exported import (
     README,
@@ -50,7 +50,8 @@ def modeling_source() -> str:
         Part(noise),
         Part(pooling),
         Part(heads),
-        Part(multitask, without=("MultitaskModel.from_encoder", "load_model")),
+        Part(encoder, only=("text_encoder", "empty_encoder")),
+        Part(multitask, without=("MultitaskModel.from_encoder", "MultitaskModel._freeze_unused", "load_model")),
         Part(inference),
         Part(portable_texts),
         Part(portable_torch),

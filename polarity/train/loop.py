@@ -289,7 +289,7 @@ class Training:
         self.train_rows, self.validation_rows = self.reduced.train, self.reduced.validation
         trained = self.reduced.model.train()
         self.model: nn.Module = trained if world.size == 1 else DistributedDataParallel(trained, gradient_as_bucket_view=True)
-        groups = parameter_groups(trained, encoder.num_hidden_layers, config.optim)
+        groups = parameter_groups(trained, config.optim)
         self.optimizer = torch.optim.AdamW(groups, lr=config.optim.lr, fused=True)
         self.objectives = {task: TaskObjective(task, config.loss, tables.statistics[task], world.device) for task in config.data.tasks}
         self.stepper = Stepper(self.model, self.train_rows, self.objectives, config, world, self.precision, self.optimizer)

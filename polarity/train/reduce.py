@@ -65,7 +65,8 @@ def reduced(
         use_cheap_dropout(model.encoder)
     nn.Module.to(model, world.device)
     if not config.model.frozen_layers:
-        table = use_rows(model.encoder, np.concatenate([train.tokens, validation.tokens]))
+        padding = np.array([train.pad_id], dtype=np.int32)  # the tokenizer's, which config.json need not know
+        table = use_rows(model.encoder, np.concatenate([train.tokens, validation.tokens, padding]))
         return Reduced(model, train, validation, weights_digest(table.table) if table else "", table)
     lower, upper = split_model(model, config.model.frozen_layers)
     digest, size = weights_digest(lower), config.train.eval_batch_size

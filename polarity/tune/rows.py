@@ -19,7 +19,7 @@ from polarity.config import Config, SplitConfig
 from polarity.data.duplicates import find_leaks
 from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.split import load_splits, split_indices
-from polarity.data.tokenize import check_length, tokenize
+from polarity.data.tokenize import tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, resolve_encoder
 from polarity.errors import ConfigError, DataError
 
@@ -120,7 +120,7 @@ def token_key(config: Config) -> str:
 
 def tokenized(rows: StudyRows, configs: Mapping[str, Config], say: Say) -> dict[str, Tokens]:
     """{key: tokenized parts}, one for each `token_key` among the arms. Raises ConfigError naming an arm whose length does not fit."""
-    from transformers import AutoConfig
+    from polarity.model.encoder import check_length  # torch takes seconds to import
 
     found: dict[str, Tokens] = {}
     for name, config in configs.items():
@@ -129,7 +129,7 @@ def tokenized(rows: StudyRows, configs: Mapping[str, Config], say: Say) -> dict[
             continue
         encoder = resolve_encoder(config.model.encoder, config.model.revision)
         try:
-            check_length(config.data, AutoConfig.from_pretrained(encoder.folder))
+            check_length(config.data, encoder.folder)
         except ConfigError as error:
             raise ConfigError(f"arm {name}: {error}") from error
         tokenizer = load_tokenizer(encoder.folder)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from transformers import logging as transformers_logging
 
@@ -57,14 +58,19 @@ def estimate(config: Config, *, say: Callable[[str], None]) -> str:
     return "\n".join(lines)
 
 
+def _longest_batch(corpus: Corpus, size: int) -> Rows:
+    """The longest rows and the shortest one: what takes most memory, and padding too."""
+    order = np.argsort(-corpus.lengths, kind="stable")
+    return np.append(order[: size - 1], order[-1:]) if size > 1 else order[:1]
+
+
 def _seconds_per_token(training: Training, batches: list[Rows], alpha: float) -> float:
-    """Of a few steps' gradients, the first of which warms up."""
-    lengths, timed = training.train_rows.lengths, batches[: TIMED_STEPS + 1]
+    """Of a few steps' gradients, after the longest batch, which warms up and fails where a run would."""
+    corpus, timed = training.train_rows, batches[:TIMED_STEPS]
+    training.stepper.gradient(_longest_batch(corpus, training.config.train.micro_batch_size), 0, alpha)
     started = time.perf_counter()
     for step, rows in enumerate(timed):
-        if step == 1 or len(timed) == 1:
-            started = time.perf_counter()
         training.stepper.gradient(rows, step, alpha)
     if training.world.device.type == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - started) / sum(int(lengths[rows].sum()) for rows in timed[1:] or timed)
+    return (time.perf_counter() - started) / sum(int(corpus.lengths[rows].sum()) for rows in timed)

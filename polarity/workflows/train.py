@@ -15,7 +15,7 @@ from polarity.config import Config
 from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.seen import SeenRows
 from polarity.data.split import Splits, is_small, load_splits
-from polarity.data.tokenize import check_length, tokenize
+from polarity.data.tokenize import tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
 from polarity.environment import describe_environment, source_hashes
 from polarity.errors import ConfigError, RunError
@@ -127,7 +127,9 @@ def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Split
     check_trackers(config.tracking)
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
     tokenizer = load_tokenizer(encoder.folder)
-    check_length(config.data, _encoder_config(encoder.folder))
+    from polarity.model.encoder import check_length  # torch takes seconds to import
+
+    check_length(config.data, encoder.folder)
     if config.model.frozen_layers:
         from polarity.model.frozen import check_frozen_layers
 

@@ -2,7 +2,6 @@
 
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polarity.config import DataConfig
-from polarity.data.tokenize import check_length, fingerprint, kept_lengths, tokenize
+from polarity.data.tokenize import fingerprint, kept_lengths, tokenize
 from polarity.encoders import MINILM, load_tokenizer, resolve_encoder
-from polarity.errors import ConfigError
 from tests.tiny import FAMILIES, tiny_comments, tiny_encoder
 
 TEXTS = [
@@ -203,15 +201,3 @@ def test_a_cache_that_cannot_be_written_is_said(tokenizers: dict[str, Any], tmp_
     said: list[str] = []
     tokenize(tiny_comments(5), tokenizers["bert"], DataConfig(), cache_dir=tmp_path / "file", say=said.append)
     assert len(said) == 1 and "not written" in said[0]
-
-
-@pytest.mark.parametrize(
-    ("kind", "positions", "pad", "usable"),
-    [("bert", 512, 0, 512), ("roberta", 514, 1, 512), ("xlm-roberta", 514, 1, 512), ("bert", 512, 1, 512)],
-)
-def test_more_tokens_than_positions(kind: str, positions: int, pad: int, usable: int) -> None:
-    encoder = SimpleNamespace(model_type=kind, max_position_embeddings=positions, pad_token_id=pad)
-    check_length(DataConfig(max_length=usable), encoder)
-    with pytest.raises(ConfigError, match=f"data.max_length is {usable + 1}.* at most {usable}"):
-        check_length(DataConfig(max_length=usable + 1), encoder)
-    check_length(DataConfig(max_length=9999), SimpleNamespace(model_type="t5"))

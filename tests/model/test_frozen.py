@@ -89,7 +89,7 @@ def test_learning_rates_count_from_the_top(family: str, encoders: dict[str, Path
     model, config = build(encoders[family], pooling="mean"), OptimConfig(layer_decay=0.5)
 
     def rates(part: MultitaskModel) -> dict[str, float]:
-        return {n: group["lr_multiplier"] for group in parameter_groups(part, LAYERS, config) for n in group["names"]}
+        return {n: group["lr_multiplier"] for group in parameter_groups(part, config) for n in group["names"]}
 
     whole, upper = rates(model), rates(split_model(model, 2).upper)
     assert upper == {name: whole[name] for name in upper}

@@ -12,23 +12,10 @@ from tests.tiny import FAMILIES, tiny_encoder
 CONFIG = OptimConfig(lr=1e-3, layer_decay=0.5, head_lr_multiplier=2.0, weight_decay=0.02)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("encoder.encoder.layer.11.attention.self.query.weight", 1.0),
-        ("encoder.encoder.layer.10.output.dense.bias", 0.5),
-        ("encoder.encoder.layer.0.output.dense.bias", 0.5**11),
-        ("encoder.transformer.layer.11.ffn.lin1.weight", 1.0),
-        ("encoder.transformer.layer.2.ffn.lin1.weight", 0.5**9),
-        ("encoder.layers.7.attn.Wqkv.weight", 0.5**4),
-        ("encoder.embeddings.word_embeddings.weight", 0.5**12),
-        ("encoder.embeddings.LayerNorm.bias", 0.5**12),
-        ("pooling.attention.project.weight", 2.0),
-        ("heads.sentiment.blocks.0.up.weight", 2.0),
-    ],
-)
-def test_multiplier_of_a_name_in_twelve_layers(name: str, expected: float) -> None:
-    assert lr_multiplier(name, 12, CONFIG) == pytest.approx(expected)
+@pytest.mark.parametrize(("above", "expected"), [(0, 1.0), (1, 0.5), (11, 0.5**11), (12, 0.5**12), (None, 2.0)])
+def test_multiplier_by_the_layers_above(above: int | None, expected: float) -> None:
+    """What lies how deep in which family is in tests/model/test_families.py."""
+    assert lr_multiplier(above, CONFIG) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -36,7 +23,7 @@ def test_every_family(family: str, tmp_path: Path) -> None:
     """In a family whose layers had other names, all of them would get the embeddings' rate."""
     config = Config()
     model = MultitaskModel.from_encoder(tiny_encoder(tmp_path, family, hidden=16, layers=3), config.model, config.labels, seed=0)
-    groups = parameter_groups(model, model.encoder.config.num_hidden_layers, CONFIG)
+    groups = parameter_groups(model, CONFIG)
     multiplier = {name: group["lr_multiplier"] for group in groups for name in group["names"]}
     parameters = dict(model.named_parameters())
     assert sorted(multiplier) == sorted(parameters)

@@ -66,11 +66,11 @@ def gradient_of_one_batch(config: Config) -> tuple[str, str]:
 
 
 def decays(model: MultitaskModel, config: Config) -> set[float]:
-    return {group["weight_decay"] for group in parameter_groups(model, 2, config.optim)}
+    return {group["weight_decay"] for group in parameter_groups(model, config.optim)}
 
 
 def rates(model: MultitaskModel, config: Config) -> set[float]:
-    return {group["lr_multiplier"] for group in parameter_groups(model, 2, config.optim)}
+    return {group["lr_multiplier"] for group in parameter_groups(model, config.optim)}
 
 
 def scores(model: MultitaskModel, corpus: Corpus) -> str:
