@@ -1,6 +1,6 @@
 """Errors that a user can act on: each names the file, row, column or key, and says what to do.
 
-The command line prints them without a traceback and exits with status 2; everything else is a bug and keeps its traceback.
+The command line prints them in one line and exits with status 2; the traceback of everything else goes to a file (polarity.cli.net).
 """
 
 import re

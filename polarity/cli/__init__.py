@@ -4,8 +4,7 @@ import sys
 
 import typer
 
-from polarity.cli import ablation, benchmark, best, data, models, ops, prediction, reporting, results, training
-from polarity.errors import PolarityError
+from polarity.cli import ablation, benchmark, best, data, models, net, ops, prediction, reporting, results, training
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and judge multi-task classifiers of comments."
@@ -37,9 +36,9 @@ app.add_typer(data.app, name="data")
 
 
 def main() -> None:
-    """Run the command line; a user's mistake ends with its message and status 2, not with a traceback."""
+    """Run the command line. A user's mistake ends with one line and status 2, any other error with one line, a file and status 70."""
+    net.print_anything()
     try:
         app()
-    except PolarityError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+    except Exception as error:
+        sys.exit(net.exit_status(error))

@@ -87,12 +87,13 @@ def _blocks(name: str, text: TextFile, delimiter: str, columns: Sequence[str]) -
         records = filter(None, _reader(file, delimiter))
         try:
             header = next(records)
-            places = [header.index(column) for column in columns]
+            # by place if all are wanted: several columns may lack a name
+            places = list(range(len(header))) if list(columns) == header else [header.index(column) for column in columns]
             while rows := list(islice(records, ROWS_PER_BLOCK)):
                 if set(map(len, rows)) != {len(header)}:
                     _refuse(name, text, delimiter)
                 cells = list(zip(*rows, strict=True))
-                yield pa.table({column: pa.array(cells[at], pa.large_string()) for column, at in zip(columns, places, strict=True)})
+                yield pa.Table.from_arrays([pa.array(cells[at], pa.large_string()) for at in places], names=list(columns))
         except (csv.Error, UnicodeDecodeError, ValueError, StopIteration) as error:
             _refuse(name, text, delimiter)
             raise DataError(f"{name}: changed while it was read ({error}): try again") from error

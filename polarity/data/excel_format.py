@@ -89,19 +89,15 @@ def _blocks(name: str, path: Path, sheet: str, columns: Sequence[str]) -> Iterat
     with _workbook(name, path) as book:
         rows = _filled(book[sheet])
         header = ["" if cell is None else str(cell) for cell in _trimmed(next(rows)[1])]
-        places = [header.index(column) for column in columns]
+        places = list(range(len(header))) if list(columns) == header else [header.index(column) for column in columns]
         while block := list(islice(rows, ROWS_PER_BLOCK)):
             for number, cells in block:
                 if len(_trimmed(cells)) > len(header):
                     raise DataError(
                         f"{name}, sheet row {number}: has a cell beyond the {len(header)} columns of the header: name its column"
                     )
-            yield pa.table(
-                {
-                    column: pa.array([_text(cells[at]) if at < len(cells) else None for _, cells in block], pa.large_string())
-                    for column, at in zip(columns, places, strict=True)
-                }
-            )
+            texts = [[_text(cells[at]) if at < len(cells) else None for _, cells in block] for at in places]
+            yield pa.Table.from_arrays([pa.array(column, pa.large_string()) for column in texts], names=list(columns))
 
 
 def _text(value: object) -> str | None:

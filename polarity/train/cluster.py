@@ -3,24 +3,31 @@
 import logging
 import math
 import os
+import re
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import ray
+from ray._private.gcs_utils import create_gcs_channel
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polarity.artifacts import RunFolder
 from polarity.config import ClusterConfig, Config
-from polarity.errors import ConfigError
+from polarity.errors import ConfigError, RunError
 from polarity.paths import DATA_KEYS, is_local_data, is_local_encoder, with_absolute_paths
 from polarity.train.control import seconds
 
 POLL_S = "0.2"
 """How often Ray Train's controller looks at its workers, in seconds; `report` waits for one look, two seconds by default."""
 
+UNSET = "start that cluster, or unset RAY_ADDRESS to run on this machine"
+QUIET_S = 5.0
+"""How long a cluster may take to answer before a line says that it is waited for."""
+SOCKET_BYTES = len("/ray/session_2026-11-27_15-00-00_000000_4194304/sockets/plasma_store.10")
 ELASTIC_START_S = 30.0
 ASK_S = 120.0
 """How long the nodes have to say what they see."""
@@ -48,10 +55,59 @@ def start_ray(cluster: ClusterConfig, say: Callable[[str], None]) -> None:
     # "local": without it Ray would join, or wait for, whatever cluster was last started on this machine.
     if not address:  # no other node can be taken away from this machine; the watcher is one more process to start
         os.environ.setdefault(PREEMPTION_WATCHER, "0")
-    context = ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING)
+    if address:
+        _reach(address, cluster.start_timeout_s, say)
+    else:
+        _short_sockets(say)
+    try:
+        context = ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        if address:
+            raise ConfigError(f"RAY_ADDRESS={address}: cannot be joined ({reason}): {UNSET}") from error
+        raise RunError(f"Ray cannot start on this machine ({reason}); --workers 0 trains without Ray") from error
     url = context.dashboard_url
     where = f"cluster {address}" if address else "Ray on this machine"
     say(f"{where}: {describe_resources()}{f'; dashboard http://{url}' if url else ''}")
+
+
+def _reach(address: str, patience: float, say: Callable[[str], None]) -> None:
+    """Wait until a cluster answers at HOST:PORT, then return. Raises ConfigError after `patience` seconds: Ray would wait for minutes."""
+    if "://" in address or not re.fullmatch(r".+:\d+", address):
+        if address.startswith(("http://", "https://")):
+            raise ConfigError(f"RAY_ADDRESS={address}: is a job server, which takes jobs (polarity submit) but cannot be joined: {UNSET}")
+        return  # "auto", "local", ray://: Ray says by itself, soon
+    channel = create_gcs_channel(address)
+    ready = grpc.channel_ready_future(channel)
+    try:
+        try:
+            ready.result(timeout=min(QUIET_S, patience))
+        except grpc.FutureTimeoutError:
+            say(f"RAY_ADDRESS={address}: no cluster answers there yet; waits {patience:g} s (cluster.start_timeout_s)")
+            ready.result(timeout=max(0.0, patience - QUIET_S))
+    except grpc.FutureTimeoutError as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: no cluster answered there within {patience:g} s (cluster.start_timeout_s): {UNSET}"
+        ) from error
+    finally:
+        ready.cancel()
+        channel.close()
+
+
+def _short_sockets(say: Callable[[str], None]) -> None:
+    """Have Ray keep its sockets in a folder whose name is short enough: a socket's path may have 107 bytes (103 on a Mac)."""
+    most = (103 if sys.platform == "darwin" else 107) - SOCKET_BYTES
+    chosen = os.environ.get("RAY_TMPDIR")
+    if chosen:
+        if len(os.fsencode(os.path.abspath(chosen))) > most:
+            raise ConfigError(f"RAY_TMPDIR={chosen}: is too long for Ray's sockets: name a folder of at most {most} bytes, such as /tmp")
+        return
+    folder = os.environ.get("TMPDIR", "") if sys.platform.startswith("linux") else ""
+    if folder and len(os.fsencode(os.path.abspath(folder))) > most:
+        if not os.access("/tmp", os.W_OK | os.X_OK):
+            raise ConfigError(f"TMPDIR={folder}: is too long for Ray's sockets: set RAY_TMPDIR to a folder of at most {most} bytes")
+        os.environ["RAY_TMPDIR"] = "/tmp"
+        say("TMPDIR is too long for Ray's sockets: Ray's own files go to /tmp (set RAY_TMPDIR to another short folder)")
 
 
 def describe_resources() -> str:
