@@ -52,7 +52,7 @@ def modeling_source() -> str:
         Part(heads),
         Part(encoder, only=("text_encoder", "empty_encoder")),
         Part(multitask, without=("MultitaskModel.from_encoder", "MultitaskModel._freeze_unused", "load_model")),
-        Part(inference),
+        Part(inference, without=("to_tensors",)),
         Part(portable_texts),
         Part(portable_torch),
     ]
