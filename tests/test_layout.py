@@ -21,6 +21,8 @@ from polarity.resolve import parse_config, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
+PAGES = ("README.md", "SECURITY.md", "polarity/REFERENCE.md", "jobs/README.md")
+"""The pages for users. Each of their commands, configurations and links is tried here."""
 MOST_LINES = 500
 PLACES = re.compile("|".join([r"(?<![\w.])/" + "work/", "/tmp/" + "venv", r"\.lib" + "rary/", "/ro" + "ot/", r"/ho" + r"me/[a-z]"]))
 """Where somebody's machine keeps things; put together here, so that this file does not hold them."""
@@ -41,7 +43,9 @@ def _files() -> list[Path]:
 
 
 def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    """All blocks of a language on the pages for users."""
+    texts = [(ROOT / page).read_text("utf-8") for page in PAGES]
+    return [block for text in texts for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
 
 
 def _commands() -> list[list[str]]:
@@ -127,6 +131,7 @@ def test_a_command_of_the_readme_exists(words: list[str]) -> None:
 
 def test_the_readme_has_commands() -> None:
     assert ["train", "--preset", "quickstart"] in _commands()
+    assert "<!-- ci:quickstart -->\n```bash\n" in README
     assert "<!-- ci:test -->\n```bash\n" in README
 
 
@@ -139,13 +144,21 @@ def test_configurations_of_the_readme_are_valid(tmp_path: Path) -> None:
         resolve(None, path)
 
 
-def test_the_readme_names_every_preset() -> None:
-    assert not [name for name in preset_names() if f"`{name}`" not in README]
+def test_the_reference_names_every_preset() -> None:
+    reference = (ROOT / "polarity/REFERENCE.md").read_text("utf-8")
+    assert not [name for name in preset_names() if f"`{name}`" not in reference]
 
 
-def test_links_of_the_readme_lead_to_files() -> None:
-    targets = [target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", README) if "://" not in target]
-    assert not [target for target in targets if target and not (ROOT / target).exists()]
+def test_links_of_the_pages_lead_to_files() -> None:
+    for page in PAGES:
+        targets = [
+            target.split("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text("utf-8")) if "://" not in target
+        ]
+        assert not [target for target in targets if target and not (ROOT / page).parent.joinpath(target).exists()], page
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 1000
 
 
 def test_an_unknown_key_in_a_configuration_is_refused() -> None:

@@ -32,6 +32,7 @@ def train(
     run_dir: Annotated[str | None, typer.Option(help="The run's folder or URI; default runs/PRESET-TIME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir to the numbers of an uninterrupted one.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and estimate rows, steps, time and memory.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="All tables of scores in the terminal; they are in report.html too.")] = False,
 ) -> None:  # fmt: skip
     """Train, evaluate and write a run folder.
 
@@ -58,7 +59,7 @@ def train(
             "--without": without,
         }
         kept = resumed_configuration(run_dir, {**forbidden, **given}, sets or [])
-        run(kept, str(run_dir), resume=True, say=say)
+        run(kept, str(run_dir), resume=True, verbose=verbose, say=say)
         return
     chosen = resolved(config, preset, points, tiers, without, sets, given)
     require_data(chosen.config)
@@ -67,7 +68,7 @@ def train(
 
         say(estimate(chosen.config, say=say))
         return
-    run(chosen.config, run_dir or default_run_dir(preset or (config.stem if config else "baseline")), say=say)
+    run(chosen.config, run_dir or default_run_dir(preset or (config.stem if config else "baseline")), verbose=verbose, say=say)
 
 
 def config(

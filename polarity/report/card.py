@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from polarity.artifacts import RunFolder
 from polarity.evaluate.results import how_intervals, what_rows_decided
+from polarity.evaluate.summary import plain_verdict
 from polarity.report.page import environment
 from polarity.report.record import Record, read_record
 from polarity.report.run import short_path
@@ -44,6 +45,7 @@ def render_card(record: Record) -> str:
         rows=split["rows"],
         intervals=how_intervals(record.part["intervals"]),
         chose=what_rows_decided(record.part),
+        plain_verdict=plain_verdict(record.part),
         scores=_score_rows(split),
         classes=_class_rows(split),
         targets=[(plain(e["metric"]), e["target"], e["verdict"]) for e in split.get("verdict", {}).get("minimum", [])],

@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from polarity.evaluate.render import FLOOR_ORDER
 from polarity.evaluate.results import WITHHELD, how_intervals, what_rows_decided
+from polarity.evaluate.summary import FLOORS, plain_verdict
 from polarity.evaluate.targets import BASELINE, PLAN_CLASSES, TARGETS, WEAKEST
 from polarity.report.charts import Band, Bar, Effect, Mark, bars, confusion, forest, fraction, signed
 from polarity.report.page import Section, columns, details, table, verdict_pill
@@ -21,9 +22,10 @@ def headline(record: Record) -> Markup:
     split = record.split
     overall = split["overall"]
     lines = [
+        Markup('<p class="plain"><strong>{}</strong></p>').format(plain_verdict(record.part)),
         Markup('<p>Overall macro-F1 <strong class="score">{}</strong> {} on {:,} {} rows.</p>').format(
             fraction(overall["macro_f1"]), interval(overall["ci95"]), split["rows"], record.main
-        )
+        ),
     ]
     chose = what_rows_decided(record.part)
     if chose:
@@ -37,7 +39,11 @@ def headline(record: Record) -> Markup:
         name = max(floors, key=lambda floor: floors[floor]["overall"]["macro_f1"])
         difference = floors[name]["difference"]["overall"]
         shown = score(difference["difference"], difference["ci95"], signed)
-        lines.append(Markup("<p>Against the {} floor: {} {}</p>").format(name, shown, verdict_pill(difference["verdict"])))
+        lines.append(
+            Markup("<p>Against the {} floor, {}: {} {}</p>").format(
+                name, FLOORS.get(name, "another model"), shown, verdict_pill(difference["verdict"])
+            )
+        )
     if record.planned:
         lines.append(_plan_sentence(split["verdict"]))
     return Markup("").join(lines)

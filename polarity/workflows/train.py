@@ -21,6 +21,7 @@ from polarity.environment import describe_environment, source_hashes
 from polarity.errors import ConfigError, RunError
 from polarity.evaluate import Metrics, build_metrics, render_metrics
 from polarity.evaluate.drift import describe_tokens
+from polarity.evaluate.summary import Facts, last_screen
 from polarity.paths import typed
 from polarity.report.record import Comments
 from polarity.resolve import dump_config
@@ -46,10 +47,11 @@ class Prepared:
     """The tokenizer's padding and unknown tokens."""
 
 
-def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = print) -> Metrics:
+def train(config: Config, run_dir: str, *, resume: bool = False, verbose: bool = False, say: Say = print) -> Metrics:
     """Train as `config` says into the folder `run_dir` (a local path or a URI), and return the content of metrics.json.
 
-    Raises `PolarityError` for everything a user can mend; then nothing is left behind but a finished part of a run.
+    `verbose` says all tables of scores too, which are in the report in any case. Raises `PolarityError` for everything a user can
+    mend; then nothing is left behind but a finished part of a run.
     """
     with _new_or_resumed(run_dir, resume) as folder:
         prepared = _start_and_prepare(config, folder, say)
@@ -59,20 +61,34 @@ def train(config: Config, run_dir: str, *, resume: bool = False, say: Say = prin
         else:
             _describe(folder, config, prepared, typed(given, config))
     _fit(config, folder, prepared, say, resume=resume)
-    return finish(config, folder, prepared.splits, say)
+    return finish(config, folder, prepared.splits, say, verbose=verbose)
 
 
-def finish(config: Config, folder: RunFolder, splits: Splits, say: Say) -> Metrics:
+def finish(config: Config, folder: RunFolder, splits: Splits, say: Say, *, verbose: bool = False) -> Metrics:
     """Judge a trained run beside the floors, calibrate it, and write its report; returns the content of metrics.json."""
     metrics = judge(config, folder, splits, say)
-    say(render_metrics(metrics))
+    if verbose:
+        say(render_metrics(metrics))
     calibrate_run(folder, say, labels=config.labels)
     try:
         report_run(folder, say=say, comments=Comments(splits.held_out))
     except Exception as error:  # whatever it is: the run is finished and judged, and its page can be made again
         say(f"report: not written ({type(error).__name__}: {error}); polarity report {folder.uri} makes it")
+    say(last_screen(metrics, _facts(config, folder, splits)))
     say(f"run folder: {folder.uri}")
     return metrics
+
+
+def _facts(config: Config, folder: RunFolder, splits: Splits) -> Facts:
+    rows = [row for row in folder.read_parquet(artifacts.HISTORY).to_pylist() if row["kind"] == "epoch"]
+    return Facts(
+        folder=folder.uri.removeprefix("file://"),
+        source=config.data.source,
+        training_rows=splits.train.num_rows,
+        grouped=config.data.split.kind == "group" and config.data.source is not None,
+        with_titles=config.data.title_column is not None,
+        epoch_scores=[row["validation_overall"] for row in rows if row["validation_overall"] is not None],
+    )
 
 
 def train_on(config: Config, run_dir: str, splits: Splits, *, say: Say = print) -> RunFolder:
