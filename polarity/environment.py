@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -42,6 +43,7 @@ def describe_environment(
     that have it loaded, so that this module costs nothing to import.
     """
     return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": installed_versions(),
         "git": git_state(Path(__file__).parent),

@@ -1,6 +1,7 @@
 """The command `polarity`: one module for each group of commands, put together here."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -9,6 +10,23 @@ from polarity.cli import ablation, benchmark, best, data, models, net, ops, pred
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and judge multi-task classifiers of comments."
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from polarity import __version__
+
+        typer.echo(f"polarity {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Options without a command."""
+
+
 # In the order in which people meet them; `--help` lists them so.
 for command in (
     training.train,

@@ -8,6 +8,7 @@ import typer
 from polarity.resolve import Resolved, resolve
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="YAML file of settings; it wins over the preset.", show_default=False)]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="The same YAML file, as an option.", show_default=False)]
 Preset = Annotated[str | None, typer.Option(help="baseline (default), strategy, small or quickstart.")]
 Points = Annotated[str | None, typer.Option(help="Points of the plan to switch on: 1,2,6.")]
 Tiers = Annotated[str | None, typer.Option(help="Tiers of the plan to switch on: 1,3.")]
@@ -64,6 +65,13 @@ def _numbers(text: str | None, option: str) -> list[int] | None:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise typer.BadParameter(f"{option} takes numbers with commas between them, such as 1,2,6 (got {text!r})") from None
+
+
+def one_file(place: Path | None, option: Path | None) -> Path | None:
+    """The configuration file, given as an argument or with --config."""
+    if place is not None and option is not None:
+        raise typer.BadParameter(f"two configurations, {place} and --config {option}: give one")
+    return place or option
 
 
 def resolved(

@@ -6,6 +6,7 @@ import typer
 
 from polarity.cli.options import (
     ConfigFile,
+    ConfigOption,
     Data,
     Encoder,
     Epochs,
@@ -20,6 +21,7 @@ from polarity.cli.options import (
     Validation,
     Without,
     Workers,
+    one_file,
     resolved,
     say,
 )
@@ -32,6 +34,7 @@ def train(
     run_dir: Annotated[str | None, typer.Option(help="The run's folder or URI; default runs/PRESET-TIME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir to the numbers of an uninterrupted one.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and estimate rows, steps, time and memory.")] = False,
+    config_option: ConfigOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="All tables of scores in the terminal; they are in report.html too.")] = False,
 ) -> None:  # fmt: skip
     """Train, evaluate and write a run folder.
@@ -40,6 +43,7 @@ def train(
     polarity train --preset small --encoder intfloat/multilingual-e5-small --data comments.csv;
     polarity train --resume --run-dir runs/first
     """
+    config = one_file(config, config_option)
     from polarity.artifacts import default_run_dir
     from polarity.workflows.resume import resumed_configuration
     from polarity.workflows.train import require_data
@@ -75,12 +79,14 @@ def config(
     config: ConfigFile = None, preset: Preset = None, points: Points = None, tiers: Tiers = None, without: Without = None,
     data: Data = None, train: Train = None, validation: Validation = None, test: Test = None, encoder: Encoder = None,
     epochs: Epochs = None, max_steps: MaxSteps = None, seed: Seed = None, workers: Workers = None, sets: Sets = None,
+    config_option: ConfigOption = None,
     changes: Annotated[bool, typer.Option("--changes", help="Only the settings that differ from the preset.")] = False,
 ) -> None:  # fmt: skip
     """Print the effective configuration as YAML, each value with where it came from.
 
     Examples: polarity config --preset small; polarity config --points 6 --changes
     """
+    config = one_file(config, config_option)
     from polarity.workflows.show_config import changed_lines
 
     given = {

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from polarity.evaluate.results import Metrics, PartResult
+from polarity.evaluate.results import JudgedRows, Metrics, PartResult, what_rows_decided
 
 WIDTH = 80
 FEW_TRAINING_ROWS = 1500
@@ -44,8 +44,13 @@ def judged_part(metrics: Metrics) -> tuple[str, PartResult]:
     return name, parts[name]
 
 
-def plain_verdict(part: PartResult) -> str:
-    """The verdict on a part in one sentence: the model beside its strongest floor."""
+def plain_verdict(part: JudgedRows) -> str:
+    """The verdict on a part in a sentence: the model beside its strongest floor; and another one where the rows can give no verdict."""
+    chose = what_rows_decided(part)
+    return _beside_floors(part) + (f" No verdict: these rows {chose}." if chose else "")
+
+
+def _beside_floors(part: Mapping[str, Any]) -> str:
     floors = part.get("floors", {})
     if not floors:
         return "Nothing was judged beside this model, so that its score stands alone."
@@ -76,7 +81,6 @@ def last_screen(metrics: Metrics, facts: Facts) -> str:
     task, weakest = _weakest(part)
     support = part["tasks"][task]["per_class"][weakest["label"]]["support"]
     lines.append(_line("weakest class", weakest["f1"], weakest["ci95"], f"{task}: {weakest['label']}, {support:,} rows"))
-    lines += _decided(part)
     lines += ["", "Next:"]
     for why, command in next_steps(metrics, facts)[:3]:
         lines += [f"  {why}", f"    {command}"]
@@ -102,10 +106,6 @@ def _targets(part: PartResult) -> list[str]:
     return [
         f"{'target':20}{overall['target']:.3f}                 {overall['verdict']}; {met} of the plan's {len(minimum)} targets met"[:WIDTH]
     ]
-
-
-def _decided(part: PartResult) -> list[str]:
-    return [f"These rows also decided {', '.join(part['decided'])}, which flatters a little: no verdict."] if part["decided"] else []
 
 
 def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:

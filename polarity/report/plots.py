@@ -44,6 +44,8 @@ class Axis:
     low: float | None = None
     high: float | None = None
     number: Format = short
+    whole: bool = False
+    """Whether only whole numbers are marked, as for epochs."""
 
     def scale(self, values: Sequence[float]) -> Scale:
         """The range, with some air where it comes from the data."""
@@ -67,6 +69,7 @@ def lines(
     across = Axis(x.label, *_tight(x, [p.x for p in points])).scale([])
     up = y.scale([p.y for p in points])
     x_ticks, y_ticks = nice_ticks(across.low, across.high, 5), nice_ticks(up.low, up.high, 5)
+    x_ticks = [tick for tick in x_ticks if not x.whole or math.isclose(tick, round(tick))]
     inside = _grid(across, up, x_ticks, y_ticks, verticals)
     inside += Markup("").join(_line(each, across, up) for each in series)
     body = Markup(

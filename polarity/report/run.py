@@ -41,7 +41,7 @@ def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMEN
         reproduce_section(record, shown),
     ]
     return render_page(
-        title=record.name,
+        title=_title(record),
         kind="evaluation" if "evaluation" in record.metrics else "run report",
         headline=headline(record),
         sections=[section for section in sections if isinstance(section, Section)],
@@ -50,6 +50,13 @@ def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMEN
         notices=_notices(record),
         footer=_footer(record),
     )
+
+
+def _title(record: Record) -> str:
+    """What was learnt, and from which encoder."""
+    tasks = " and ".join(task.replace("_", " ") for task in record.labels)
+    encoder = f": {short_path(record.config.model.encoder)}" if record.config is not None else ""
+    return f"{tasks[:1].upper()}{tasks[1:]}{encoder}"
 
 
 def short_path(text: str) -> str:
@@ -65,7 +72,10 @@ def _facts(record: Record, shown: Callable[[str], str]) -> list[tuple[str, str]]
             ("judged on", shown(evaluation["data"])),
             ("calibrated", "yes" if evaluation["calibrated"] else "no"),
         ]
-    facts = [(f"{name} rows", f"{count:,}") for name, count in record.environment.get("rows", {}).items()]
+    facts = [("run", record.name)]
+    if "created" in record.environment:
+        facts.append(("date", record.environment["created"][:10]))
+    facts += [(f"{name} rows", f"{count:,}") for name, count in record.environment.get("rows", {}).items()]
     if record.config is not None:
         facts.append(("encoder", short_path(record.config.model.encoder)))
         facts.append(("points of the plan", ", ".join(map(str, record.points)) or "none"))

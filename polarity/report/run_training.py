@@ -39,7 +39,9 @@ def curves_section(record: Record) -> Section | None:
         scores.append(Series(task, [Point(row["epoch"], row[f"validation_{task}"]) for row in epochs], f"s{n}", dashed=True, dots=True))
     chosen = [(best, "the epoch that was kept")] if best else []
     left = lines(loss, x=Axis("step"), y=Axis("loss", 0), label="training loss", verticals=ends)
-    right = lines(scores, x=Axis("epoch"), y=Axis("validation macro-F1"), label="validation macro-F1 by epoch", verticals=chosen)
+    right = lines(
+        scores, x=Axis("epoch", whole=True), y=Axis("validation macro-F1"), label="validation macro-F1 by epoch", verticals=chosen
+    )
     rate = lines([_smooth(steps, "lr", "", "s1")], x=Axis("step"), y=Axis("learning rate", 0), label="learning rate")
     norm = lines(
         [_smooth(steps, "grad_norm", "", "s1")], x=Axis("step"), y=Axis("gradient norm, before clipping", 0), label="gradient norm"

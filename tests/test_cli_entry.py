@@ -1,0 +1,25 @@
+"""The command's own doors: version, `python -m polarity`, and the configuration as an argument or as an option."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+import polarity
+from polarity.cli import app
+
+
+def test_the_version_and_the_module() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output.strip() == f"polarity {polarity.__version__}"
+    done = subprocess.run([sys.executable, "-m", "polarity", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"polarity {polarity.__version__}"
+
+
+def test_a_configuration_is_an_argument_or_an_option_and_not_both(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("optim: {lr: 3.0e-5}\n")
+    shown = [CliRunner().invoke(app, ["config", *words, "--changes"]).output for words in ([str(file)], ["--config", str(file)])]
+    assert shown[0] == shown[1] and "3.0e-05" in shown[0].replace("3e-05", "3.0e-05")
+    both = CliRunner().invoke(app, ["train", str(file), "--config", str(file)])
+    assert both.exit_code == 2 and "give one" in both.output
