@@ -20,6 +20,6 @@ def test_a_configuration_is_an_argument_or_an_option_and_not_both(tmp_path: Path
     file = tmp_path / "x.yaml"
     file.write_text("optim: {lr: 3.0e-5}\n")
     shown = [CliRunner().invoke(app, ["config", *words, "--changes"]).output for words in ([str(file)], ["--config", str(file)])]
-    assert shown[0] == shown[1] and "3.0e-05" in shown[0].replace("3e-05", "3.0e-05")
+    assert shown[0] == shown[1] and "lr: 3" in shown[0]
     both = CliRunner().invoke(app, ["train", str(file), "--config", str(file)])
-    assert both.exit_code == 2 and "give one" in both.output
+    assert both.exit_code == 2 and "two" in both.output

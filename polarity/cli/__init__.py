@@ -29,6 +29,7 @@ def _common(
 
 # In the order in which people meet them; `--help` lists them so.
 for command in (
+    data.init,
     training.train,
     best.best,
     results.evaluate,

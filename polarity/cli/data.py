@@ -58,3 +58,34 @@ def data_oversample(
 
     chosen = resolved(config, preset, points, None, None, sets, {"--seed": seed})
     oversample(file, chosen.config, out, epoch=epoch - 1, overwrite=overwrite, say=say)
+
+
+def init(
+    file: Annotated[str, typer.Argument(help="CSV, TSV, Parquet, JSON Lines or Excel, with labels.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="YAML file to write; default: the file's name with .yaml, in this folder.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column of the text; default: guessed.")] = None,
+    title: Annotated[str | None, typer.Option(help="Column of the title; - for none.")] = None,
+    row_id: Annotated[str | None, typer.Option("--id", help="Column that identifies a row; - to number them.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Column of labels. Repeatable.")] = None,
+    encoder: Encoder = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Take the guesses and ask nothing, for scripts.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the YAML file if it is there.")] = False,
+) -> None:
+    """Look at a file of your own, guess its columns and classes, and write the configuration that `polarity train` takes.
+
+    It asks before it writes; --yes takes the guesses, and says what it cannot decide.
+
+    Examples: polarity init reviews.xlsx; polarity init comments.csv --text body --label stance --yes --out stance.yaml
+    """
+    import sys
+
+    from polarity.errors import ConfigError
+    from polarity.workflows.init import Wanted
+    from polarity.workflows.init import init as write
+
+    if not yes and not sys.stdin.isatty():
+        raise ConfigError("nobody is there to answer questions: give --yes to take the guesses")
+    ask = None if yes else (lambda question, default: str(typer.prompt(question, default=default)))
+    place = out or Path(f"{Path(file.rstrip('/')).name.split('.')[0]}.yaml")
+    wanted = Wanted(text, title, row_id, tuple(label or ()))
+    write(file, place, wanted, encoder=encoder or "intfloat/multilingual-e5-small", overwrite=overwrite, ask=ask, say=say)

@@ -29,62 +29,92 @@ TITLES: tuple[tuple[str, tuple[float, float, float], tuple[float, float, float],
 SENTIMENT: tuple[tuple[str, ...], ...] = (
     _phrases(  # negative
         "walang kwenta; nakakadismaya; palpak; bulok ang sistema; nakakahiya; grabe ang pahirap; sayang ang buwis; pabaya; way "
-        "pulos; maot kaayo; makaluod; kapoy na kaayo; pasagad; useless; what a disgrace; so disappointing; a total failure; sick "
-        "of this; worst ever; nakakainis; puro pangako; wala nagtrabaho; ang pangit; corrupt"
+        "pulos; maot kaayo; makaluod; kapoy na kaayo; useless; a disgrace; so disappointing; a total failure; sick of this; the "
+        "worst; nakakainis; ang pangit; corrupt; a waste of money; they failed us; terrible service; this is shameful"
     ),
     _phrases(  # neutral
-        "kailan po ito; saan po banda; anong oras; paano mag-apply; pa-share po; may update na ba; asa ni dapit; unsa nga adlaw; "
-        "pila ang bayad; kinsa ang in charge; what time; where is this; is this confirmed; any update; tanong lang; noted po; for "
-        "information; pakibasa; kanus-a magsugod; okay lang; sige po; following this"
+        "kailan po ito; saan po banda; anong oras; paano mag-apply; may update na ba; asa ni dapit; unsa nga adlaw; pila ang "
+        "bayad; kinsa ang in charge; what time is it; where is this; is this confirmed; any update; tanong lang po; for "
+        "information; kanus-a magsugod; following this; which office; who do we ask; when does it start; is there a form"
     ),
     _phrases(  # positive
-        "salamat po; ang galing; saludo ako; mabuhay; nakaka-proud; maayo kaayo; nindot kaayo; daghang salamat; congrats; well "
-        "done; so proud; great job; thank you; God bless; sulit ang boto; maaasahan; masipag talaga; very inspiring; ang ganda; "
-        "best decision; malaking tulong; hinaot magpadayon"
+        "salamat po; ang galing; magaling; ang galing ninyo; saludo ako; nakaka-proud; maayo kaayo; nindot kaayo; daghang salamat; "
+        "congrats; well done; so proud; great job; thank you; sulit ang boto; maaasahan; masipag talaga; very inspiring; ang "
+        "ganda; a big help; they did it right; excellent service; this is wonderful; maganda ang ginawa; i love this"
     ),
 )
 
 POLARIZATION: tuple[tuple[str, ...], ...] = (
     _phrases(  # non_polarized
         "ingat po tayo; good morning; maulan na naman; kumain na ba kayo; amping mong tanan; sana all; pa-shout out; kasama ang "
-        "pamilya; labhan ko muna; my kids love it; weekend na; pauwi na ako; sakay na lang ng tricycle; mainit dito; happy "
-        "fiesta; kape muna; layo ra gyud; praying for everyone; miss ko na dyan; nice photo"
+        "pamilya; my kids love it; weekend na; pauwi na ako; sakay ng tricycle; mainit dito; happy fiesta; kape muna; layo ra "
+        "gyud; praying for everyone; miss ko na dyan; nice photo; see you at the plaza; my lola lives there"
     ),
     _phrases(  # objective
         "ayon sa ulat; batay sa datos; sumala sa report; according to the records; the budget is 3.2 billion; Section 5 of the "
-        "ordinance; both sides have a point; tingnan natin ang resibo; check the source; kumpara noong nakaraang taon; on the "
-        "other hand; the numbers show; may audit report; ikumpara ang dalawa; 30 percent"
+        "ordinance; both sides have a point; tingnan ang resibo; check the source; kumpara noong nakaraang taon; the numbers "
+        "show it; may audit report; ikumpara ang dalawa; 30 percent; it is in the minutes; the law allows it"
     ),
     _phrases(  # partisan
         "solid {x}; bayaran ang mga kritiko; {x} lang malakas; mga alipores ni {x}; iba ang {x} namin; basta {x} kami; kulto "
         "kayo; trolls na naman; kampo ni {x}; mga Bagwis talaga; Team Bagwis forever; ibagsak ang Lakambini; Lakambini pa rin; "
-        "never again kay {x}; {x} for governor; bulag na tagasunod; kay {x} ta; mga bias na media; wake up people; {x} all the "
-        "way"
+        "never again kay {x}; {x} for governor; kay {x} ta; mga bias na media; wake up people; {x} all the way"
     ),
 )
 
-SHARED: dict[tuple[int, int], tuple[str, ...]] = {
-    (0, 2): _phrases("bayaran; magnanakaw si {x}; sinungaling si {x}; kawatan ang Lakambini; shame on {x}"),
-    (2, 2): _phrases("mahal namin si {x}; idol ko si {x}; {x} is the best; proud Bagwis here"),
-    (1, 0): _phrases("hello po; present; good evening po; naghihintay lang"),
-    (1, 1): _phrases("ito ang link ng ulat; see page 4; ang tanong ay kung magkano"),
-    (0, 1): _phrases("mali ang kuwenta; the report contradicts this; kulang ang dokumento"),
-    (2, 0): _phrases("happy birthday; ang saya ng mga bata; nakakatuwa naman"),
-}
-"""Words that speak of two labels at once, by (sentiment, polarization)."""
+# What sets two clauses against each other. `{said}` is what does not count: what others say, what was hoped for, what is denied.
+# `{meant}` is
+# what the writer means. The same words stand on both sides, so that only their order tells which is which.
+_AGAINST = _phrases("{said} pero {meant}; {said} but {meant}; {meant} kahit {said}; {meant} although {said}")
+_NEGATED = _phrases("hindi {said} kundi {meant}; {meant} at hindi {said}; not {said} but {meant}; {meant} and not {said}")
+_QUOTED = _phrases(
+    "they say {said}, in truth {meant}; in truth {meant}, they say {said}; sabi nila {said}, ang totoo {meant}; ang totoo {meant}, sabi "
+    "nila {said}"
+)
+TWO_SIDED = {"against": _AGAINST, "negated": _NEGATED, "quoted": _QUOTED}
 
-NEGATIONS = _phrases("hindi; dili; not; di naman; wala man")
-NEGATABLE = _phrases("maganda; maayo; great; masipag; helpful; palpak; sayang; bad; pabaya; maot")
-"""The first half is positive, the second negative; behind a negation they say the opposite."""
+TROUBLES = _phrases(
+    "tatlong oras sa pila; baha na naman; wala pa ring tubig; three years and still no road; brownout gabi-gabi; the roof leaks again"
+)
+"""What goes wrong. Behind praise it makes mockery of it; in front of praise it is what was mended."""
+
+CREDIT = _phrases(
+    "{hero} fixed the mess that {loser} made; {hero} cleaned up after {loser}; inayos ni {hero} ang sinira ni {loser}; giayo ni "
+    "{hero} ang guba ni {loser}"
+)
+"""Praise or blame of the title's person: who fixed, who broke."""
+
+SPELLINGS = {
+    "salamat": ("slmt", "salamats", "tnx"),
+    "hindi": ("di", "hnd", "hinde"),
+    "kaayo": ("kaau", "kau", "kaayu"),
+    "galing": ("gling", "galeng"),
+    "talaga": ("tlga", "tlaga"),
+    "naman": ("nman", "nmn"),
+    "walang": ("wlang", "wla"),
+    "ako": ("aq",),
+    "thank you": ("thank u", "ty"),
+    "congrats": ("congratz", "grats"),
+    "great": ("gr8",),
+    "pero": ("pro", "peru"),
+    "ganda": ("gnda",),
+    "sayang": ("syang",),
+    "palpak": ("palpack", "plpak"),
+    "kailan": ("kelan",),
+    "saan": ("san",),
+    "report": ("rprt",),
+    "people": ("ppl",),
+    "disappointing": ("dissapointing",),
+    "solid": ("sulid",),
+    "forever": ("4ever",),
+}
+"""How some words are also written."""
 
 FILLER = _phrases(
-    "ang; mga; sa; ng; na; lang; naman; talaga; kasi; pero; para; dito; diyan; kami; tayo; sila; nila; namin; natin; ngayon; "
-    "bukas; kahapon; araw; gabi; taon; buwan; bahay; kalsada; palengke; tulay; eskwela; ospital; tubig; ilaw; bigas; gulay; isda; "
-    "bata; nanay; tatay; lola; kapitbahay; barangay; plaza; simbahan; opisina; sakyan; trabaho; sahod; pila; tao; tanan; gyud; "
-    "kaayo; unta; kay; mao; bitaw; wala; naa; diri; didto; karon; ugma; balay; dalan; merkado; eskwelahan; the; and; for; with; "
-    "people; really; maybe; again; today; tomorrow; road; market; school; hospital; water; light; money; job; line; town; city; "
-    "news; post; page; video; story; place; time; work; still; just; even; also; because; about; after; before; here; there; "
-    "everyone; somebody; yata; raw; daw; nga; eh; ha; kuya; ate; bes; mare; pre; guys; huy; ay; oo; hala"
+    "ang; mga; sa; na; lang; naman; dito; kami; tayo; sila; bukas; araw; gabi; bata; nanay; tao; tubig; ilaw; gyud; bitaw; naa; "
+    "diri; karon; ugma; balay; dalan; the; and; for; with; people; really; maybe; again; today; tomorrow; road; market; school; "
+    "hospital; water; light; money; job; line; town; city; news; post; page; video; story; place; time; work; still; just; "
+    "because; about; after; before; here; there; everyone; raw; daw; nga; eh; ha; kuya; ate; bes; guys; oo; hala"
 )
 
 EMOJI = (

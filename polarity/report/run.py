@@ -11,7 +11,10 @@ from polarity.report.run_rows import calibration_section, rows_sections
 from polarity.report.run_scores import classes_section, confusion_section, headline, scores_section, slices_section, verdict_section
 from polarity.report.run_training import configuration_section, curves_section, duration, ledger_section, reproduce_section
 
-SYNTHETIC = "SYNTHETIC SAMPLE CORPUS: made-up comments. These scores say nothing of real ones."
+SYNTHETIC = (
+    "SYNTHETIC SAMPLE CORPUS: made-up comments. These scores say nothing of real ones. "
+    "8 % of the labels are wrong on purpose: 0.92 is the most."
+)
 NO_COMMENTS = Comments(missing="The comments were not read, so that only titles are shown.")
 
 

@@ -8,6 +8,7 @@ from sklearn.metrics import f1_score
 from sklearn.preprocessing import OneHotEncoder
 
 from polarity.config import DataConfig
+from polarity.data import sample_words as words
 from polarity.data.read import read_comments
 from polarity.data.sample import JOINT, LABELS, sample_comments
 
@@ -68,12 +69,28 @@ def test_words_say_more_than_titles_and_titles_more_than_nothing(task: str) -> N
     labels = table[task].to_numpy()
     titles = np.array(table["title"].to_pylist()).reshape(-1, 1)
     train, held_out = slice(0, 2100), slice(2100, None)
-    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-    words.fit(table["comment"].to_pylist()[:2100])
+    counts = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    counts.fit(table["comment"].to_pylist()[:2100])
     scores = {}
-    for name, features in {"words": words.transform(table["comment"].to_pylist()), "title": OneHotEncoder().fit_transform(titles)}.items():
+    for name, features in {"words": counts.transform(table["comment"].to_pylist()), "title": OneHotEncoder().fit_transform(titles)}.items():
         model = LogisticRegression(C=3, class_weight="balanced", max_iter=1000).fit(features[train], labels[train])
         scores[name] = f1_score(labels[held_out], model.predict(features[held_out]), average="macro")
     majority = f1_score(labels[held_out], np.full(len(labels[held_out]), np.bincount(labels).argmax()), average="macro")
-    assert 0.70 < scores["words"] < 0.85
-    assert majority + 0.1 < scores["title"] < scores["words"] - 0.2
+    # words without their order: far above a guess, and far below the 0.92 that the wrong labels allow
+    assert 0.50 < scores["words"] < 0.68
+    assert majority + 0.1 < scores["title"] < scores["words"] - 0.05
+
+
+def test_order_tells_what_words_do_not() -> None:
+    """Where two labels' words stand in one comment, their place beside the conjunction tells the label, and their number does not."""
+    table = sample_comments(6000).drop_null()
+    by_order = by_words = rows = 0
+    for comment, label in zip(table["comment"].to_pylist(), table["sentiment"].to_pylist(), strict=True):
+        said, conjunction, meant = comment.lower().partition(" pero ")
+        found = [[any(phrase in side for phrase in words.SENTIMENT[k]) for k in range(3)] for side in (said, meant)]
+        if conjunction and all(sum(side) == 1 for side in found) and found[0] != found[1]:
+            rows += 1
+            by_order += found[1][label]
+            by_words += found[0][label]
+    assert rows > 150
+    assert by_order / rows > 0.85 and by_words / rows < 0.15
