@@ -39,8 +39,9 @@ def best(
     from polarity.artifacts import default_run_dir
     from polarity.best.plan import parse_time
     from polarity.errors import RunError
-    from polarity.workflows.best import Asked, plan_only
     from polarity.workflows.best import best as run
+    from polarity.workflows.best import plan_only
+    from polarity.workflows.best_rows import Asked
 
     asked = Asked(
         parse_time(time), list(encoder or []), test=test, hold_out=hold_out, unlabelled=unlabelled, student=student, workers=workers

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder
+from polarity.best.record import BestRecord
 from polarity.config import Config
 from polarity.evaluate.calibration import TaskCalibration, read_calibration
 from polarity.evaluate.judge import evaluate_split
@@ -55,6 +56,8 @@ class Record:
     history: list[dict[str, Any]]
     calibration: dict[str, TaskCalibration]
     calibration_record: dict[str, Any]
+    best: BestRecord | None = None
+    """What `polarity best` recorded, in a run of its own."""
 
     @property
     def name(self) -> str:
@@ -140,6 +143,7 @@ def read_record(folder: RunFolder) -> Record:
         history=folder.read_parquet(artifacts.HISTORY).to_pylist() if folder.exists(artifacts.HISTORY) else [],
         calibration=read_calibration(folder, labels) if calibrated else {},
         calibration_record=folder.read_json(artifacts.CALIBRATION)["tasks"] if calibrated else {},
+        best=BestRecord.read(folder) if folder.exists(artifacts.BEST) else None,
     )
     check_agreement(record)
     return record

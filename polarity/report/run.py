@@ -10,6 +10,7 @@ from polarity.report.record import Comments, Record, read_record
 from polarity.report.run_rows import calibration_section, rows_sections
 from polarity.report.run_scores import classes_section, confusion_section, headline, scores_section, slices_section, verdict_section
 from polarity.report.run_training import configuration_section, curves_section, duration, ledger_section, reproduce_section
+from polarity.report.stack import stack_section
 
 SYNTHETIC = (
     "SYNTHETIC SAMPLE CORPUS: made-up comments. These scores say nothing of real ones. "
@@ -33,6 +34,7 @@ def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMEN
     sections = [
         verdict_section(record),
         scores_section(record),
+        stack_section(record),
         classes_section(record),
         confusion_section(record),
         curves_section(record),

@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,48 +26,25 @@ from polarity.best.plan import Plan, Speed, Training, clock, make_plan
 from polarity.best.record import BestRecord, Difference, MemberWorth, Outcome, Started
 from polarity.best.stacking import Choice, Judge, choose_rule, drop_one, fit_stack, member_alone, overall
 from polarity.config import Config, SplitConfig
-from polarity.data.duplicates import find_leaks
 from polarity.data.ledger import build_ledger
 from polarity.data.read import read_comments
 from polarity.data.seen import SeenRows
-from polarity.data.split import split_indices
 from polarity.encoders import resolve_encoder
 from polarity.environment import describe_environment
-from polarity.errors import ConfigError, DataError, RunError
+from polarity.errors import RunError
 from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluate_split, render_metrics
 from polarity.evaluate.predictions import Floats
 from polarity.paths import with_absolute_paths
 from polarity.predict.stacked import Probabilities, Stack, StackMember
 from polarity.resolve import dump_config
+from polarity.workflows.best_rows import Asked, Rows, read_rows
 from polarity.workflows.best_training import fold_config, for_encoder, place_scores, teach_student, train_all
 
 Say = Callable[[str], None]
-FEWEST_ROWS = 30
 OOF, MEMBERS, LABEL_ERRORS = "out_of_fold", "members", "label_errors.parquet"
 NO_ENCODER = "none"
 LATEST = 1.1
 """The student is begun where it would end by so much of the budget: what the plan did not foresee may take that much."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the user asks for, beside the configuration: `seconds` is the budget, the first of `encoders` the main one."""
-
-    seconds: float
-    encoders: list[str] = field(default_factory=list)
-    test: str | None = None
-    hold_out: float = 0.0
-    unlabelled: str | None = None
-    student: bool = True
-    workers: int | None = None
-
-
-@dataclass(frozen=True)
-class Rows:
-    """`labelled` rows train and are scored out of fold; `test` rows decide nothing."""
-
-    labelled: pa.Table
-    test: pa.Table | None
 
 
 def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, say: Say = print) -> Metrics:
@@ -95,61 +72,6 @@ def plan_only(config: Config, asked: Asked, *, say: Say = print) -> Plan:
     config = with_absolute_paths(config)
     rows = read_rows(config, asked, say)
     return _plan(config, asked, rows, _precision(config), say)
-
-
-def read_rows(config: Config, asked: Asked, say: Say) -> Rows:
-    """The labelled rows and, from `--test`, `--hold-out` or a split column, the test rows; near duplicates of test rows do not train."""
-    data = config.data
-    if not data.source:
-        raise ConfigError("no data: name the labelled file, such as polarity best comments.csv")
-    if asked.test and (asked.hold_out or data.split.kind == "column"):
-        raise ConfigError("--test names the test rows: leave --hold-out and data.split.kind=column out")
-    whole = data if data.split.kind == "column" else data.model_copy(update={"split": SplitConfig()})
-    comments = read_comments(data.source, whole, say=say, through_ray=False)
-    test = None
-    if asked.test:
-        plain = data.model_copy(update={"split": SplitConfig()})
-        test = read_comments(asked.test, plain, say=say, through_ray=False)
-    elif data.split.kind == "column" or asked.hold_out:
-        comments, test = _cut(comments, data.split, asked.hold_out, list(config.labels))
-    if "split" in comments.column_names:
-        comments = comments.drop_columns(["split"])
-    rows = _without_leaks(Rows(comments, test), say)
-    _check_rows(rows, config)
-    shown = "" if rows.test is None else f", {rows.test.num_rows:,} test rows that decide nothing"
-    say(f"{data.source}: {rows.labelled.num_rows:,} labelled rows{shown}")
-    return rows
-
-
-def _cut(comments: pa.Table, split: SplitConfig, hold_out: float, tasks: list[str]) -> tuple[pa.Table, pa.Table | None]:
-    if split.kind != "column":
-        kind: Literal["group", "joint"] = "group" if split.kind == "group" else "joint"
-        split = SplitConfig(kind=kind, seed=split.seed, validation=min(0.05, (1 - hold_out) / 2), test=hold_out)
-    train, validation, test = split_indices(comments, split, tasks)
-    labelled = comments.take(pa.array(np.sort(np.concatenate([train, validation]))))
-    return labelled, comments.take(pa.array(test)).drop_columns([n for n in ["split"] if n in comments.column_names]) if len(test) else None
-
-
-def _without_leaks(rows: Rows, say: Say) -> Rows:
-    if rows.test is None:
-        return rows
-    twins = pc.unique(find_leaks(rows.labelled, rows.test)["train_row_id"])
-    if not len(twins):
-        return rows
-    say(f"{len(twins):,} labelled rows are near duplicates of test rows: left out")
-    known = pc.is_in(rows.labelled["row_id"], value_set=twins.cast(rows.labelled["row_id"].type))
-    return Rows(rows.labelled.filter(pc.invert(known)), rows.test)
-
-
-def _check_rows(rows: Rows, config: Config) -> None:
-    table = rows.labelled
-    if table.num_rows < FEWEST_ROWS:
-        raise DataError(f"{config.data.source}: {table.num_rows} labelled rows are too few for a model (from {FEWEST_ROWS} on)")
-    for task, spec in config.data.tasks.items():
-        for name, part in (("labelled", table), ("test", rows.test)):
-            classes = [] if part is None else [k for k in pc.unique(part[task]).to_pylist() if k is not None]
-            if part is not None and (not classes or (len(classes) < 2 and name == "labelled")):
-                raise DataError(f"{config.data.source}: the {name} rows hold {len(classes)} class(es) of {task} (column {spec.column!r})")
 
 
 def _precision(config: Config) -> str:

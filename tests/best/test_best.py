@@ -94,6 +94,8 @@ def test_the_run_is_taken_by_other_commands_and_a_killed_one_ends_the_same(tmp_p
 def test_few_rows_without_an_encoder_and_rows_to_hold_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiny_csv(tmp_path / "rows.csv", 90)
     run(monkeypatch, "best", data, "--encoder", "none", "--hold-out", "0.2", *QUICK, "--run-dir", tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Members of the stack" in page and "linear" in page
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"]["rows"] == 18 and metrics["validation"]["rows"] <= 72
     with pytest.raises(RunError):
