@@ -33,7 +33,7 @@ def effect_rows(study: Study, trial: TrialRecord) -> pa.Table:
 
 def overall_score(predictions: pa.Table, labels: Labels) -> float:
     """Mean over tasks of macro-F1 (a fraction)."""
-    return float(np.mean([class_scores(confusion).f1.mean() for confusion in confusions(predictions, labels).values()]))
+    return float(np.mean([class_scores(c).f1[c.sum(axis=1) > 0].mean() for c in confusions(predictions, labels).values()]))
 
 
 def conclude(study: Study, configs: Mapping[str, Config]) -> pa.Table:

@@ -91,16 +91,19 @@ def judge_rows(codes: TaskCodes, classes: Sequence[int]) -> Judged:
     """Scores and influences of one trial; `classes` holds each task's K, in the order of `codes`.
 
     F1 = 2 TP / (P + S) with P predicted and S labelled rows of a class, so a row moves it by
-    (2 [hit] - F1 ([predicted] + [labelled])) / (P + S); macro-F1 and overall are means of those. A row without a label moves nothing.
+    (2 [hit] - F1 ([predicted] + [labelled])) / (P + S); macro-F1 is the mean over the classes that have a labelled row, as
+    everywhere, and overall the mean over tasks. A row without a label moves nothing.
     """
-    f1, tables = [], []
+    f1, macro, tables = [], [], []
     for (label, predicted), count in zip(codes.values(), classes, strict=True):
         task_f1_K, moves_KKK = _f1_moves(confusion_matrix(label, predicted, count))
-        with_macro = np.concatenate([moves_KKK.mean(axis=-1, keepdims=True), moves_KKK], axis=-1)
+        occurs = np.unique(label[label >= 0]) if (label >= 0).any() else np.arange(count)
+        with_macro = np.concatenate([moves_KKK[..., occurs].mean(axis=-1, keepdims=True), moves_KKK], axis=-1)
         f1.append(task_f1_K)
+        macro.append(task_f1_K[occurs].mean())
         # A further row of zeros for the label -1 of rows that have none.
         tables.append((label, predicted, np.concatenate([with_macro, np.zeros((1, count, count + 1))])))
-    macro_T = np.array([values.mean() for values in f1])
+    macro_T = np.array(macro)
     return Judged(np.concatenate([[macro_T.mean()], macro_T, *f1]), tuple(tables))
 
 

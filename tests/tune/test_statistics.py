@@ -94,6 +94,14 @@ def test_scores_are_scikit_learns_and_influences_are_derivatives_by_row_weight()
     assert metric_names(LABELS)[:4] == ["overall", "sentiment", "polarization", "sentiment/negative"]
 
 
+def test_a_class_without_a_labelled_row_is_in_no_mean() -> None:
+    """As scikit-learn's macro over the labels that occur; its own F1 is 0 and its predictions cost the other classes."""
+    label, predicted = np.array([0, 0, 1, 1, -1]), np.array([0, 2, 1, 0, 2])
+    judged = judge_rows({"a": (label, predicted)}, [3])
+    assert judged.scores_M[1] == pytest.approx(f1_score(label[:4], predicted[:4], labels=[0, 1], average="macro"))
+    np.testing.assert_allclose(judged.influence_NM[:, 1], judged.influence_NM[:, 2:4].mean(axis=1))
+
+
 @pytest.mark.parametrize("by_title", [False, True])
 def test_squared_influences_add_up_to_the_bootstraps_variance(by_title: bool) -> None:
     table = predictions("baseline", 0, 1500, titles=60)
