@@ -140,3 +140,14 @@ def test_a_study_given_as_a_uri(folder: Path, page: Page, tmp_path: Path) -> Non
     assert Page(written.read_text(encoding="utf-8")).sections["effects"] == page.sections["effects"]
     with pytest.raises(RunError, match="no run here"):
         report(tmp_path.as_uri(), say=said.append)
+
+
+def test_the_real_screen_that_is_kept_makes_its_page() -> None:
+    """The record in jobs/studies holds no comments, and all that the page needs."""
+    place = Path(__file__).parents[2] / "jobs" / "studies" / "2026-11-27-screen-points"
+    study, page = Study.open(str(place)), Page(render_study(str(place)))
+    assert len(study.decided) == 10 and study.file.screen is not None
+    for row in study.decided:
+        assert f"{points(row['low'])} to {points(row['high'])}" in page.sections["effects"]
+    assert "half-normal" in page.sections["interactions"] and "optim.schedule" in page.sections["interactions"]
+    assert not list(place.rglob("predictions.parquet"))
