@@ -157,6 +157,11 @@ def test_links_of_the_pages_lead_to_files() -> None:
         assert not [target for target in targets if target and not (ROOT / page).parent.joinpath(target).exists()], page
 
 
+def test_pictures_of_the_readme_are_there_and_small() -> None:
+    pictures = [ROOT / name for name in re.findall(r'(?:src|srcset)="([^"]+)"', README)]
+    assert pictures and all(path.is_file() and path.stat().st_size < 150_000 for path in pictures)
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.split()) <= 1000
 
