@@ -15,9 +15,10 @@ from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
+import yaml
 from pydantic import BaseModel
 
-from polarity.artifacts import HISTORY, PREDICTIONS, RunFolder
+from polarity.artifacts import CONFIG, HISTORY, PREDICTIONS, RunFolder
 from polarity.config import Config
 from polarity.data.split import load_splits
 from polarity.evaluate import build_predictions
@@ -238,6 +239,7 @@ def test_resamples_are_those_behind_the_intervals(places: dict[str, str], tmp_pa
         scores = {task: rng.dirichlet(np.ones(3), rows).astype(np.float32) for task in config.labels}
         folder.write_parquet(PREDICTIONS, build_predictions("validation", splits.validation, scores, config.labels, None))
         folder.write_parquet(HISTORY, _history())
+        folder.write_text(CONFIG, yaml.safe_dump(config.model_dump(mode="json")))
         judged = judge(config, folder, type(splits)(splits.train, splits.validation, None, splits.leaks, 0), lambda _: None)
         return list(judged["validation"]["overall"]["ci95"])
 

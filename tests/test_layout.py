@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 PAGES = ("README.md", "SECURITY.md", "polarity/REFERENCE.md", "jobs/README.md")
 """The pages for users. Each of their commands, configurations and links is tried here."""
-MOST_LINES = 500
+MOST_LINES = 600
 PLACES = re.compile("|".join([r"(?<![\w.])/" + "work/", "/tmp/" + "venv", r"\.lib" + "rary/", "/ro" + "ot/", r"/ho" + r"me/[a-z]"]))
 """Where somebody's machine keeps things; put together here, so that this file does not hold them."""
 SUBSTITUTED = {"NAME": "sample:50", "..": "..."}

@@ -248,11 +248,11 @@ def test_cells_that_spreadsheets_would_run_get_an_apostrophe(tmp_path: Path) -> 
 
 
 def test_bad_input_says_what_to_do(tmp_path: Path) -> None:
-    data = write_csv(tmp_path / "in.csv", [[1, "text 1"]], ("id", "comment"))
-    with pytest.raises(DataError, match=r"no column 'Comment': did you mean 'comment'\? \(name the column with --comment-column\)"):
+    data = write_csv(tmp_path / "in.csv", [[1, "text 1"]], ("id", "commnet"))
+    with pytest.raises(DataError, match=r"no column 'Comment': did you mean 'commnet'\? \(name the column with --comment-column\)"):
         open_inputs(str(data), COLUMNS)
     with pytest.raises(DataError, match=r"--title-column"):
-        open_inputs(str(data), Columns("comment", "Title"))
+        open_inputs(str(data), Columns("commnet", "Title"))
     with pytest.raises(DataError, match="no such file"):
         open_inputs(str(tmp_path / "nowhere.csv"), COLUMNS)
     with pytest.raises(DataError, match="no file to predict"):
