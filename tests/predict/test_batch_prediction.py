@@ -258,11 +258,11 @@ def test_bad_input_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file to predict"):
         open_inputs(str(tmp_path / "*.parquet"), COLUMNS)
     with pytest.raises(DataError, match="is an input"):
-        plan_targets(data, open_inputs(str(data), Columns("comment", None))[0], is_folder=False)
+        plan_targets(data, open_inputs(str(data), Columns("commnet", None))[0], is_folder=False)
     with pytest.raises(DataError, match="is there already"):
         check_out(data, overwrite=False)
-    with pytest.raises(DataError, match=r"unknown extension '.xlsx'"):
-        check_out(tmp_path / "out.xlsx", overwrite=False)
+    with pytest.raises(DataError, match=r"unknown extension '.docx'"):
+        check_out(tmp_path / "out.docx", overwrite=False)
     write_csv(tmp_path / "twice.csv", [[1, "text 1"]], ("mood", "Comment"))
     with pytest.raises(DataError, match=r"column 'mood', which predict adds.*--prefix"):
         predicted(str(tmp_path / "twice.csv"), tmp_path / "out.csv")
