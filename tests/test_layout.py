@@ -21,7 +21,7 @@ from polarity.resolve import parse_config, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-PAGES = ("README.md", "SECURITY.md", "polarity/REFERENCE.md", "jobs/README.md")
+PAGES = ("README.md", "polarity/SECURITY.md", "polarity/REFERENCE.md", "jobs/README.md")
 """The pages for users. Each of their commands, configurations and links is tried here."""
 MOST_LINES = 600
 PLACES = re.compile("|".join([r"(?<![\w.])/" + "work/", "/tmp/" + "venv", r"\.lib" + "rary/", "/ro" + "ot/", r"/ho" + r"me/[a-z]"]))

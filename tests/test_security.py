@@ -1,4 +1,4 @@
-"""What the threat model (SECURITY.md) promises, tried: foreign files run no code, secrets stay where they are, nothing listens unasked."""
+"""What the threat model (polarity/SECURITY.md) promises, tried: foreign files run no code, secrets stay where they are, nothing listens unasked."""
 
 import ast
 import inspect
@@ -343,7 +343,7 @@ def test_a_service_is_reachable_from_this_machine_only(ray_cluster: None, tmp_pa
 
 
 def test_training_in_this_process_opens_no_port(tmp_path: Path) -> None:
-    """`--workers 0`; Ray's own ports are Ray's, and SECURITY.md says what to close."""
+    """`--workers 0`; Ray's own ports are Ray's, and polarity/SECURITY.md says what to close."""
     before = own_ports()
     config = resolve("small", sets=[*SETTINGS, f"model.encoder={tiny_encoder(tmp_path / 'encoder', hidden=16)}"]).config
     seen: list[set[int]] = []
