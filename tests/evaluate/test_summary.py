@@ -69,3 +69,10 @@ def test_it_fits_the_smallest_terminal() -> None:
     fell = Facts("runs/first", "comments.csv", 500, False, True, [0.5, 0.66, 0.6, 0.58])
     lines = screen(fell, linear=(-0.02, 0.03), support=12, decided=("the epoch",)).splitlines()
     assert len(lines) <= 22 and max(map(len, lines)) <= 80
+
+
+def test_the_plans_target_is_shown_and_not_of_made_up_rows() -> None:
+    judged = part((0.01, 0.05)) | {"verdict": {"minimum": [{"metric": "overall", "target": 0.75, "verdict": "missed by 0.050"}]}}
+    real = last_screen(cast(Metrics, {"schema_version": 1, "test": judged}), FACTS)
+    made_up = last_screen(cast(Metrics, {"schema_version": 1, "test": judged, "data": "SYNTHETIC sample corpus"}), FACTS)
+    assert "missed by 0.050; 0 of 1 targets met" in real and "target" not in made_up
