@@ -1,4 +1,4 @@
-"""What the threat model (polarity/SECURITY.md) promises, tried: foreign files run no code, secrets stay where they are, nothing listens unasked."""
+"""What the threat model (polarity/SECURITY.md) promises, tried: foreign files run no code, secrets stay put, nothing listens unasked."""
 
 import ast
 import inspect

@@ -41,22 +41,6 @@ class MemberWorth(_Record):
     seconds: float
 
 
-class Ceiling(_Record):
-    """A learning curve of the cheap members, its power law score = limit - gap x rows^-power, and what it says of more rows."""
-
-    rows: list[int]
-    macro_f1: list[float]
-    limit: float
-    limit_ci95: tuple[float, float]
-    at_double: float
-    at_double_ci95: tuple[float, float]
-    agreement: float
-    """Share of labels on which linear and encoder-based members, which share no features, agree."""
-    suspect: float
-    """Share of labels that confident learning suspects."""
-    sentence: str
-
-
 class Started(_Record):
     """What is fixed before the first fit, so that a resumed run is the same run."""
 
@@ -77,7 +61,6 @@ class Outcome(_Record):
     against_best_member: Difference | None
     label_errors: dict[str, int]
     """{task: rows whose label is suspect}; label_errors.parquet lists them."""
-    ceiling: Ceiling | None
     student: str | None
     """What became of the student, in words; None where none was planned."""
     seconds: float

@@ -331,7 +331,6 @@ class _Work:
             members=rated,
             against_best_member=gain,
             label_errors=self._label_errors(choice),
-            ceiling=None,
             student=student,
             seconds=time.monotonic() - begun,
         )
