@@ -123,8 +123,10 @@ def csv_with(*rows: list[str]) -> Callable[[Path, Path], Path]:
     return lambda folder, good: appended(Path(good.rename(folder / "x.csv")), *rows)
 
 
-def latin(folder: Path, good: Path) -> Path:
-    (folder / "x.csv").write_bytes(good.read_bytes() + "z,t,señor,positive,partisan\n".encode("latin-1"))
+def damaged_utf8(folder: Path, good: Path) -> Path:
+    """A line of UTF-8 and behind it one of Latin-1: the file is neither."""
+    rows = "y,t,señora,positive,partisan\n".encode() + "z,t,señor,positive,partisan\n".encode("latin-1")
+    (folder / "x.csv").write_bytes(good.read_bytes() + rows)
     return folder / "x.csv"
 
 
@@ -159,7 +161,7 @@ BAD: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "unknown label": (csv_with(["z", "t", "words", "postive", "partisan"]), "line 122: unknown label"),
     "ragged": (csv_with(["z", "t", "some", " words", "positive", "partisan"]), "line 122: expected 5 columns"),
     "duplicate id": (csv_with(["r3", "t", "words", "positive", "partisan"]), "line 122: the row id 'r3'"),
-    "encoding": (latin, "line 122: not UTF-8"),
+    "encoding": (damaged_utf8, "line 123: not UTF-8"),
     "NaN": (lines_of_json('{"row_id": "z", "Title": "t", "Comment": NaN, "Final Sentiment": "positive"}'), "line 121: empty comment"),
     "broken JSON": (lines_of_json('{"row_id": "z",'), "line 121: broken JSON"),
     "truncated Parquet": (truncated, "truncated, or not a Parquet file"),

@@ -128,6 +128,8 @@ def with_statistics(model: MultitaskModel) -> MultitaskModel:
     model.encoder.encoder.layer[-1].output.LayerNorm = torch.nn.Sequential(
         model.encoder.encoder.layer[-1].output.LayerNorm, Transposed(), norm, Transposed()
     )
+    names = [name for name, _ in model.named_parameters() if name.startswith("encoder.")]
+    model.layers_above |= dict.fromkeys(set(names) - set(model.layers_above), 0)  # the top layer's, under their new names
     return model
 
 
