@@ -56,10 +56,13 @@ def calibration_error(probabilities: Floats, labels: Codes, bins: int = BINS, se
     noise_RB = rng.standard_normal((RESAMPLES, len(found))) * np.sqrt(accuracy_B * (1 - accuracy_B) / rows_B)
     factors = np.linspace(0.0, 2.0, 81)
     limits = np.array([np.percentile(np.abs(f * gaps_B + noise_RB) @ share_B, [1, 99]) for f in factors])
-    fits = factors[(limits[:, 0] <= observed) & (observed <= limits[:, 1])] * observed
-    ci95 = [float(fits.min()), float(fits.max())] if fits.size else [0.0, observed]
     noise95 = float(np.percentile(by_chance_R, 95))
-    return {"ece": observed, "ci95": ci95, "noise": float(by_chance_R.mean()), "noise95": noise95, "evidence": observed > noise95}
+    evidence = observed > noise95
+    fits = (limits[:, 0] <= observed) & (observed <= limits[:, 1])
+    fits[0] = not evidence  # no error at all is within the interval exactly where chance explains what is seen
+    held = factors[fits] * observed
+    ci95 = [float(held.min()), float(held.max())] if held.size else [0.0, observed]
+    return {"ece": observed, "ci95": ci95, "noise": float(by_chance_R.mean()), "noise95": noise95, "evidence": evidence}
 
 
 def reliability(probabilities: Floats, labels: Codes, bins: int = BINS) -> list[dict[str, Any]]:
