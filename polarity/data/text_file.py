@@ -140,5 +140,5 @@ def _checked(name: str, path: Path, encoding: str, how: str) -> TextFile:
                     raise DataError(f"{name}: holds a NUL character (read as {encoding}): remove it, and save the file as UTF-8")
                 text.encode("utf-8")
     except UnicodeError as error:
-        raise DataError(f"{name}: is not UTF-8, nor {encoding} throughout ({error.reason}): save the file as UTF-8") from error  # type: ignore[attr-defined]
+        raise DataError(f"{name}: is not UTF-8, nor {encoding} throughout ({error}): save the file as UTF-8") from error
     return TextFile(path, encoding, f"{name}: not UTF-8: read as {encoding}{how}; if letters look wrong, save the file as UTF-8")

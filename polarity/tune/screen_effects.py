@@ -32,7 +32,7 @@ from polarity.evaluate.predictions import Codes, Floats, Labels
 from polarity.study import Arm, Contrast, Interaction
 from polarity.tune.power import detectable_effect
 from polarity.tune.screening import Screen, estimable_interactions, main_aliases, pair_columns, unused_columns
-from polarity.tune.statistics import EFFECTS_SCHEMA, SeedRows, Trial, by_seed, known, verdict
+from polarity.tune.statistics import EFFECTS_SCHEMA, SeedRows, Trial, by_seed, known, measured
 from polarity.tune.variance import OVERALL, Interval, Judged, SeedSpread, by_unit, combine, holm, judge_rows, metric_names, rows_degrees
 
 _PART = 8_192
@@ -226,12 +226,7 @@ def _rows(
             "arm": factor.name,
             "reference": "off",
             "metric": metric,
-            "difference": float(interval.mean_M[m]),
-            "low": known(interval.low_M[m]),
-            "high": known(interval.high_M[m]),
-            "p": known(interval.p_M[m]),
-            "p_holm": p_holm if decides else None,
-            "verdict": verdict(float(interval.mean_M[m]), p_holm) if decides else None,
+            **measured(interval, m, p_holm, decides=decides),
             "score": float(on_M[m]),
             "reference_score": float(off_M[m]),
             "seeds": len({seed for _, seed in trials}),

@@ -182,12 +182,7 @@ def _rows(
             "arm": arm.name,
             "reference": arm.reference,
             "metric": metric,
-            "difference": float(interval.mean_M[m]),
-            "low": known(interval.low_M[m]),
-            "high": known(interval.high_M[m]),
-            "p": known(interval.p_M[m]),
-            "p_holm": p_holm if decides else None,
-            "verdict": verdict(float(interval.mean_M[m]), p_holm) if decides else None,
+            **measured(interval, m, p_holm, decides=decides),
             "score": float(score_M[m]),
             "reference_score": float(reference_M[m]),
             "seeds": len(compared.differences),
@@ -197,6 +192,18 @@ def _rows(
             "claim_high": claim[1] if decides else None,
             "stage": "confirm",
         }
+
+
+def measured(interval: Interval, m: int, p_holm: float | None, *, decides: bool) -> dict[str, Any]:
+    """The cells of an effect's row that its interval gives, for metric number m; only the metric that decides has a verdict."""
+    return {
+        "difference": float(interval.mean_M[m]),
+        "low": known(interval.low_M[m]),
+        "high": known(interval.high_M[m]),
+        "p": known(interval.p_M[m]),
+        "p_holm": p_holm if decides else None,
+        "verdict": verdict(float(interval.mean_M[m]), p_holm) if decides else None,
+    }
 
 
 def verdict(difference: float, p_holm: float | None) -> str:
