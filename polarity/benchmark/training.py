@@ -174,10 +174,9 @@ def _rows_as_lists(setting: Setting) -> list[dict[str, Any]]:
     corpus = setting.corpus
     found = []
     for row in shuffled(corpus):
-        part = slice(corpus.offsets[row], corpus.offsets[row + 1])
-        item: dict[str, Any] = {"input_ids": corpus.tokens[part].tolist(), "length": int(corpus.lengths[row])}
+        item: dict[str, Any] = {"input_ids": corpus.tokens[row].tolist(), "length": int(corpus.lengths[row])}
         if corpus.types is not None:
-            item["token_type_ids"] = corpus.types[part].tolist()
+            item["token_type_ids"] = corpus.types[row].tolist()
         found.append({**item, **{f"labels_{t}": int(v[row]) for t, v in corpus.labels.items()}})
     return found
 

@@ -3,17 +3,23 @@
 Every worker computes the whole plan and takes its part, so that no row, count or random number depends on how many workers there are.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from polarity.config import Config
-from polarity.data.oversample import mix64, multiplicities, row_hash
+from polarity.data.oversample import ID_HASH, epoch_sizes, mix64, multiplicities, table_hash
 
 Rows = NDArray[np.int64]
 _ORDER_SALT, _BATCH_SALT, _MIXUP_SALT, _TORCH_SALT = 1, 2, 3, 4
+_KEYS_AT_ONCE = 1 << 20
+_PADDED_BATCHES = 4096
+DIGEST, VOCABULARY = b"polarity/digest", b"polarity/vocabulary"
+"""What shards note in a table's schema: see `Corpus.digest` and `Corpus.vocabulary`."""
 
 
 @dataclass(frozen=True)
@@ -29,63 +35,108 @@ class TokenBatch:
     features: NDArray[np.float32] | None = None
 
 
+class Lists:
+    """A column of lists as numpy views of Arrow's buffers, without a copy: they may lie in a mapped file, in any number of pieces."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        chunks = [chunk for chunk in column.chunks if len(chunk)]
+        self.pieces: list[tuple[NDArray[np.int64], NDArray[np.integer]]] = [(c.offsets.to_numpy(), c.values.to_numpy()) for c in chunks]
+        self._first = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __getitem__(self, row: int) -> NDArray[np.integer]:
+        piece = int(np.searchsorted(self._first, row, side="right")) - 1
+        offsets, values = self.pieces[piece]
+        place = row - int(self._first[piece])
+        return values[offsets[place] : offsets[place + 1]]
+
+    def values(self) -> Iterator[NDArray[np.integer]]:
+        """The values of all lists, piece by piece."""
+        for offsets, values in self.pieces:
+            yield values[offsets[0] : offsets[-1]]
+
+    def lengths(self) -> NDArray[np.int32]:
+        """The length of each list (N,)."""
+        return np.concatenate([np.zeros(0, np.int32), *(np.diff(offsets).astype(np.int32) for offsets, _ in self.pieces)])
+
+    def padded(self, rows: Rows, width: int, fill: int) -> NDArray[np.int64]:
+        """The lists of these rows (B, width), filled up on the right."""
+        found = np.full((len(rows), width), fill, dtype=np.int64)
+        for place, row in enumerate(rows.tolist()):
+            values = self[row]
+            found[place, : len(values)] = values
+        return found
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenized table as flat arrays: tokens of row i are `tokens[offsets[i]:offsets[i + 1]]`; labels are -1 where missing.
+    """A tokenized table as the loop takes it: rows by number, whether the table is in memory or in mapped files (`polarity.data.shards`).
 
-    `index` is the table's `row_id` and label columns. `features`, where somebody computed them, are D numbers for each token.
+    `index` is the table's `row_id` and label columns, and `id_hash` where it has one; `lengths` (N,) are the rows' tokens; labels (N,) int8
+    are -1 where missing. `features`, where somebody computed them, are D numbers for each token, row after row.
     """
 
     index: pa.Table
-    offsets: NDArray[np.int64]
-    tokens: NDArray[np.int32]
-    types: NDArray[np.int8] | None
-    labels: dict[str, NDArray[np.int64]]
+    lengths: NDArray[np.int32]
+    tokens: Lists
+    types: Lists | None
+    labels: dict[str, NDArray[np.int8]]
     pad_id: int
     features: NDArray[np.float32] | None = None
     soft: dict[str, NDArray[np.float32]] | None = None
     """{task: a teacher's probabilities (N, K)}, for a student; they come from the table's columns `soft_column(task)`."""
+    digest: str = ""
+    """Of shards: a hash that stands for all their rows and tokens, so that nobody reads them whole."""
+    vocabulary: NDArray[np.int32] | None = None
+    """Of shards: the different token ids (U,)."""
 
     @classmethod
     def from_table(cls, table: pa.Table, tasks: list[str], pad_id: int) -> "Corpus":
-        """Views of a table made by `tokenize`; without copies where the table is one chunk."""
-        ids = table["input_ids"].combine_chunks()
-        types = table["token_type_ids"].combine_chunks() if "token_type_ids" in table.column_names else None
-        labels = {task: table[task].fill_null(-1).to_numpy().astype(np.int64) for task in tasks}
-        offsets = ids.offsets.to_numpy()
+        """Views of a table made by `tokenize` or read by `mapped`; a few bytes a row are copied."""
+        names, tokens = table.column_names, Lists(table["input_ids"])
+        noted = table.schema.metadata or {}
         return cls(
-            index=table.select(["row_id", *tasks]),
-            offsets=(offsets - offsets[0]).astype(np.int64),
-            tokens=ids.flatten().to_numpy(),
-            types=None if types is None else types.flatten().to_numpy(),
-            labels=labels,
+            index=table.select(["row_id", *tasks, *([ID_HASH] if ID_HASH in names else [])]),
+            lengths=table["length"].to_numpy() if "length" in names else tokens.lengths(),
+            tokens=tokens,
+            types=Lists(table["token_type_ids"]) if "token_type_ids" in names else None,
+            labels={task: table[task].fill_null(-1).to_numpy().astype(np.int8, copy=False) for task in tasks},
             pad_id=pad_id,
             soft=_soft_labels(table, tasks),
+            digest=noted.get(DIGEST, b"").decode(),
+            vocabulary=np.frombuffer(noted[VOCABULARY], np.int32) if VOCABULARY in noted else None,
         )
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.lengths)
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each row (N,)."""
-        return np.diff(self.offsets)
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each row's tokens begin among all tokens, and their number (N + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    def used_tokens(self) -> NDArray[np.int32]:
+        """The different token ids of all rows, ascending."""
+        if self.vocabulary is not None:
+            return self.vocabulary
+        return np.unique(np.concatenate([np.zeros(0, np.int32), *(np.unique(part) for part in self.tokens.values())])).astype(np.int32)
 
     def collate(self, rows: Rows) -> TokenBatch:
         """The rows as one batch, padded on the right to the longest of them."""
         lengths = self.lengths[rows]
         columns = np.arange(int(lengths.max()))
         mask = columns[None, :] < lengths[:, None]
-        places = np.where(mask, self.offsets[rows][:, None] + columns[None, :], 0)
-        ids = np.where(mask, self.tokens[places], self.pad_id).astype(np.int64)
-        types = None if self.types is None else np.where(mask, self.types[places], 0).astype(np.int64)
-        return TokenBatch(ids, mask.astype(np.int64), types, self._padded_features(mask, places))
+        ids = self.tokens.padded(rows, len(columns), self.pad_id)
+        types = None if self.types is None else self.types.padded(rows, len(columns), 0)
+        return TokenBatch(ids, mask.astype(np.int64), types, self._padded_features(mask, rows))
 
-    def _padded_features(self, mask: NDArray[np.bool_], places: NDArray[np.int64]) -> NDArray[np.float32] | None:
+    def _padded_features(self, mask: NDArray[np.bool_], rows: Rows) -> NDArray[np.float32] | None:
         if self.features is None:
             return None
         padded = np.zeros((*mask.shape, self.features.shape[1]), dtype=np.float32)
-        padded[mask] = self.features[places[mask]]
+        padded[mask] = self.features[(self.offsets[rows][:, None] + np.arange(mask.shape[1]))[mask]]
         return padded
 
 
@@ -106,8 +157,15 @@ def epoch_rows(corpus: Corpus, config: Config, epoch: int) -> Rows:
     seed = config.train.seed
     counts = multiplicities(corpus.index, config.labels, config.data.oversample, seed=seed, epoch=epoch)
     rows = np.repeat(np.arange(len(corpus)), counts)
-    copies = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    keys = mix64(row_hash(corpus.index["row_id"], seed, epoch)[rows] + mix64(copies.astype(np.uint64) + np.uint64(_ORDER_SALT)))
+    salts = mix64(np.arange(counts.max(initial=0), dtype=np.uint64) + np.uint64(_ORDER_SALT))  # of a row's first copy, second, ...
+    keys = table_hash(corpus.index, seed, epoch)[rows]
+    ends = np.cumsum(counts)
+    del counts
+    for at in range(0, len(rows), _KEYS_AT_ONCE):  # in place, for ten million rows take 80 MB an array
+        part = slice(at, at + _KEYS_AT_ONCE)
+        own = rows[part]
+        copies = np.arange(at, at + len(own)) - np.where(own > 0, ends[own - 1], 0)
+        keys[part] = mix64(keys[part] + salts[copies])
     return rows[np.argsort(keys, kind="stable")]
 
 
@@ -128,10 +186,7 @@ def global_batches(corpus: Corpus, config: Config, epoch: int) -> list[Rows]:
 def steps_per_epoch(corpus: Corpus, config: Config) -> list[int]:
     """Optimizer steps of every epoch; they differ by a few where oversampling draws row by row."""
     size, sampling = config.train.global_batch_size, config.data.oversample
-    totals = [
-        multiplicities(corpus.index, config.labels, sampling, seed=config.train.seed, epoch=epoch).sum()
-        for epoch in range(config.train.epochs)
-    ]
+    totals = epoch_sizes(corpus.index, config.labels, sampling, seed=config.train.seed, epochs=config.train.epochs)
     return [int(-(-total // size)) for total in totals]
 
 
@@ -152,28 +207,27 @@ def torch_seed(seed: int, step: int, micro: int) -> int:
     return int(words[0] >> np.uint64(1))
 
 
-def evaluation_batches(lengths: NDArray[np.int64], size: int) -> list[Rows]:
+def evaluation_batches(lengths: NDArray[np.integer], size: int) -> list[Rows]:
     """Every row once, length-sorted (longest first, so that memory peaks at once), in batches of `size`."""
     order = np.argsort(-lengths, kind="stable")
     return [order[at : at + size] for at in range(0, len(order), size)]
 
 
 def padded_share(corpus: Corpus, batches: list[Rows], micro_batch_size: int) -> float:
-    """Share of the tokens computed that are padding."""
-    lengths = corpus.lengths
+    """Share of the tokens computed that are padding; of very many batches, of 4,096 of them."""
+    lengths, batches = corpus.lengths, batches[:: -(-len(batches) // _PADDED_BATCHES)] if batches else batches
     cuts = [lengths[m] for rows in batches for m in micro_batches(rows, micro_batch_size)]
     computed = sum(int(c.max()) * len(c) for c in cuts)
     return 1.0 - sum(int(c.sum()) for c in cuts) / computed
 
 
-def _by_length(rows: Rows, lengths: NDArray[np.int64]) -> Rows:
+def _by_length(rows: Rows, lengths: NDArray[np.int32]) -> Rows:
     return rows[np.argsort(lengths[rows], kind="stable")]
 
 
-def _sort_in_pools(batches: Rows, lengths: NDArray[np.int64], pool: int, generator: np.random.Generator) -> Rows:
-    parts = []
+def _sort_in_pools(batches: Rows, lengths: NDArray[np.int32], pool: int, generator: np.random.Generator) -> Rows:
     for at in range(0, len(batches), pool):
         chunk = batches[at : at + pool]
         ordered = _by_length(chunk.reshape(-1), lengths).reshape(chunk.shape)
-        parts.append(ordered[generator.permutation(len(ordered))])
-    return np.concatenate(parts) if parts else batches
+        chunk[:] = ordered[generator.permutation(len(ordered))]
+    return batches

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from polarity.config import Config
 from polarity.data.ledger_text import render, warnings_of
-from polarity.data.oversample import SamplingPlan, StratumKey, expected_multiplicity, label_arrays, stratum_ids
+from polarity.data.oversample import SamplingPlan, StratumKey, expected_multiplicity, table_strata
 from polarity.data.weights import class_weights, unclipped_weights
 from polarity.errors import DataError
 from polarity.strategy import points_on
@@ -116,8 +116,7 @@ class Ledger:
 def build_ledger(train: pa.Table, config: Config) -> Ledger:
     """The ledger of a canonical training table; DataError where a class has no row, for it can neither be weighted nor learned."""
     labels = config.labels
-    arrays = label_arrays(train, list(labels))
-    ids, keys = stratum_ids(arrays)
+    ids, keys = table_strata(train, list(labels))
     sampling = config.data.oversample
     plan = expected_multiplicity(np.bincount(ids, minlength=len(keys)), keys, sampling, labels)
     tasks = {task: _entries(task, index, plan, config) for index, task in enumerate(labels)}

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from polarity.config import OversampleConfig
 from polarity.errors import ConfigError, nearest
@@ -30,8 +31,11 @@ RowIds: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str] | npt.NDArray[np.
 MISSING = -1
 SNAP = 1e-9
 _ID_KEY = "polarity/row_id1"  # 16 bytes: the key of SipHash. A change moves every epoch of every run
+ID_HASH = "id_hash"
+"""A column of `id_hash`, where a table keeps one: then its row ids need not be read."""
 _HASHED_AT_ONCE = 262_144
 """Row ids that stand in memory as Python's strings at a time: ten million of them would take a GB in every worker."""
+_FEW_CODES = 1 << 20
 _MAX_CODE = 2**46  # stratum codes share an int64 with 16 bits of hash in the stage
 
 
@@ -88,6 +92,28 @@ def stratum_ids(labels: Mapping[str, Int64Array]) -> tuple[Int64Array, list[Stra
     return ids.astype(np.int64), [stratum_key(int(code), classes) for code in codes]
 
 
+def table_strata(comments: pa.Table, tasks: Sequence[str]) -> tuple[npt.NDArray[np.integer], list[StratumKey]]:
+    """`stratum_ids` of a table, in as few bytes a row as its number of strata allows."""
+    classes = [int(pc.max(comments[task]).as_py() or 0) + 1 if comments.num_rows else 0 for task in tasks]
+    if float(np.prod([float(k + 1) for k in classes])) > _FEW_CODES:
+        return stratum_ids(label_arrays(comments, tasks))
+    starts = range(0, comments.num_rows, _HASHED_AT_ONCE)
+
+    def codes(start: int) -> Int64Array:
+        return stratum_codes(list(label_arrays(comments.slice(start, _HASHED_AT_ONCE), tasks).values()), classes)
+
+    counts = np.zeros(int(np.prod([k + 1 for k in classes])), np.int64)
+    for start in starts:
+        counts += np.bincount(codes(start), minlength=len(counts))
+    present = np.flatnonzero(counts)
+    number = np.zeros(len(counts), np.min_scalar_type(max(len(present) - 1, 0)))
+    number[present] = np.arange(len(present))
+    ids = np.empty(comments.num_rows, number.dtype)
+    for start in starts:
+        ids[start : start + _HASHED_AT_ONCE] = number[codes(start)]
+    return ids, [stratum_key(int(code), classes) for code in present]
+
+
 def mix64(values: HashArray) -> HashArray:
     """The finalizer of SplitMix64 (Steele et al. 2014): a bijection of 64-bit numbers that leaves no visible order."""
     z = values + np.uint64(0x9E3779B97F4A7C15)
@@ -102,14 +128,22 @@ def row_hash(row_ids: RowIds, seed: int, epoch: int) -> HashArray:
     Ids are text; equal ids hash alike wherever they stand, so neither blocks nor workers matter.
     """
     ids = row_ids if isinstance(row_ids, pa.Array | pa.ChunkedArray) else pa.array(row_ids, type=pa.large_string())
-    hashed = np.empty(len(ids), dtype=np.uint64)
-    for start in range(0, len(ids), _HASHED_AT_ONCE):
-        hashed[start : start + _HASHED_AT_ONCE] = _id_hash(ids.slice(start, _HASHED_AT_ONCE))
+    return table_hash(pa.table({"row_id": ids}), seed, epoch)
+
+
+def table_hash(comments: pa.Table, seed: int, epoch: int) -> HashArray:
+    """`row_hash` of a table's rows: of its column `id_hash` where it has one, else of its row ids."""
     key = mix64(mix64(np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)) + np.uint64(epoch))
-    return mix64(mix64(hashed ^ key))
+    hashed = np.empty(comments.num_rows, dtype=np.uint64)
+    for start in range(0, len(hashed), _HASHED_AT_ONCE):
+        part = comments.slice(start, _HASHED_AT_ONCE)
+        own = part[ID_HASH].to_numpy() if ID_HASH in part.column_names else id_hash(part["row_id"])
+        hashed[start : start + _HASHED_AT_ONCE] = mix64(mix64(own ^ key))
+    return hashed
 
 
-def _id_hash(ids: pa.Array | pa.ChunkedArray) -> HashArray:
+def id_hash(ids: pa.Array | pa.ChunkedArray) -> HashArray:
+    """(N,) SipHash-2-4 of each id's UTF-8 bytes."""
     words = ids.to_numpy() if isinstance(ids, pa.ChunkedArray) else ids.to_numpy(zero_copy_only=False)
     return pd.util.hash_array(words.astype(object, copy=False), hash_key=_ID_KEY, categorize=False)
 
@@ -204,27 +238,31 @@ def _smallest(rows: Int64Array, hashes: HashArray, row_ids: pa.ChunkedArray, k: 
     return np.concatenate([below, tied[:need]])
 
 
-def _stratified(ids: Int64Array, plan: SamplingPlan, row_ids: pa.ChunkedArray, seed: int, epoch: int) -> Int64Array:
+def _stratified(ids: npt.NDArray[np.integer], plan: SamplingPlan, comments: pa.Table, seed: int, epoch: int) -> Int64Array:
     base, extra = np.divmod(plan.counts, plan.sizes)
-    result = base[ids]
+    result: Int64Array = base[ids]
     if not extra.any():
         return result
-    hashes = row_hash(row_ids, seed, epoch)
-    order = np.argsort(ids, kind="stable")
-    ends = np.cumsum(plan.sizes)
+    hashes = table_hash(comments, seed, epoch)
     for stratum in np.flatnonzero(extra):
-        rows = order[ends[stratum] - plan.sizes[stratum] : ends[stratum]]
-        result[_smallest(rows, hashes, row_ids, int(extra[stratum]))] += 1
+        result[_smallest(np.flatnonzero(ids == stratum), hashes, comments["row_id"], int(extra[stratum]))] += 1
     return result
 
 
-def _drawn(ids: Int64Array, plan: SamplingPlan, row_ids: pa.ChunkedArray, seed: int, epoch: int) -> Int64Array:
+def _drawn(ids: npt.NDArray[np.integer], plan: SamplingPlan, comments: pa.Table, seed: int, epoch: int) -> Int64Array:
     base = np.floor(plan.expected)
-    result = base.astype(np.int64)[ids]
+    result: Int64Array = base.astype(np.int64)[ids]
     chance = plan.expected - base
     if chance.any():
-        result += hash_fraction(row_hash(row_ids, seed, epoch)) < chance[ids]
+        result += hash_fraction(table_hash(comments, seed, epoch)) < chance[ids]
     return result
+
+
+def _sampling_plan(
+    comments: pa.Table, labels: Mapping[str, Sequence[str]], sampling: OversampleConfig
+) -> tuple[npt.NDArray[np.integer], SamplingPlan]:
+    ids, keys = table_strata(comments, list(labels))
+    return ids, expected_multiplicity(np.bincount(ids, minlength=len(keys)), keys, sampling, labels)
 
 
 def multiplicities(
@@ -236,10 +274,19 @@ def multiplicities(
     remaining rows are those with the smallest hash. Otherwise a row gets one more when its hash, as a fraction, is below
     u - floor(u): right in expectation only, with `size: keep` too. `labels`: {task: classes in order}.
     """
-    ids, keys = stratum_ids(label_arrays(comments, list(labels)))
-    plan = expected_multiplicity(np.bincount(ids, minlength=len(keys)), keys, sampling, labels)
+    ids, plan = _sampling_plan(comments, labels, sampling)
     draw = _stratified if sampling.stratified else _drawn
-    return draw(ids, plan, comments["row_id"], seed, epoch)
+    return draw(ids, plan, comments, seed, epoch)
+
+
+def epoch_sizes(
+    comments: pa.Table, labels: Mapping[str, Sequence[str]], sampling: OversampleConfig, *, seed: int, epochs: int
+) -> list[int]:
+    """The rows of each epoch: the sums of `multiplicities`."""
+    ids, plan = _sampling_plan(comments, labels, sampling)
+    if sampling.stratified:
+        return [int(plan.counts.sum())] * epochs
+    return [int(_drawn(ids, plan, comments, seed, epoch).sum()) for epoch in range(epochs)]
 
 
 def repeat_rows(comments: pa.Table, times: Int64Array) -> pa.Table:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -86,7 +87,7 @@ def _cut_source(data: DataConfig, say: Say, through_ray: bool) -> dict[str, pa.T
         raise DataError(f"{data.source}: {error}") from error
     if "split" in comments.column_names and "split" not in data.tasks:
         comments = comments.drop_columns(["split"])
-    parts = {name: comments.take(pa.array(own)) for name, own in zip(("train", "validation", "test"), rows, strict=True)}
+    parts = {name: comments.take(pa.array(np.sort(own))) for name, own in zip(("train", "validation", "test"), rows, strict=True)}
     if not len(rows[2]):
         del parts["test"]
     shown = ", ".join(f"{name} {table.num_rows:,} ({table.num_rows / comments.num_rows:.1%})" for name, table in parts.items())

@@ -71,6 +71,8 @@ def _with_every_class(parts: Parts, labels: dict[str, Rows]) -> tuple[Parts, lis
     """
     if sum(map(len, parts)) < FEWEST:
         return parts, []
+    if all(_holds_every_class(part, labels) for part in parts if len(part)):
+        return parts, []
     held = [list(part.tolist()) for part in parts]
     used = [index for index in (TRAIN, VALIDATION, TEST) if held[index]]
     notes: list[str] = []
@@ -105,6 +107,14 @@ def _with_every_class(parts: Parts, labels: dict[str, Rows]) -> tuple[Parts, lis
         return parts, []
     train, validation, test = (np.array(sorted(rows), np.int64) for rows in held)
     return (train, validation, test), notes
+
+
+def _holds_every_class(part: Rows, labels: dict[str, Rows]) -> bool:
+    """Whether a part has a row of every class that has any."""
+    return all(
+        not (np.bincount(v + 1)[1:].astype(bool) & ~np.bincount(v[part] + 1, minlength=v.max() + 2)[1:].astype(bool)).any()
+        for v in labels.values()
+    )
 
 
 def _by_part(part: Rows) -> Parts:

@@ -81,7 +81,7 @@ def _count(encoder: nn.Module, length: int) -> int:
     return int(counter.get_total_flops())
 
 
-def training_flops(config: PreTrainedConfig, lengths: NDArray[np.int64], *, layers: int | None = None) -> tuple[float | None, str]:
+def training_flops(config: PreTrainedConfig, lengths: NDArray[np.integer], *, layers: int | None = None) -> tuple[float | None, str]:
     """Operations of a forward and backward pass over rows of these lengths (N,), or None and why they are not known: nothing is raised."""
     try:
         found, rows = np.unique(lengths, return_counts=True)

@@ -116,8 +116,11 @@ def fingerprint(config: Config, corpora: Sequence[Corpus], left_out: str) -> str
     settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)
     digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + left_out).encode())
     for corpus in corpora:
-        for array in (corpus.offsets, corpus.tokens, *corpus.labels.values(), *(corpus.soft or {}).values()):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(corpus.digest.encode())
+        if not corpus.digest:
+            labels = [values.astype(np.int64) for values in corpus.labels.values()]
+            for array in (corpus.offsets, *corpus.tokens.values(), *labels, *(corpus.soft or {}).values()):
+                digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

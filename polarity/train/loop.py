@@ -129,7 +129,7 @@ def plan_batch(rows: Rows, corpus: Corpus, objectives: dict[str, TaskObjective],
     mixings = [Mixing(*mixup_draw(seed, step, i, len(m), alpha)) if alpha else None for i, m in enumerate(micros)]
     starts = np.cumsum([0, *(len(m) for m in micros)])
     placed = [(np.arange(starts[i], starts[i + 1]), mixing) for i, mixing in enumerate(mixings)]
-    counts = {task: objective.counts(corpus.labels[task][rows], placed) for task, objective in objectives.items()}
+    counts = {task: objective.counts(corpus.labels[task][rows].astype(np.int64), placed) for task, objective in objectives.items()}
     return GlobalBatch(micros, mixings, counts)
 
 
@@ -236,7 +236,7 @@ class Stepper:
             logits = self.model(**inputs, mix=_for_passes(mix, len(rows), passes), samples=samples)
         total = torch.zeros((), device=device)
         for task, objective in self.objectives.items():
-            labels_B = torch.from_numpy(self.corpus.labels[task][rows]).to(device)
+            labels_B = torch.from_numpy(self.corpus.labels[task][rows].astype(np.int64)).to(device)
             logits_SVBK = logits[task].view(samples, passes, len(rows), -1)
             soft_BK = None if self.corpus.soft is None else torch.from_numpy(self.corpus.soft[task][rows]).to(device)
             loss = objective(logits_SVBK, labels_B, mix, plan.counts[task], alpha, soft_BK)

@@ -66,7 +66,7 @@ def reduced(
     nn.Module.to(model, world.device)
     if not config.model.frozen_layers:
         padding = np.array([train.pad_id], dtype=np.int32)  # the tokenizer's, which config.json need not know
-        table = use_rows(model.encoder, np.concatenate([train.tokens, validation.tokens, padding]))
+        table = use_rows(model.encoder, np.concatenate([train.used_tokens(), validation.used_tokens(), padding]))
         return Reduced(model, train, validation, weights_digest(table.table) if table else "", table)
     lower, upper = split_model(model, config.model.frozen_layers)
     digest, size = weights_digest(lower), config.train.eval_batch_size
@@ -85,7 +85,7 @@ def with_features(
         return [replace(corpus, features=_LAST[key]) for corpus, key in zip(corpora, keys, strict=True)]
     _LAST.clear()  # before the new ones are made: both would not fit
     width = int(lower.config.hidden_size)
-    size = sum(len(corpus.tokens) for corpus in corpora) * width * 4 / 1e9
+    size = sum(int(corpus.offsets[-1]) for corpus in corpora) * width * 4 / 1e9
     if world.is_first and size > LARGE_GB:
         say(f"the frozen layers' output takes {size:.1f} GB of memory on each worker; a lower data.max_length takes less")
     found = [replace(c, features=features(lower, c, width, world, batch_size=batch_size, precision=precision)) for c in corpora]
@@ -100,8 +100,8 @@ def with_features(
 def _key(digest: str, corpus: Corpus, batch_size: int, precision: str) -> str:
     """Hash of all that a corpus's features depend on; the batches too, for their shapes decide the last bits."""
     found = hashlib.sha256(f"{digest} {batch_size} {precision} {torch.get_num_threads()}".encode())
-    for array in (corpus.offsets, corpus.tokens, *([] if corpus.types is None else [corpus.types])):
-        found.update(np.ascontiguousarray(array).tobytes())
+    for array in (corpus.offsets, *corpus.tokens.values(), *([] if corpus.types is None else corpus.types.values())):
+        found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()
 
 
@@ -109,7 +109,7 @@ def _key(digest: str, corpus: Corpus, batch_size: int, precision: str) -> str:
 def features(lower: PreTrainedModel, corpus: Corpus, width: int, world: World, *, batch_size: int, precision: str) -> NDArray[np.float32]:
     """The frozen part's output (T, D) float32 in evaluation mode; each worker computes its share of the batches and all get the sum."""
     lower.train(False)
-    found = np.zeros((len(corpus.tokens), width), dtype=np.float32)
+    found = np.zeros((int(corpus.offsets[-1]), width), dtype=np.float32)
     for rows in evaluation_batches(corpus.lengths, batch_size)[world.rank :: world.size]:
         batch = corpus.collate(rows)
         with autocast(precision, world.device):

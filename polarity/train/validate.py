@@ -53,7 +53,7 @@ def macro_f1_scores(predictions: Predictions, corpus: Corpus, labels: dict[str, 
     """{task: macro-F1} over the labelled rows, and `overall`, the tasks' mean."""
     scores = {}
     for task, classes in labels.items():
-        scores[task] = float(macro_f1(confusion_matrix(corpus.labels[task], predictions.predicted[task], len(classes))))
+        scores[task] = float(macro_f1(confusion_matrix(corpus.labels[task].astype(np.int64), predictions.predicted[task], len(classes))))
     return {**scores, "overall": float(np.mean(list(scores.values())))}
 
 
@@ -66,6 +66,6 @@ def class_f1_scores(predictions: Predictions, corpus: Corpus, labels: dict[str, 
     """{`class_f1_key`: F1} of every class over the labelled rows; 0 for a class that is neither there nor predicted."""
     scores = {}
     for task, classes in labels.items():
-        f1 = class_scores(confusion_matrix(corpus.labels[task], predictions.predicted[task], len(classes))).f1
+        f1 = class_scores(confusion_matrix(corpus.labels[task].astype(np.int64), predictions.predicted[task], len(classes))).f1
         scores.update({class_f1_key(task, name): float(value) for name, value in zip(classes, f1, strict=True)})
     return scores

@@ -39,7 +39,7 @@ def estimate(config: Config, *, say: Callable[[str], None]) -> str:
     tokens = sum(int(corpus.lengths[rows].sum()) for rows in batches) * total / len(batches)
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in training.model.parameters())
-    states = corpus.tokens.size * model.encoder.config.hidden_size * 4 if config.model.frozen_layers else 0
+    states = int(corpus.offsets[-1]) * model.encoder.config.hidden_size * 4 if config.model.frozen_layers else 0
     kept = " and the frozen layers' output" if states else ""
     epochs = config.train.average_epochs
     averaged = "" if epochs == 1 else f"; every worker {4 * epochs * trained / 1e9:.1f} GB for the mean over {epochs} epochs"

@@ -178,7 +178,7 @@ class _Kitchen:
         """Name of the encoder's word table, and the rows of it that training can have kept alone."""
         weight = self.model.encoder.get_input_embeddings().weight
         name = next(name for name, parameter in self.model.named_parameters() if parameter is weight)
-        tokens = np.concatenate([self.corpora["train"].tokens, self.corpora["validation"].tokens])
+        tokens = np.concatenate([self.corpora["train"].used_tokens(), self.corpora["validation"].used_tokens()])
         return name, torch.from_numpy(np.unique(np.append(tokens, self.tokenizer.pad_token_id)).astype(np.int64))
 
     def _score(self, weights: Weights) -> float:

@@ -199,7 +199,7 @@ def test_hash_is_uniform() -> None:
 
 
 def test_equal_hashes_are_told_apart_by_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polarity.data.oversample.row_hash", lambda ids, seed, epoch: np.zeros(len(ids), dtype=np.uint64))
+    monkeypatch.setattr("polarity.data.oversample.table_hash", lambda rows, seed, epoch: np.zeros(len(rows), dtype=np.uint64))
     comments = table([0] * 9 + [1] * 3, [0] * 12, ids=[*"abcdefghi", "z", "b2", "a2"])  # M = 6, u = 1.5: 5 of the 3, 2 extra
     times = multiplicities(comments, LABELS, OversampleConfig(alpha=0.5, stratified=True), seed=0, epoch=0)
     assert times.tolist() == [1] * 9 + [1, 2, 2]

@@ -25,7 +25,7 @@ def rare_token(part: Corpus) -> tuple[int, set[int]]:
     """A token that few rows have, and these rows."""
     holders: dict[int, set[int]] = {}
     for row in range(len(part)):
-        for token in part.tokens[part.offsets[row] : part.offsets[row + 1]].tolist():
+        for token in part.tokens[row].tolist():
             holders.setdefault(token, set()).add(row)
     token = min(holders, key=lambda t: (len(holders[t]), t))
     return token, holders[token]

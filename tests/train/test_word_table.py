@@ -1,14 +1,16 @@
 """Training with the used rows of the word table ends with the weights of training with all of them, weight decay included."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from polarity.config import Config
-from polarity.data.batch import Corpus
+from polarity.data.batch import Lists
 from polarity.errors import RunError
 from polarity.train.loop import Result, Tables, Training, run_training
 from polarity.train.world import World
@@ -21,11 +23,12 @@ TABLE = "encoder.embeddings.word_embeddings.weight"
 
 def with_test(parts: Tables) -> Tables:
     """Test rows with a word that is in no other row: the whole table must be back before they are scored."""
-    tokens = parts.validation.tokens.copy()
-    unseen = np.setdiff1d(np.arange(150), np.concatenate([parts.train.tokens, parts.validation.tokens]))
-    tokens[parts.validation.offsets[:-1] + 1] = unseen[-1]
     v = parts.validation
-    return Tables(parts.train, v, Corpus(v.index, v.offsets, tokens, v.types, v.labels, v.pad_id), parts.statistics)
+    tokens = np.concatenate(list(v.tokens.values()))
+    unseen = np.setdiff1d(np.arange(150), np.concatenate([parts.train.used_tokens(), v.used_tokens()]))
+    tokens[v.offsets[:-1] + 1] = unseen[-1]
+    lists = Lists(pa.chunked_array([pa.LargeListArray.from_arrays(v.offsets, tokens)]))
+    return Tables(parts.train, v, replace(v, tokens=lists), parts.statistics)
 
 
 def run(config: Config, folder: Path | None = None, resume: Path | None = None) -> Result:
