@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from polarity.artifacts import RunFolder
-from polarity.baselines.dense import DenseModel, fit_dense
+from polarity.baselines.dense import DenseModel, Features, fit_dense
 from polarity.baselines.linear import LinearFloor, fit_linear
 from polarity.baselines.majority import label_codes
 from polarity.baselines.title import TitlePrior, fit_title_prior
+from polarity.best.ceiling import Fit, Scores
 from polarity.best.folds import Folds
 from polarity.errors import RunError
 from polarity.evaluate.predictions import Floats, Labels
-from polarity.model.embedding import Embedder
 from polarity.predict.stacked import Probabilities
 
 Say = Callable[[str], None]
@@ -53,9 +53,8 @@ def linear_member(comments: pa.Table, folds: Folds, labels: Labels, say: Say) ->
     return out_of_fold(comments, folds, labels, fit), fit_linear(comments, labels, say=say)
 
 
-def frozen_member(comments: pa.Table, folds: Folds, labels: Labels, embedder: Embedder) -> tuple[dict[str, Floats], DenseModel]:
-    """Logistic regression on the encoder's sentence vectors, which are computed once for all folds."""
-    features_ND = embedder.features(comments["comment"].to_pylist(), comments["title"].to_pylist())
+def frozen_member(comments: pa.Table, folds: Folds, labels: Labels, features_ND: Features) -> tuple[dict[str, Floats], DenseModel]:
+    """Logistic regression on the encoder's sentence vectors (N, D), which are computed once for all folds."""
     codes = {task: label_codes(comments, task) for task in labels}
     ids = comments["row_id"].combine_chunks()
     found = {task: np.zeros((len(features_ND), len(classes))) for task, classes in labels.items()}
@@ -66,6 +65,36 @@ def frozen_member(comments: pa.Table, folds: Folds, labels: Labels, embedder: Em
         for task, chances in model.probabilities(features_ND[scored]).items():
             found[task][scored] = chances
     return found, fit_dense(features_ND, codes, labels)
+
+
+def refits(comments: pa.Table, labels: Labels, features_ND: Features | None) -> list[Fit]:
+    """The cheap members, made to be fitted on any of the rows: the linear model and, where there are sentence vectors, theirs."""
+    codes = {task: label_codes(comments, task) for task in labels}
+
+    def fit_words(rows: NDArray[np.int64]) -> Scores:
+        model = fit_linear(comments.take(pa.array(rows)), labels, say=lambda _: None)
+        return lambda scored: model.probabilities(comments.take(pa.array(scored)))
+
+    def fit_vectors(rows: NDArray[np.int64]) -> Scores:
+        assert features_ND is not None
+        model, known = fit_dense(features_ND[rows], {task: code[rows] for task, code in codes.items()}, labels), features_ND
+        return lambda scored: model.probabilities(known[scored])
+
+    return [fit_words] if features_ND is None else [fit_words, fit_vectors]
+
+
+def save_features(folder: RunFolder, name: str, features_ND: Features) -> None:
+    """Keep sentence vectors until the run is finished."""
+    folder.write_bytes(name, save({"features": np.ascontiguousarray(features_ND, np.float32)}))
+
+
+def load_features(folder: RunFolder, name: str) -> NDArray[np.float32]:
+    """What `save_features` kept. Raises RunError where it is damaged."""
+    try:
+        found: NDArray[np.float32] = load(folder.read_bytes(name))["features"]
+    except (SafetensorError, KeyError) as error:
+        raise RunError(f"{folder.uri}/{name}: damaged ({error}); delete it and go on with --resume") from error
+    return found
 
 
 def save_probabilities(folder: RunFolder, name: str, found: Probabilities) -> None:

@@ -1,5 +1,6 @@
 """best.json: what `polarity best` planned, what each member was worth and cost, and what decided. Light to import: reports read it."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -7,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from polarity.artifacts import BEST, RunFolder
 from polarity.best.plan import Plan
 from polarity.errors import RunError
+
+TIMES_MORE = (2, 4)
+"""How far a learning curve is extended. Beyond four times the rows it is no more than a guess."""
 
 
 class _Record(BaseModel):
@@ -41,6 +45,45 @@ class MemberWorth(_Record):
     seconds: float
 
 
+class CurvePoint(_Record):
+    """A point of the learning curve: training rows of a fold, overall macro-F1 out of fold, and its 95 % interval over rows or titles."""
+
+    rows: int
+    macro_f1: float
+    ci95: tuple[float, float]
+
+
+class Reach(CurvePoint):
+    """What the stack is expected to score with so many labelled rows in all."""
+
+
+class LabelDoubt(_Record):
+    """How far one task's labels can be trusted; shares of the labelled rows."""
+
+    task: str
+    suspect: float
+    """Labels that the stack contradicts with confidence."""
+    macro_f1: float
+    macro_f1_if_wrong: float
+    """The stack's score if every suspect label were wrong and the stack right there: an upper bound."""
+    views: tuple[str, str] | None
+    """Two members that share no features: word counts and an encoder."""
+    views_agree: float | None
+    label_differs: float | None
+    """Of the rows on which the two agree, the share whose label is another."""
+
+
+class Ceiling(_Record):
+    """Where the ceiling is: what more rows would bring, and what the labels allow."""
+
+    curve: list[CurvePoint]
+    reach: list[Reach]
+    target: float
+    rows_for_target: int | None
+    """None where four times the rows are not expected to be enough."""
+    labels: list[LabelDoubt] = []
+
+
 class Started(_Record):
     """What is fixed before the first fit, so that a resumed run is the same run."""
 
@@ -52,7 +95,7 @@ class Started(_Record):
 class Outcome(_Record):
     """What came of it."""
 
-    rule: Literal["pool", "greedy", "logistic"]
+    rule: Literal["mean", "pool", "greedy", "logistic"]
     rules: dict[str, float]
     """Cross-fitted overall macro-F1 of each rule."""
     over_simplest: Difference | None
@@ -61,6 +104,8 @@ class Outcome(_Record):
     against_best_member: Difference | None
     label_errors: dict[str, int]
     """{task: rows whose label is suspect}; label_errors.parquet lists them."""
+    ceiling: Ceiling | None = None
+    """None where the rows are too few for a learning curve."""
     student: str | None
     """What became of the student, in words; None where none was planned."""
     seconds: float
@@ -88,3 +133,29 @@ class BestRecord(_Record):
     def write(self, folder: RunFolder) -> None:
         """Write best.json."""
         folder.write_json(BEST, self.model_dump(mode="json"))
+
+
+def ceiling_lines(ceiling: Ceiling) -> Iterator[str]:
+    """What it means, in words."""
+    now = ceiling.curve[-1]
+    shown = ", ".join(f"{point.rows:,} rows {100 * point.macro_f1:.1f}" for point in ceiling.curve)
+    yield f"learning curve of the cheap members, overall macro-F1: {shown}"
+    reached = "; ".join(
+        f"{reach.rows:,} rows like these: {100 * reach.macro_f1:.1f} [{100 * reach.ci95[0]:.1f}, {100 * reach.ci95[1]:.1f}]"
+        for reach in ceiling.reach
+    )
+    yield f"the stack with more labelled rows, by the curve's extension (now {now.rows:,} train each fold): {reached}"
+    target = f"the target of {100 * ceiling.target:.0f}"
+    if ceiling.rows_for_target is None:
+        yield f"{target} is not expected with {TIMES_MORE[-1]} times these rows: better labels or a larger encoder are needed"
+    else:
+        yield f"{target} is expected at about {ceiling.rows_for_target:,} labelled rows"
+    for doubt in ceiling.labels:
+        line = f"{doubt.task}: {100 * doubt.suspect:.1f} % of the labels are suspect; if each of them were wrong, the stack would have "
+        line += f"{100 * doubt.macro_f1_if_wrong:.1f} for {100 * doubt.macro_f1:.1f}, an upper bound"
+        if doubt.views is not None and doubt.views_agree is not None and doubt.label_differs is not None:
+            line += (
+                f"; {doubt.views[0]} and {doubt.views[1]} agree on {100 * doubt.views_agree:.0f} % of the rows, and the label differs in "
+            )
+            line += f"{100 * doubt.label_differs:.0f} % of these"
+        yield line

@@ -3,7 +3,7 @@
 from markupsafe import Markup, escape
 
 from polarity.best.plan import clock
-from polarity.best.record import Difference, Outcome
+from polarity.best.record import Ceiling, Difference, Outcome, ceiling_lines
 from polarity.report.charts import Effect, forest
 from polarity.report.page import Section, table
 from polarity.report.record import Record
@@ -29,8 +29,18 @@ def stack_section(record: Record) -> Section | None:
     if worth:
         body += forest(worth, label="what the stack loses without each member, overall macro-F1")
     body += Markup("").join(Markup("<p>{}</p>").format(line) for line in _lines(outcome))
+    if outcome.ceiling is not None:
+        body += _ceiling(outcome.ceiling)
     lead = "Every score here is of rows that neither trained the member nor chose weights or biases for themselves."
     return Section("members", "Members of the stack", body, lead)
+
+
+def _ceiling(ceiling: Ceiling) -> Markup:
+    """Rows of the learning curve, then of its extension, and what it means in words."""
+    rows = [[f"{point.rows:,}", "cheap members, measured", _score(point.macro_f1, point.ci95)] for point in ceiling.curve]
+    rows += [[f"{reach.rows:,}", "stack, expected", _score(reach.macro_f1, reach.ci95)] for reach in ceiling.reach]
+    lines = Markup("").join(Markup("<p>{}.</p>").format(line[0].upper() + line[1:]) for line in list(ceiling_lines(ceiling))[2:])
+    return Markup("<h3>Where the ceiling is</h3>") + table(["labelled rows", "model", "overall macro-F1"], rows, numeric=[0, 2]) + lines
 
 
 def _lines(outcome: Outcome) -> list[str]:

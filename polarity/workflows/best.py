@@ -10,20 +10,21 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.best.folds import Folds, make_folds
 from polarity.best.plan import Plan, Speed, Training, clock, make_plan
-from polarity.best.record import BestRecord, Difference, MemberWorth, Outcome, Started
+from polarity.best.record import BestRecord, Ceiling, Difference, MemberWorth, Outcome, Started, ceiling_lines
 from polarity.best.stacking import Choice, Judge, choose_rule, drop_one, fit_stack, member_alone, overall
 from polarity.config import Config, SplitConfig
 from polarity.data.ledger import build_ledger
@@ -33,15 +34,19 @@ from polarity.encoders import resolve_encoder
 from polarity.environment import describe_environment
 from polarity.errors import RunError
 from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluate_split, render_metrics
-from polarity.evaluate.predictions import Floats
+from polarity.evaluate.predictions import Codes, Floats
+from polarity.evaluate.targets import TARGETS
 from polarity.paths import with_absolute_paths
 from polarity.predict.stacked import Probabilities, Stack, StackMember
 from polarity.resolve import dump_config
 from polarity.workflows.best_rows import Asked, Rows, read_rows
 from polarity.workflows.best_training import fold_config, for_encoder, place_scores, teach_student, train_all
 
+if TYPE_CHECKING:
+    from polarity.model.embedding import Embedder
+
 Say = Callable[[str], None]
-OOF, MEMBERS, LABEL_ERRORS = "out_of_fold", "members", "label_errors.parquet"
+OOF, MEMBERS, FEATURES, LABEL_ERRORS = "out_of_fold", "members", "features", "label_errors.parquet"
 NO_ENCODER = "none"
 LATEST = 1.1
 """The student is begun where it would end by so much of the budget: what the plan did not foresee may take that much."""
@@ -121,8 +126,8 @@ def _plan(config: Config, asked: Asked, rows: Rows, precision: str, say: Say) ->
 
 
 def _cheap_seconds(rows: int, speeds: list[Speed]) -> float:
-    """Linear fits and the stack by rows, and one pass of each encoder, about a fourth of a training step, on one thread."""
-    return 60 + 0.02 * rows + sum(0.25 * rows * speed.seconds_per_row for speed in speeds)
+    """Linear fits, curve and stack by rows, and one pass of each encoder, about a fourth of a training step, on one thread."""
+    return 60 + 0.05 * rows + sum(0.25 * rows * speed.seconds_per_row for speed in speeds)
 
 
 def _workers(asked: Asked) -> int:
@@ -206,13 +211,10 @@ class _Work:
 
     def _maker_of_frozen(self, encoder: str) -> Callable[[StackMember], Probabilities]:
         from polarity.best.members import frozen_member
-        from polarity.model.embedding import Embedder
-        from polarity.train.world import device_here
 
         def make(member: StackMember) -> Probabilities:
-            files = resolve_encoder(encoder, for_encoder(self.config, encoder).model.revision)
-            embedder = Embedder.load(files.folder, device_here(self.config.cluster.gpu))
-            found, dense = frozen_member(self.rows.labelled, self.folds, self.labels, embedder)
+            embedder = self._embedder(encoder)
+            found, dense = frozen_member(self.rows.labelled, self.folds, self.labels, self._features(encoder, embedder))
 
             def fill(place: Path) -> None:
                 dense.save(place)
@@ -223,6 +225,22 @@ class _Work:
             return found
 
         return make
+
+    def _embedder(self, encoder: str) -> "Embedder":
+        from polarity.model.embedding import Embedder
+        from polarity.train.world import device_here
+
+        files = resolve_encoder(encoder, for_encoder(self.config, encoder).model.revision)
+        return Embedder.load(files.folder, device_here(self.config.cluster.gpu))
+
+    def _features(self, encoder: str, embedder: "Embedder") -> NDArray[np.float32]:
+        """The sentence vectors of the labelled rows, kept until the run is finished."""
+        from polarity.best.members import load_features, save_features
+
+        kept, rows = f"{FEATURES}/{_names(self.plan.frozen)[encoder]}.safetensors", self.rows.labelled
+        if not self.folder.exists(kept):
+            save_features(self.folder, kept, embedder.features(rows["comment"].to_pylist(), rows["title"].to_pylist()))
+        return load_features(self.folder, kept)
 
     def _maker_of_encoder(self, training: Training) -> Callable[[StackMember], Probabilities]:
         def make(member: StackMember) -> Probabilities:
@@ -267,10 +285,18 @@ class _Work:
             predictions = pa.concat_tables([predictions, self._score_test(self.rows.test)])
             self.folder.write_parquet(artifacts.PREDICTIONS, predictions)
         student = self._student(choice, begun)
-        outcome = self._outcome(choice, members, {name: member.kind for name, (member, _) in made.items()}, student, begun)
+        suspects = self._label_errors(choice)
+        ceiling = self._ceiling(choice, members, suspects)
+        kinds = {name: member.kind for name, (member, _) in made.items()}
+        outcome = self._outcome(choice, members, kinds, begun)
+        outcome = outcome.model_copy(
+            update={"label_errors": {task: len(rows) for task, rows in suspects.items()}, "ceiling": ceiling, "student": student}
+        )
         self.record.outcome = outcome
         self.record.write(self.folder)
         metrics = self._judge(predictions, members)
+        if self.folder.exists(FEATURES):
+            self.folder.delete_folder(FEATURES)
         for line in outcome_lines(outcome):
             self.say(line)
         return metrics
@@ -297,9 +323,7 @@ class _Work:
         chances, chosen = ({task: getattr(scores[task], name) for task in self.labels} for name in ("probabilities", "predicted"))
         return build_predictions("test", test, chances, self.labels, chosen)
 
-    def _outcome(
-        self, choice: Choice, members: dict[str, dict[str, Floats]], kinds: dict[str, str], student: str | None, begun: float
-    ) -> Outcome:
+    def _outcome(self, choice: Choice, members: dict[str, dict[str, Floats]], kinds: Mapping[str, str], begun: float) -> Outcome:
         worth = drop_one(choice, members, self.judge)
         alone = {name: member_alone(member, self.labels) for name, member in members.items()}
         rated = []
@@ -330,8 +354,8 @@ class _Work:
             biases=choice.biases,
             members=rated,
             against_best_member=gain,
-            label_errors=self._label_errors(choice),
-            student=student,
+            label_errors={},
+            student=None,
             seconds=time.monotonic() - begun,
         )
 
@@ -387,11 +411,11 @@ class _Work:
         self.say(f"{self.asked.unlabelled}: {table.num_rows:,} comments without labels, which the stack has labelled with probabilities")
         return table, {task: scores[task].probabilities for task in self.labels}
 
-    def _label_errors(self, choice: Choice) -> dict[str, int]:
-        """Rows whose label the out-of-fold stack contradicts with confidence, listed in label_errors.parquet."""
+    def _label_errors(self, choice: Choice) -> dict[str, Codes]:
+        """{task: rows whose label the out-of-fold stack contradicts with confidence}, listed in label_errors.parquet."""
         from polarity.report.confident import label_errors
 
-        tables, counts = [], {}
+        tables, suspects = [], {}
         for task, classes in self.labels.items():
             chances = choice.crossed.probabilities[task].astype(np.float64)
             found = label_errors(self.judge.codes[task], chances)
@@ -405,9 +429,27 @@ class _Work:
                 "p_label": pa.array(chances[found.rows, labels]),
             }
             tables.append(pa.table(columns))
-            counts[task] = len(found.rows)
+            suspects[task] = found.rows
         self.folder.write_parquet(LABEL_ERRORS, pa.concat_tables(tables))
-        return counts
+        return suspects
+
+    def _ceiling(self, choice: Choice, members: dict[str, dict[str, Floats]], suspects: dict[str, Codes]) -> Ceiling | None:
+        """The learning curve of the cheap members and what the labels allow; None where the rows are too few."""
+        from polarity.best.ceiling import FEWEST_ROWS, curve_scores, find_ceiling, label_doubts
+        from polarity.best.members import refits
+
+        if self.rows.labelled.num_rows < FEWEST_ROWS:
+            return None
+        started = time.monotonic()
+        encoder = next(iter(self.plan.frozen), None)
+        features = None if encoder is None else self._features(encoder, self._embedder(encoder))
+        whole = [members["linear"]] + ([] if encoder is None else [members[f"frozen-{_names(self.plan.frozen)[encoder]}"]])
+        fits = refits(self.rows.labelled, self.labels, features)
+        sizes, scores = curve_scores(self.judge, self.folds, fits, whole, resamples=self.config.train.resamples)
+        rows, stack = self.rows.labelled.num_rows, overall(choice.crossed, self.judge)
+        found = find_ceiling(sizes, scores, stack, rows, TARGETS["minimum"]["overall"])
+        self.record.seconds["learning curve"] = time.monotonic() - started
+        return found.model_copy(update={"labels": label_doubts(members, choice.crossed, suspects, self.judge)})
 
     def _judge(self, predictions: pa.Table, members: dict[str, dict[str, Floats]]) -> Metrics:
         """Calibration, metrics beside the floors (out of fold as the stack is), and the report."""
@@ -471,6 +513,8 @@ def outcome_lines(outcome: Outcome) -> Iterator[str]:
         yield f"stack against its best member: {_points(outcome.against_best_member)}"
     if outcome.student is not None:
         yield f"student: {outcome.student}"
+    if outcome.ceiling is not None:
+        yield from ceiling_lines(outcome.ceiling)
     yield "suspect labels: " + ", ".join(f"{count:,} of {task}" for task, count in outcome.label_errors.items()) + f" ({LABEL_ERRORS})"
 
 

@@ -9,9 +9,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from polarity.artifacts import STACK, RunFolder
-from polarity.best.stacking import RULES, Judge, choose_rule, cross_fit, drop_one, fit_stack, fit_task, member_alone, overall
+from polarity.best.stacking import RULES, Crossed, Judge, choose_rule, cross_fit, drop_one, fit_stack, fit_task, member_alone, overall
 from polarity.errors import RunError
-from polarity.predict.stacked import Stack, StackMember, read_stack, stack_features, stacked
+from polarity.predict.stacked import PoolRule, Stack, StackMember, read_stack, stack_features, stacked
 
 LABELS = {"sentiment": ["negative", "neutral", "positive"], "stance": ["for", "against"]}
 
@@ -35,6 +35,10 @@ def member(codes: dict[str, np.ndarray], skill: float, seed: int) -> dict[str, n
         logs = rng.normal(0, 1, (len(code), len(LABELS[task]))) + skill * np.eye(len(LABELS[task]))[code]
         found[task] = np.exp(logs) / np.exp(logs).sum(1, keepdims=True)
     return found
+
+
+def named(members: list[dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    return {f"member {number}": each for number, each in enumerate(members)}
 
 
 def judge(table: pa.Table, folds: int = 5) -> Judge:
@@ -63,6 +67,31 @@ def test_two_members_that_err_apart_are_better_together_than_each_alone() -> Non
         assert asked.difference(choice.crossed, member_alone(one, LABELS)).verdict == "gain"
 
 
+@pytest.mark.parametrize("skills", [(1.2, 0.9, 0.3), (1.2, 1.2, 1.2), (2.0, 1.5, 0.8)])
+def test_on_few_rows_the_stack_is_not_below_the_best_member(skills: tuple[float, ...]) -> None:
+    """Fitted on 100 rows and scored on 2,000 others, ten draws; the best member is chosen on the scored rows."""
+    differences = []
+    for draw in range(10):
+        table, codes = rows(2100, seed=draw)
+        members = {str(number): member(codes, skill, 10 * draw + number) for number, skill in enumerate(skills)}
+        few = {name: {task: chances[:100] for task, chances in each.items()} for name, each in members.items()}
+        asked, wanted = judge(table.slice(0, 100)), Judge.of(table.slice(100), LABELS, np.zeros(2000, int), by_title=False, resamples=10)
+        rest = [{task: chances[100:] for task, chances in each.items()} for each in members.values()]
+        scores = {task: stacked(rest, task, how) for task, how in fit_stack(choose_rule(few, asked), few, asked).items()}
+        stack = Crossed({task: s.probabilities for task, s in scores.items()}, {task: s.predicted for task, s in scores.items()})
+        differences.append(overall(stack, wanted) - max(overall(member_alone(each, LABELS), wanted) for each in rest))
+    assert np.mean(differences) > -0.01
+
+
+def test_the_mean_leaves_the_titles_prior_out_unless_it_is_alone() -> None:
+    _, codes = rows(100)
+    members = {"title": member(codes, 0.5, 1), "linear": member(codes, 1.0, 2)}
+    how = fit_task("mean", members, "sentiment", codes["sentiment"], with_biases=False).combination
+    assert isinstance(how, PoolRule) and how.weights == [0.0, 1.0]
+    alone = fit_task("mean", {"title": members["title"]}, "sentiment", codes["sentiment"], with_biases=False).combination
+    assert isinstance(alone, PoolRule) and alone.weights == [1.0]
+
+
 def test_no_rows_own_label_reaches_its_score() -> None:
     table, codes = rows(300)
     members = {"a": member(codes, 1.0, 1), "b": member(codes, 0.5, 2)}
@@ -86,7 +115,7 @@ def test_no_rows_own_label_reaches_its_score() -> None:
 def test_the_logistic_rule_is_scikit_learns(task: str) -> None:
     _, codes = rows(400)
     members = [member(codes, 1.0, 1), member(codes, 0.7, 2)]
-    how = fit_task("logistic", members, task, codes[task], with_biases=False)
+    how = fit_task("logistic", named(members), task, codes[task], with_biases=False)
     features = stack_features(members)
     standard = (features - features.mean(0)) / features.std(0)
     expected = LogisticRegression(C=0.1, max_iter=500).fit(standard, codes[task]).predict_proba(standard)
@@ -98,10 +127,10 @@ def test_a_class_without_rows_is_never_chosen() -> None:
     codes["sentiment"] = np.where(codes["sentiment"] == 2, 0, codes["sentiment"])
     members = [member(codes, 1.0, 1), member(codes, 1.0, 2)]
     for rule in RULES:
-        how = fit_task(rule, members, "sentiment", codes["sentiment"], with_biases=True)
+        how = fit_task(rule, named(members), "sentiment", codes["sentiment"], with_biases=True)
         assert how.biases is None
         assert stacked(members, "sentiment", how).probabilities.shape == (200, 3)
-    logistic = fit_task("logistic", members, "sentiment", codes["sentiment"], with_biases=False)
+    logistic = fit_task("logistic", named(members), "sentiment", codes["sentiment"], with_biases=False)
     assert (stacked(members, "sentiment", logistic).predicted != 2).all()
 
 

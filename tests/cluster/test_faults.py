@@ -1,4 +1,4 @@
-"""Three of the faults of `jobs/faults.py`, injected for real: the command exits with 0 only where every promise was kept."""
+"""One fault of `jobs/faults.py`, injected for real: the command exits with 0 only where every promise was kept."""
 
 import os
 import subprocess
@@ -12,23 +12,19 @@ from tests.faults.injections import FAULTS
 from tests.faults.matrix import plan
 
 ROOT = Path(__file__).parents[2]
-CHOSEN = ["worker killed", "checkpoint truncated", "SIGTERM to a worker"]
+CHOSEN = "worker killed"
+"""Dead drivers, damaged checkpoints, signals and full disks have cheaper tests of their own; the job injects all of them."""
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_run_survives_three_faults(tmp_path: Path) -> None:
-    """A worker's death, a driver's death with a damaged checkpoint, and a worker that is told to stop."""
-    command = [sys.executable, str(ROOT / "jobs" / "faults.py"), "--injections", str(len(CHOSEN)), "--out", str(tmp_path / "table.md")]
-    for name in CHOSEN:
-        command += ["--only", name]
+def test_a_run_survives_a_fault(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "jobs" / "faults.py"), "--injections", "1", "--only", CHOSEN, "--out", str(tmp_path / "table.md")]
     environment = {**os.environ, "TMPDIR": "/tmp"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     rows = [line.strip("| ").split(" | ") for line in (tmp_path / "table.md").read_text().splitlines()[2:]]
-    assert sorted(row[0] for row in rows) == sorted(CHOSEN)
-    for row in rows:
-        assert row[6:] == ["0", "0", "kept"]
+    assert [(row[0], row[6:]) for row in rows] == [(CHOSEN, ["0", "0", "kept"])]
 
 
 def test_plan_takes_all_faults_in_turn() -> None:
