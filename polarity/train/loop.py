@@ -40,9 +40,7 @@ from polarity.model.frozen import given_states
 from polarity.model.inference import to_tensors
 from polarity.model.multitask import Mix, MultitaskModel
 from polarity.model.precision import autocast
-from polarity.optim.centralization import centralizable, centralize_gradients
-from polarity.optim.groups import parameter_groups
-from polarity.optim.schedule import learning_rate
+from polarity.optim import centralizable, centralize_gradients, learning_rate, parameter_groups
 from polarity.train.checkpoints import (
     Background,
     Checkpoint,

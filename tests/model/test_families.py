@@ -18,7 +18,7 @@ from polarity.model.encoder import check_length, probe_ids, usable_positions
 from polarity.model.flops import flops_per_row
 from polarity.model.multitask import MultitaskModel, load_model
 from polarity.model.vocabulary import use_rows
-from polarity.optim.groups import parameter_groups
+from polarity.optim import parameter_groups
 from tests.model.families import CONFIGS, POSITIONS, build_family
 
 LABELS = Config().labels

@@ -12,7 +12,7 @@ from polarity.errors import ConfigError
 from polarity.model.frozen import given_states, split_model
 from polarity.model.inference import score
 from polarity.model.multitask import MultitaskModel, load_model
-from polarity.optim.groups import parameter_groups
+from polarity.optim import parameter_groups
 from tests.tiny import FAMILIES, tiny_encoder
 
 LABELS = Config().labels

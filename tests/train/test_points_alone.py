@@ -13,9 +13,7 @@ from polarity.data.batch import Corpus, epoch_rows, global_batches
 from polarity.loss.objective import TaskObjective, r_drop_alpha
 from polarity.model.inference import score, to_tensors
 from polarity.model.multitask import MultitaskModel
-from polarity.optim.centralization import centralizable, centralize_gradients
-from polarity.optim.groups import parameter_groups
-from polarity.optim.schedule import learning_rate
+from polarity.optim import centralizable, centralize_gradients, learning_rate, parameter_groups
 from polarity.train.loop import plan_batch
 from polarity.train.world import World
 from tests.train.runs import configured, fresh_model, stepper, tables

@@ -6,7 +6,7 @@ from torch import nn
 
 from polarity.config import Config
 from polarity.model.multitask import MultitaskModel
-from polarity.optim.centralization import centralizable, centralize_gradients
+from polarity.optim import centralizable, centralize_gradients
 from tests.tiny import tiny_encoder
 
 

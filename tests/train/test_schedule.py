@@ -5,7 +5,7 @@ import torch
 import transformers
 
 from polarity.config import OptimConfig
-from polarity.optim.schedule import learning_rate, warmup_steps
+from polarity.optim import learning_rate, warmup_steps
 
 TOTAL = 50
 

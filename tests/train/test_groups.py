@@ -6,7 +6,7 @@ import pytest
 
 from polarity.config import Config, OptimConfig
 from polarity.model.multitask import MultitaskModel
-from polarity.optim.groups import lr_multiplier, parameter_groups
+from polarity.optim import lr_multiplier, parameter_groups
 from tests.tiny import FAMILIES, tiny_encoder
 
 CONFIG = OptimConfig(lr=1e-3, layer_decay=0.5, head_lr_multiplier=2.0, weight_decay=0.02)

@@ -1,1 +1,0 @@
-"""The optimizer: layer-wise learning rates, schedules, gradient centralization."""
