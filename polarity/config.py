@@ -134,6 +134,10 @@ class DataConfig(Section):
     """Most tokens of a comment; null: whatever `max_length` leaves."""
     max_title: Count | None = None
     """Most tokens of a title; titles repeat and are most of a row's tokens, so a short title is much faster."""
+    shards: Literal["auto", "always", "never"] = "auto"
+    """Whether rows and tokens are prepared as files once, which workers map into memory; auto: of more than 32 MB, and of `s3://`."""
+    shard_dir: str | None = None
+    """Folder or URI of these files, seen by every node; null: the user's cache. They take about the size of texts and tokens."""
     oversample: OversampleConfig = OversampleConfig()
 
     @model_validator(mode="after")

@@ -54,6 +54,8 @@ def with_absolute_paths(config: Config) -> Config:
             changes[key] = absolute(source)
     if is_local_encoder(config.model.encoder):
         changes["model.encoder"] = absolute(config.model.encoder)
+    if config.data.shard_dir is not None and "://" not in config.data.shard_dir:
+        changes["data.shard_dir"] = absolute(config.data.shard_dir)
     if config.tracking.mlflow is not None:
         changes["tracking.mlflow"] = absolute_tracking(config.tracking.mlflow)
     return with_settings(config, changes)

@@ -63,6 +63,12 @@ def prepared(config: Config) -> Any:
     return rows, tokens, found.ledger.to_json(), found.encoder.sha256, found.encoder.revision, found.splits.dropped
 
 
+def shard_folders(config: Config) -> str:
+    """Where the tokens that workers map lie; nothing where they are in memory."""
+    found = prepare(config, lambda _: None)
+    return str(Path(found.shards["train"].folder).parent) if found.shards else ""
+
+
 def said_by(config: Config) -> list[str]:
     """The progress lines of a run."""
     lines: list[str] = []

@@ -69,6 +69,8 @@ FLIPS: dict[str, Flip] = {
     "data.max_length": data("224", "40"),
     "data.max_comment": data("null", "32", "36"),
     "data.max_title": data("null", "0", "1"),
+    "data.shards": Flip(("never", "always"), (*ROWS, "data.shard_dir={folder}"), observe.shard_folders, either=frozenset({"auto"})),
+    "data.shard_dir": Flip(("{folder}", "{folder}/other"), (*ROWS, "data.shards=always"), observe.shard_folders),
     "data.split.kind": data("plan", "joint", "group", "column"),
     "data.split.seed": data("42", "43"),
     "data.split.validation": data("0.15", "0.3"),
@@ -185,6 +187,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "unsure": observe.write_rows(folder / "unsure.csv", unsure=True),
         "leak": observe.write_rows(folder / "leak.csv", leak=True),
         "encoder": encoder_folder(),
+        "folder": folder / "shards",
         "other_encoder": tiny_encoder(folder / "other", "bert", hidden=16, seed=1),
     }
     return {name: str(path) for name, path in written.items()}

@@ -6,13 +6,17 @@ Every worker computes the whole plan and takes its part, so that no row, count o
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
+from polarity.artifacts import RunFolder, column_of_objects, disk_errors, user_cache_dir
 from polarity.config import Config
 from polarity.data.oversample import ID_HASH, epoch_sizes, mix64, multiplicities, table_hash
+from polarity.errors import DataError
 
 Rows = NDArray[np.int64]
 _ORDER_SALT, _BATCH_SALT, _MIXUP_SALT, _TORCH_SALT = 1, 2, 3, 4
@@ -68,6 +72,61 @@ class Lists:
             values = self[row]
             found[place, : len(values)] = values
         return found
+
+
+@dataclass(frozen=True)
+class Shards:
+    """One part's files, as a job carries them: a worker maps them where it is, or copies them once from a remote folder."""
+
+    folder: str
+    key: str
+    files: tuple[tuple[str, int], ...]
+    """(name in the folder, bytes)."""
+    digest: str
+    vocabulary: bytes
+
+    def table(self) -> pa.Table:
+        """The part as one table of mapped columns. Raises DataError naming a file that is missing, truncated or damaged."""
+        root = _local(self)
+        found = [_mapped(root / name, size) for name, size in self.files]
+        noted = {DIGEST: self.digest.encode(), VOCABULARY: self.vocabulary}
+        return pa.concat_tables(found).replace_schema_metadata(noted)
+
+
+def _local(shards: Shards) -> Path:
+    """The folder of the files on this machine; those of a remote one are copied into the user's cache, once a machine."""
+    folder = RunFolder.at(shards.folder)
+    if folder.local is not None:
+        return folder.local
+    import fcntl
+
+    copy = user_cache_dir() / "shards" / shards.key
+    copy.mkdir(parents=True, exist_ok=True)
+    with disk_errors(str(copy), "free some space, or set XDG_CACHE_HOME to a folder with room"), (copy / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # workers of one machine start together
+        for name, size in shards.files:
+            target = copy / name
+            if not target.is_file() or target.stat().st_size != size:
+                target.parent.mkdir(exist_ok=True)
+                pafs.copy_files(folder.path(name), str(target), folder.filesystem, pafs.LocalFileSystem())
+    return copy
+
+
+def _mapped(path: Path, size: int) -> pa.Table:
+    """A file's columns, mapped: the system may drop them from memory and read them again."""
+    if not path.exists():
+        raise DataError(f"{path}: is not on this machine: set data.shard_dir to a folder that every node sees, or to a URI")
+    remedy = "start again: it is made anew"
+    try:
+        found = path.stat().st_size
+        if found != size:
+            raise DataError(f"{path}: is truncated or was changed ({found:,} bytes, {size:,} were written); {remedy}")
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
+    if column_of_objects(table.schema) is not None:
+        raise DataError(f"{path}: holds Python objects, and no shard does: not read; {remedy}")
+    return table.replace_schema_metadata(None)
 
 
 @dataclass(frozen=True)

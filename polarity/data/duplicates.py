@@ -51,31 +51,43 @@ def find_leaks(train: pa.Table, held_out: pa.Table, progress: Progress | None = 
     leaking training row once, in train order, beside its closest held-out row (a duplicate first, then by similarity, then by order; of
     very many near ones the closest of the first, see `polarity.data.near`). `progress` is told how far a long search is.
     """
-    exact: dict[tuple[str, str], str] = {}
-    first: dict[str, str] = {}
-    for row_id, title, comment in _texts(held_out):
-        exact.setdefault((title, comment), row_id)
-        first.setdefault(comment, row_id)
-    distinct = [comment for comment in first if len(comment) >= MIN_CHARACTERS]
-    index = NearIndex(len(distinct), lambda rows: [distinct[row] for row in rows], progress)
+    finder = Leaks(held_out, progress)
     clock, found = Clock("near-duplicates: rows looked up", train.num_rows, progress), [LEAKS.empty_table()]
     for start in range(0, train.num_rows, ROWS_AT_ONCE):
-        block = list(_texts(train.slice(start, ROWS_AT_ONCE)))
+        found.append(finder.of(train.slice(start, ROWS_AT_ONCE)))
+        clock.tell(min(start + ROWS_AT_ONCE, train.num_rows))
+    if finder.index.capped and progress:
+        progress(
+            f"near-duplicates: {finder.index.capped:,} comments have more than {MOST_PARTNERS:,} candidates each: so many were compared"
+        )
+    return pa.concat_tables(found).combine_chunks()
+
+
+class Leaks:
+    """Held-out rows, ready to be compared with any block of training rows; it may be sent to another process."""
+
+    def __init__(self, held_out: pa.Table, progress: Progress | None = None) -> None:
+        self._exact: dict[tuple[str, str], str] = {}
+        self._first: dict[str, str] = {}
+        for row_id, title, comment in _texts(held_out):
+            self._exact.setdefault((title, comment), row_id)
+            self._first.setdefault(comment, row_id)
+        self._distinct = distinct = [comment for comment in self._first if len(comment) >= MIN_CHARACTERS]
+        self.index = NearIndex(len(distinct), lambda rows: [distinct[row] for row in rows], progress)
+
+    def of(self, train: pa.Table) -> pa.Table:
+        """The leaking rows of a block of a comments table, LEAKS."""
+        exact, block = self._exact, list(_texts(train))
         asked = list(dict.fromkeys(text for _, title, text in block if (title, text) not in exact and len(text) >= MIN_CHARACTERS))
-        places, similarities = index.closest(asked)
-        near = {text: (distinct[place], score) for text, place, score in zip(asked, places, similarities, strict=True) if place >= 0}
+        places, similarities = self.index.closest(asked)
+        near = {text: (self._distinct[place], score) for text, place, score in zip(asked, places, similarities, strict=True) if place >= 0}
         leaks: list[tuple[str, str, str, float]] = []
         for row_id, title, comment in block:
             if (title, comment) in exact:
                 leaks.append((row_id, exact[title, comment], "duplicate", 1.0))
             elif comment in near:
-                leaks.append((row_id, first[near[comment][0]], "near", float(near[comment][1])))
-        if leaks:
-            found.append(pa.table([list(column) for column in zip(*leaks, strict=True)], schema=LEAKS))
-        clock.tell(start + len(block))
-    if index.capped and progress:
-        progress(f"near-duplicates: {index.capped:,} comments have more than {MOST_PARTNERS:,} candidates each: only so many were compared")
-    return pa.concat_tables(found).combine_chunks()
+                leaks.append((row_id, self._first[near[comment][0]], "near", float(near[comment][1])))
+        return pa.table([list(column) for column in zip(*leaks, strict=True)], schema=LEAKS) if leaks else LEAKS.empty_table()
 
 
 def duplicate_groups(comments: pa.Table, *, normalised: bool) -> list[list[str]]:

@@ -1,15 +1,19 @@
 """From what the user wrote (a file, a folder, `hf:NAME`, `sample`) to an opened source."""
 
+import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from polarity.artifacts import column_of_objects
+from polarity.artifacts import column_of_objects, has_secret, replacing, user_cache_dir
 from polarity.data import hf_format
 from polarity.data.csv_format import open_csv
 from polarity.data.excel_format import open_excel
@@ -25,7 +29,8 @@ MAX_PARTS = 32
 
 
 def open_source(name: str) -> Source:
-    """Open `name`: .csv, .tsv, .parquet, .jsonl, .ndjson, .json, .xlsx, a folder saved by `datasets`, `hf:NAME[@SPLIT]`, `sample[:ROWS]`.
+    """Open `name`: .csv, .tsv, .parquet, .jsonl, .ndjson, .json, .xlsx, a folder saved by `datasets`, `hf:NAME[@SPLIT]`, `sample[:ROWS]`,
+    or a URI of a file (`s3://...`).
 
     Only the header or footer is read. Raises DataError for what is missing, unknown, empty or damaged there.
     """
@@ -33,6 +38,8 @@ def open_source(name: str) -> Source:
         return _open_sample(name)
     if name.startswith("hf:"):
         return hf_format.open_hub(name)
+    if "://" in name:
+        return _open_remote(name)
     # absolute, because Ray's workers may stand in another folder
     path = Path(absolute(name))
     with readable(name):
@@ -84,8 +91,65 @@ def _sample(rows: int, columns: Sequence[str]) -> Iterator[pa.Table]:
         yield block.select(list(columns))
 
 
-def _open_parquet(name: str, path: Path) -> Source:
-    with readable(name), _parquet(name), pq.ParquetFile(path) as file:
+def modified(name: str) -> list[Any]:
+    """What tells that a source is another than it was, without reading it: place, size and time of each of its files."""
+    with readable(name):
+        if "://" in name:
+            filesystem, path = _filesystem(name)
+            info = filesystem.get_file_info(path)
+            return [name, info.size, info.mtime_ns]
+        if name.split(":")[0] in ("sample", "hf"):
+            return [name]
+        local = Path(absolute(name))
+        files = sorted(p for p in local.rglob("*") if p.is_file()) if local.is_dir() else [local]
+        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def _filesystem(name: str) -> tuple[pafs.FileSystem, str]:
+    if has_secret(name):
+        kind = name.partition(":")[0]
+        raise DataError(f"the {kind}:// address of the data holds a password or key, which would show in logs: give it by the environment")
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(name)
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(f"{name}: not a URI that pyarrow's filesystems take ({error})") from error
+    return filesystem, str(path)
+
+
+def _open_remote(name: str) -> Source:
+    """A file at a URI: Parquet is read where it lies, other formats from a copy in the user's cache, on each machine that reads."""
+    filesystem, path = _filesystem(name)
+    with readable(name):
+        if filesystem.get_file_info(path).type != pafs.FileType.File:
+            raise DataError(f"{name}: no such file")
+    if path.lower().endswith(".parquet"):
+        return _open_parquet(name, partial(_remote_file, name))
+    opened = _open_file(name, _copied(name))
+    return replace(opened, parts=tuple(Part(p.first_row, partial(_remote_blocks, name, i)) for i, p in enumerate(opened.parts)))
+
+
+def _remote_blocks(name: str, part: int, columns: Sequence[str]) -> Iterator[pa.Table]:
+    return _open_file(name, _copied(name)).parts[part].blocks(columns)
+
+
+def _remote_file(name: str) -> pa.NativeFile:
+    filesystem, path = _filesystem(name)
+    return filesystem.open_input_file(path)
+
+
+def _copied(name: str) -> Path:
+    key = hashlib.sha256(repr(modified(name)).encode()).hexdigest()[:32]
+    target = user_cache_dir() / "sources" / key / Path(name.partition("?")[0]).name
+    if not target.is_file():
+        filesystem, path = _filesystem(name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with readable(name), replacing(target) as temporary:
+            pafs.copy_files(path, str(temporary), filesystem, pafs.LocalFileSystem())
+    return target
+
+
+def _open_parquet(name: str, place: Path | Callable[[], pa.NativeFile]) -> Source:
+    with readable(name), _parquet(name), _parquet_file(place) as file:
         metadata, schema = file.metadata, file.schema_arrow
         if metadata.num_rows == 0:
             raise DataError(f"{name}: the file has columns but no rows")
@@ -97,12 +161,18 @@ def _open_parquet(name: str, path: Path) -> Source:
     parts = []
     for first in range(0, len(sizes), groups_per_part):
         groups = list(range(first, min(first + groups_per_part, len(sizes))))
-        parts.append(Part(sum(sizes[:first]), partial(_parquet_blocks, name, path, groups)))
+        parts.append(Part(sum(sizes[:first]), partial(_parquet_blocks, name, place, groups)))
     return Source(name=name, columns=tuple(schema.names), unit="row", parts=tuple(parts), locate=positions)
 
 
-def _parquet_blocks(name: str, path: Path, groups: Sequence[int], columns: Sequence[str]) -> Iterator[pa.Table]:
-    with readable(name), _parquet(name), pq.ParquetFile(path) as file:
+def _parquet_file(place: Path | Callable[[], pa.NativeFile]) -> pq.ParquetFile:
+    return pq.ParquetFile(place if isinstance(place, Path) else place(), pre_buffer=not isinstance(place, Path))
+
+
+def _parquet_blocks(
+    name: str, place: Path | Callable[[], pa.NativeFile], groups: Sequence[int], columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    with readable(name), _parquet(name), _parquet_file(place) as file:
         classes = hf_format.class_names(file.schema_arrow.metadata)
         for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK, row_groups=list(groups), columns=list(columns), use_threads=False):
             yield hf_format.name_classes(pa.Table.from_batches([batch]), classes)

@@ -42,7 +42,7 @@ def read_comments(
     for note in opened.notes:
         say(note)
     layout = find_columns(opened, data, labelled=labelled)
-    if through_ray and _ray_is_running():
+    if through_ray and ray_is_running():
         table = _through_ray(opened, layout)
     else:
         table = pa.Table.from_batches([b for t in annotated_blocks(opened, layout) for b in t.to_batches()], schema=layout.schema)
@@ -100,21 +100,39 @@ def settle(table: pa.Table, source: Source, layout: Layout, data: DataConfig, sa
             raise DataError(_refusal(source, problems))
         bad = left_out(table, data)
         lost = pc.sum(bad).as_py()
-        if lost == table.num_rows:
-            raise DataError(f"{source.name}: all {table.num_rows:,} rows are bad: {_listing(source, problems, 1)[0]}")
-        kept = problems.num_rows - lost
-        also = f"; {kept:,} more lost a bad label and keep a good one" if kept else ""
-        more = [f"  ... and {problems.num_rows - SHOWN:,} more"] if problems.num_rows > SHOWN else []
-        head = f"{source.name}: left out {lost:,} of {table.num_rows:,} rows{also} (data.bad_rows=drop):"
-        say("\n".join([head, *(f"  {line}" for line in _listing(source, problems, SHOWN)), *more]))
+        say(_left_out_words(source, problems, lost, table.num_rows))
         table = table.filter(pc.invert(bad))
     words = pc.sum(table[MISSING_WORDS]).as_py() or 0
     if words:
-        shown = ", ".join(data.missing_labels[:3])
-        say(f"{source.name}: {words:,} label cells hold a word for “no label” ({shown}, ...: data.missing_labels) and count as empty")
+        say(missing_words(source, words, data))
     if layout.row_id is not None:
         _refuse_duplicate_ids(table, source, layout.row_id)
     return table.select(layout.canonical_schema.names).combine_chunks()
+
+
+def missing_words(source: Source, words: int, data: DataConfig) -> str:
+    """What is said of label cells that hold a word for a missing label."""
+    shown = ", ".join(data.missing_labels[:3])
+    return f"{source.name}: {words:,} label cells hold a word for “no label” ({shown}, ...: data.missing_labels) and count as empty"
+
+
+def left_out_of(source: Source, layout: Layout, data: DataConfig) -> str:
+    """What is said of a source's bad rows where they are left out; reads the source. Raises DataError where all rows are bad."""
+    found, lost, rows = [], 0, 0
+    for block in annotated_blocks(source, layout):
+        found.append(block.filter(pc.is_valid(block[PROBLEM])))
+        lost, rows = lost + int(pc.sum(left_out(block, data)).as_py() or 0), rows + block.num_rows
+    return _left_out_words(source, pa.concat_tables(found), lost, rows)
+
+
+def _left_out_words(source: Source, problems: pa.Table, lost: int, rows: int) -> str:
+    if lost == rows:
+        raise DataError(f"{source.name}: all {rows:,} rows are bad: {_listing(source, problems, 1)[0]}")
+    kept = problems.num_rows - lost
+    also = f"; {kept:,} more lost a bad label and keep a good one" if kept else ""
+    more = [f"  ... and {problems.num_rows - SHOWN:,} more"] if problems.num_rows > SHOWN else []
+    head = f"{source.name}: left out {lost:,} of {rows:,} rows{also} (data.bad_rows=drop):"
+    return "\n".join([head, *(f"  {line}" for line in _listing(source, problems, SHOWN)), *more])
 
 
 def _refusal(source: Source, bad: pa.Table) -> str:
@@ -153,7 +171,8 @@ def _refuse_duplicate_ids(table: pa.Table, source: Source, column: str) -> None:
         )
 
 
-def _ray_is_running() -> bool:
+def ray_is_running() -> bool:
+    """Whether this process has started or joined Ray."""
     ray = sys.modules.get("ray")  # importing it takes seconds, and who has not imported it has not started it
     return ray is not None and bool(ray.is_initialized())
 

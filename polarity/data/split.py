@@ -20,6 +20,7 @@ __all__ = ["Splits", "load_splits", "split_indices"]
 
 Say = Callable[[str], None]
 _SHOWN = 5
+NOT_LOOKED_FOR = "duplicates across the split were not looked for (data.duplicates: allow): scores may be too good"
 SMALL_BYTES = 32_000_000
 """A file up to this size is read, in about a second, while Ray is still starting."""
 
@@ -35,6 +36,8 @@ class Splits:
     """Pairs (train_row_id, held_out_row_id, kind, similarity) found before any row was dropped."""
     dropped: int
     """Training rows left out because of `leaks`."""
+    seen: pa.Table | None = None
+    """What a run remembers of its rows (`SeenRows.table`), where it is known already."""
 
     @property
     def parts(self) -> dict[str, pa.Table]:
@@ -58,8 +61,18 @@ class Splits:
 
 def is_small(data: DataConfig) -> bool:
     """Whether what `data` names are local files, or the sample, that this process reads sooner than Ray would start a task."""
-    sources = [source for source in (data.source, data.train, data.validation, data.test) if source]
-    return all(s.split(":")[0] == "sample" or (Path(s).is_file() and Path(s).stat().st_size <= SMALL_BYTES) for s in sources)
+    return all(s.split(":")[0] == "sample" or (Path(s).is_file() and Path(s).stat().st_size <= SMALL_BYTES) for s in _sources(data))
+
+
+def in_shards(data: DataConfig) -> bool:
+    """Whether rows and tokens are prepared as files that workers map (`polarity.data.shards`); the hub's data sets never are."""
+    if data.shards == "auto":
+        return not is_small(data) and not any(source.startswith("hf:") for source in _sources(data))
+    return data.shards == "always"
+
+
+def _sources(data: DataConfig) -> list[str]:
+    return [source for source in (data.source, data.train, data.validation, data.test) if source]
 
 
 def load_splits(data: DataConfig, say: Say, *, through_ray: bool = True) -> Splits:
@@ -71,7 +84,7 @@ def load_splits(data: DataConfig, say: Say, *, through_ray: bool = True) -> Spli
     parts = (_own_files if data.train else _cut_source)(data, say, through_ray)
     splits = _handle_leaks(parts, data, say)
     for part, table in splits.parts.items():
-        _check_part(part, table, data)
+        check_part(part, table, data)
     return splits
 
 
@@ -91,13 +104,14 @@ def _cut_source(data: DataConfig, say: Say, through_ray: bool) -> dict[str, pa.T
     if not len(rows[2]):
         del parts["test"]
     shown = ", ".join(f"{name} {table.num_rows:,} ({table.num_rows / comments.num_rows:.1%})" for name, table in parts.items())
-    say(f"{data.source}: split by {_how(data.split)}: {shown}")
+    say(f"{data.source}: split by {split_words(data.split)}: {shown}")
     for note in notes:
         say(f"{data.source}: {note}")
     return parts
 
 
-def _how(split: SplitConfig) -> str:
+def split_words(split: SplitConfig) -> str:
+    """How a source is cut, in words."""
     if split.kind == "column":
         return f"the column {split.column}"
     kind = {"plan": f"the plan, stratified by {split.stratify}", "joint": "all labels jointly", "group": "title"}[split.kind]
@@ -138,24 +152,31 @@ def _handle_leaks(parts: dict[str, pa.Table], data: DataConfig, say: Say) -> Spl
             raise DataError(f"{_where(name, data)}: no rows; give it some, or change data.split")
     train, validation, test = parts["train"], parts["validation"], parts.get("test")
     if data.duplicates == "allow":
-        say("duplicates across the split were not looked for (data.duplicates: allow): scores may be too good")
+        say(NOT_LOOKED_FOR)
         return Splits(train, validation, test, LEAKS.empty_table(), 0)
     held_out = validation if test is None else pa.concat_tables([validation, test])
     leaks = find_leaks(train, held_out, say)
     if test is not None:
-        _report_held_out_pairs(find_leaks(validation, test, say), say)
+        report_held_out_pairs(find_leaks(validation, test, say), say)
     splits = Splits(train, validation, test, leaks, 0)
     if not leaks.num_rows:
         return splits
     rows = pc.unique(leaks["train_row_id"])
-    found = f"{len(rows):,} training rows have a duplicate or near duplicate in validation or test: {_pairs(leaks)}"
+    found = leaking_words(leaks)
     if data.duplicates == "error":
         raise DataError(f"{found}; remove one side, or set data.duplicates to drop_from_train")
     say(f"{found}; dropped from train")
     return replace(splits, train=train.filter(pc.invert(pc.is_in(train["row_id"], value_set=rows))), dropped=len(rows))
 
 
-def _report_held_out_pairs(pairs: pa.Table, say: Say) -> None:
+def leaking_words(leaks: pa.Table) -> str:
+    """How many training rows leak, and the first of them."""
+    rows = pc.count_distinct(leaks["train_row_id"]).as_py()
+    return f"{rows:,} training rows have a duplicate or near duplicate in validation or test: {_pairs(leaks)}"
+
+
+def report_held_out_pairs(pairs: pa.Table, say: Say) -> None:
+    """Say which validation rows have a (near) duplicate in test; both stay."""
     if pairs.num_rows:
         rows = pc.count_distinct(pairs["train_row_id"]).as_py()
         say(f"{rows:,} validation rows have a duplicate or near duplicate in test: {_pairs(pairs)}; kept, as neither part trains")
@@ -172,7 +193,7 @@ def _where(part: str, data: DataConfig) -> str:
     return f"{part} ({own or data.source})"
 
 
-def _check_part(part: str, table: pa.Table, data: DataConfig) -> None:
+def check_part(part: str, table: pa.Table, data: DataConfig) -> None:
     """Every class of every task in every part: without it a class cannot be learned, and macro-F1 over the fixed classes misjudges."""
     where = _where(part, data)
     if not table.num_rows:

@@ -237,6 +237,18 @@ def _positions(starts: Int64, lengths: Int64) -> Int64:
 
 def fingerprint(comments: pa.Table, backend: str, data: DataConfig, types: bool) -> str:
     """SHA-256 over all that decides the ids: format, tokenizer, length settings, and the texts row by row."""
+    digest = _settings(backend, data, types)
+    for name in ("title", "comment"):
+        digest.update(_digest(comments[name].cast(pa.large_binary())))
+    return digest.hexdigest()
+
+
+def settings_hash(backend: str, data: DataConfig, types: bool) -> str:
+    """SHA-256 over all that decides the ids but the texts."""
+    return _settings(backend, data, types).hexdigest()
+
+
+def _settings(backend: str, data: DataConfig, types: bool) -> "hashlib._Hash":
     settings = {
         "format": FORMAT_VERSION,
         "types": types,
@@ -244,9 +256,7 @@ def fingerprint(comments: pa.Table, backend: str, data: DataConfig, types: bool)
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(hashlib.sha256(backend.encode()).digest())
-    for name in ("title", "comment"):
-        digest.update(_digest(comments[name].cast(pa.large_binary())))
-    return digest.hexdigest()
+    return digest
 
 
 def _digest(column: pa.ChunkedArray) -> bytes:

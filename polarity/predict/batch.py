@@ -3,17 +3,17 @@
 Shapes: N rows, K classes.
 """
 
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polarity.data.source import Part, Source, positions
+from polarity.data.source import Part
 from polarity.errors import DataError, RunError
 from polarity.predict.batch_parts import Predicted
 from polarity.predict.input import CHUNK
@@ -127,7 +127,7 @@ def through_ray(parts: Sequence[Part], options: ScoreOptions, name: str, workers
     import ray
     from ray.data import ActorPoolStrategy
 
-    from polarity.data.datasource import CommentsSource
+    from polarity.data.datasource import Pieces, quiet_console
     from polarity.data.read import original_error
 
     actors = actor_resources(ray.cluster_resources(), workers, options.device)
@@ -135,11 +135,11 @@ def through_ray(parts: Sequence[Part], options: ScoreOptions, name: str, workers
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    _quiet_console()
+    quiet_console()
+    warnings.filterwarnings("ignore", message="The (minimum|maximum) number of concurrent", category=UserWarning)  # few chunks, many actors
     block_size, context.target_max_block_size = context.target_max_block_size, 1  # bytes: a chunk a block, so that all actors get some
-    source = Source(name=name, columns=(), unit="row", parts=tuple(parts), locate=positions)
     chunks = ray.data.read_datasource(
-        CommentsSource(source, _chunks_of, CHUNK),
+        Pieces(name, [partial(_chunks_of, part) for part in parts], CHUNK),
         override_num_blocks=len(parts),
         # Reading needs little, and where the actors hold every CPU it would wait for one for ever.
         num_cpus=0,
@@ -158,14 +158,6 @@ def through_ray(parts: Sequence[Part], options: ScoreOptions, name: str, workers
     with original_error():
         for block in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from unpacked(block)
-
-
-def _quiet_console() -> None:
-    """Ray Data's running commentary goes to its own log files alone; what fails is raised."""
-    for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="The (minimum|maximum) number of concurrent", category=UserWarning)  # few chunks, many actors
 
 
 def _chunks_of(part: Part) -> Iterator[pa.Table]:

@@ -110,7 +110,7 @@ def fingerprint(config: Config, corpora: Sequence[Corpus], left_out: str) -> str
         "cluster": True,
         "tracking": True,
         "train": {"max_steps", "log_every", "resamples"},
-        "data": {"source", "train", "validation", "test"},
+        "data": {"source", "train", "validation", "test", "shards", "shard_dir"},
         "model": {"encoder", "revision"},
     }
     settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)

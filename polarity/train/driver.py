@@ -85,7 +85,7 @@ def fit(job: Job, say: Say, *, resume: bool, listener: Listener | None = None, t
     trainer = TorchTrainer(
         _train_on_worker,  # type: ignore[arg-type]
         train_loop_config={
-            "parts": {name: ray.put(table) for name, table in job.parts.items()},
+            "parts": {name: ray.put(part) for name, part in job.parts.items()},
             "job": replace(job, parts={}, run_dir=storage),
             "listener": listener,
             "tags": tags,

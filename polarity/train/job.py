@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import Config
+from polarity.data.batch import Shards
 from polarity.data.ledger import TaskStatistics
 from polarity.encoders import EncoderFiles
 
@@ -18,7 +19,8 @@ Listener = Callable[[Mapping[str, float]], None]
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that a worker needs. `parts` are tokenized tables by name, `run_dir` is reachable from every worker.
+    """Everything that a worker needs. `parts` are tokenized tables by name, or the shards that hold them; `run_dir` is reachable
+    from every worker.
 
     `encoder` is what the driver resolved and checked: a worker takes these files and no other, see `same_encoder`.
     `pad_id`: of the tokenizer, which takes a worker a second to load and is needed for the tokens alone.
@@ -27,12 +29,16 @@ class Job:
     """
 
     config: Config
-    parts: dict[str, pa.Table]
+    parts: Mapping[str, pa.Table | Shards]
     statistics: dict[str, TaskStatistics]
     run_dir: str
     encoder: EncoderFiles
     pad_id: int = field(kw_only=True)
     keep_model: bool = True
+
+    def tables(self) -> dict[str, pa.Table]:
+        """The parts as tables; shards are mapped."""
+        return {name: part if isinstance(part, pa.Table) else part.table() for name, part in self.parts.items()}
 
 
 def checkpoint_names(folder: RunFolder) -> list[str]:

@@ -72,7 +72,8 @@ def launch(
     with tempfile.TemporaryDirectory(prefix="polarity-resume-") as temporary:
         checkpoint = _agreed_checkpoint(folder, world, Path(temporary), tell) if resume else None
         encoder = same_encoder(job.encoder)
-        corpora = {name: Corpus.from_table(table, list(job.config.labels), job.pad_id) for name, table in job.parts.items()}
+        parts = job.tables()
+        corpora = {name: Corpus.from_table(table, list(job.config.labels), job.pad_id) for name, table in parts.items()}
         tables = Tables(corpora["train"], corpora["validation"], corpora.get("test"), job.statistics)
         model = MultitaskModel.from_encoder(encoder.folder, job.config.model, job.config.labels, seed=job.config.train.seed)
         trackers = trackers_of(job.config, folder, tell) if world.is_first and job.keep_model else []
@@ -86,7 +87,7 @@ def launch(
             events = RunEvents(folder, tell, rows, epoch_ended, keep)
             result = run_training(job.config, tables, model, events, world=world, resume=checkpoint)
             if world.is_first:
-                _write(job, result, encoder.folder)
+                _write(job, parts, result, encoder.folder)
     return None if metrics is None else metrics.last_values()
 
 
@@ -128,10 +129,10 @@ def newest_checkpoint(folder: RunFolder, target: Path, say: Say = print) -> Path
     return None
 
 
-def _write(job: Job, result: Result, encoder: Path) -> None:
+def _write(job: Job, parts: Mapping[str, pa.Table], result: Result, encoder: Path) -> None:
     folder = RunFolder.open(job.run_dir)
     judged = [
-        build_predictions(name, job.parts[name], scores.probabilities, job.config.labels, scores.predicted)
+        build_predictions(name, parts[name], scores.probabilities, job.config.labels, scores.predicted)
         for name, scores in result.predictions.items()
     ]
     if job.keep_model:

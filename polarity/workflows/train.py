@@ -12,9 +12,11 @@ import pyarrow as pa
 from polarity import artifacts
 from polarity.artifacts import RunFolder, user_cache_dir
 from polarity.config import Config
+from polarity.data.batch import Shards
 from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.seen import SeenRows
-from polarity.data.split import Splits, is_small, load_splits
+from polarity.data.shards import Preparation
+from polarity.data.split import Splits, in_shards, is_small, load_splits
 from polarity.data.tokenize import tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
 from polarity.environment import describe_environment, source_hashes
@@ -32,6 +34,8 @@ from polarity.workflows.calibrate import calibrate_run
 from polarity.workflows.report import report_run
 
 Say = Callable[[str], None]
+MOST_IDS = 1000
+"""Rows dropped from training that environment.json names; it counts all."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Prepared:
     pad_id: int
     unknown_id: int | None
     """The tokenizer's padding and unknown tokens."""
+    shards: dict[str, Shards] | None = None
+    """What a worker maps in place of the `tokens`, where they lie in shards."""
 
 
 def train(config: Config, run_dir: str, *, resume: bool = False, verbose: bool = False, say: Say = print) -> Metrics:
@@ -116,29 +122,39 @@ def _start_and_prepare(config: Config, folder: RunFolder, say: Say) -> Prepared:
         return prepare(config, say)
     from polarity.train.cluster import check_nodes, start_ray  # Ray is slow to import and not needed without workers
 
-    if not is_small(config.data):  # Ray Data is to read it
-        start_ray(config.cluster, say)
-        check_nodes([config], folder, say, with_data=True)
-        return prepare(config, say)
     # Most of what either does is to import.
     with importing(), ThreadPoolExecutor(max_workers=1) as pool:  # Ray wants the main thread, for its signal handlers
         preparing = pool.submit(_prepare_here, config, say)
         start_ray(config.cluster, say)
         check_nodes([config], folder, say, with_data=False)
-        return preparing.result()
+        prepared = preparing.result()
+    if prepared is not None:
+        return prepared
+    check_nodes([config], folder, say, with_data=True)
+    return prepare(config, say)
 
 
-def _prepare_here(config: Config, say: Say) -> Prepared:
-    prepared = prepare(config, say, through_ray=False)
+class _NotReady(Exception):
+    """Ray Data is to read the data, or to make its shards."""
+
+
+def _prepare_here(config: Config, say: Say) -> Prepared | None:
+    """What is prepared in seconds; None where Ray Data has much to read first."""
+    if not in_shards(config.data) and not is_small(config.data):
+        return None
+    try:
+        prepared = prepare(config, say, through_ray=False, if_ready=not is_small(config.data))
+    except _NotReady:
+        return None
     import polarity.train.driver  # noqa: F401  # torch and Ray Train, which come next, take seconds to import
 
     return prepared
 
 
-def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Splits | None = None) -> Prepared:
+def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Splits | None = None, if_ready: bool = False) -> Prepared:
     """Read, check, split and tokenize the data, and draw up the ledger; `through_ray`: with Ray Data, where Ray is running.
 
-    `splits`, where given, are the rows, and no data is read.
+    `splits`, where given, are the rows, and no data is read. `if_ready`: raise `_NotReady` where shards are to be made first.
     """
     check_trackers(config.tracking)
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
@@ -150,18 +166,26 @@ def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Split
         from polarity.model.frozen import check_frozen_layers
 
         check_frozen_layers(config.model.frozen_layers, config.model.pooling, _encoder_config(encoder.folder))
+    shards = None
+    if splits is None and in_shards(config.data):
+        preparation = Preparation(config.data, tokenizer)
+        if if_ready and not preparation.ready():
+            raise _NotReady
+        made = preparation.open(say, through_ray=through_ray)
+        splits, tokens, shards = made.splits, made.tokens, made.shards
     splits = splits or load_splits(config.data, say, through_ray=through_ray)
     if _is_synthetic(config):
         say("the data is the SYNTHETIC sample corpus: its scores say nothing of real comments")
     ledger = build_ledger(splits.train, config)
     say(ledger.render())
-    tokens = {
-        name: tokenize(table, tokenizer, config.data, cache_dir=user_cache_dir(), say=say).drop_columns(
-            ["comment", "length", *(["title"] if name == "train" else [])]
-        )
-        for name, table in splits.parts.items()
-    }
-    return Prepared(splits, encoder, tokens, ledger, int(tokenizer.pad_token_id), tokenizer.unk_token_id)
+    if shards is None:
+        tokens = {
+            name: tokenize(table, tokenizer, config.data, cache_dir=user_cache_dir(), say=say).drop_columns(
+                ["comment", "length", *(["title"] if name == "train" else [])]
+            )
+            for name, table in splits.parts.items()
+        }
+    return Prepared(splits, encoder, tokens, ledger, int(tokenizer.pad_token_id), tokenizer.unk_token_id, shards)
 
 
 def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> Metrics:
@@ -219,11 +243,12 @@ def _describe(folder: RunFolder, config: Config, prepared: Prepared, given: Mapp
     environment = describe_environment(seeds=seeds, sources=sources, encoder=prepared.encoder, torch=torch)
     splits = prepared.splits
     environment["rows"] = {name: table.num_rows for name, table in splits.parts.items()}
-    environment["dropped_from_train"] = {"rows": splits.dropped, "row_ids": splits.leaks["train_row_id"].to_pylist()}
+    shown = splits.leaks["train_row_id"].slice(0, MOST_IDS).to_pylist()
+    environment["dropped_from_train"] = {"rows": splits.dropped, "row_ids": shown}
     environment["train_tokens"] = describe_tokens(prepared.tokens["train"]["input_ids"], prepared.unknown_id)
     folder.write_json(artifacts.ENVIRONMENT, environment)
     folder.write_json(artifacts.LEDGER, prepared.ledger.to_json())
-    folder.write_parquet(artifacts.SEEN, SeenRows.of(splits.parts).table)
+    folder.write_parquet(artifacts.SEEN, SeenRows.of(splits.parts).table if splits.seen is None else splits.seen)
     folder.write_text(artifacts.CONFIG, dump_config(config, given))
 
 
@@ -231,7 +256,9 @@ def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, res
     from polarity.train.control import Control, on_sigterm, seconds
     from polarity.train.job import Job
 
-    job = Job(config, prepared.tokens, prepared.ledger.task_statistics, folder.uri, prepared.encoder, pad_id=prepared.pad_id)
+    job = Job(
+        config, prepared.shards or prepared.tokens, prepared.ledger.task_statistics, folder.uri, prepared.encoder, pad_id=prepared.pad_id
+    )
     if config.cluster.workers:
         from polarity.train.driver import fit
 

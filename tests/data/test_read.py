@@ -282,7 +282,7 @@ def test_reading_here_leaves_ray_alone(tmp_path: Path, monkeypatch: pytest.Monke
     def refuse(*_: object) -> pa.Table:
         raise AssertionError("Ray was asked")
 
-    monkeypatch.setattr("polarity.data.read._ray_is_running", lambda: True)
+    monkeypatch.setattr("polarity.data.read.ray_is_running", lambda: True)
     monkeypatch.setattr("polarity.data.read._through_ray", refuse)
     file = tmp_path / "c.csv"
     file.write_text("Title,Comment,Final Sentiment,Final Polarization\nt,c,neutral,partisan\n")
