@@ -13,18 +13,27 @@ Out = Annotated[str, typer.Option(help="The new run's folder or URI.")]
 
 def export(
     run: Annotated[str, typer.Argument(help="The run's folder or URI.")],
-    to: Annotated[str, typer.Option(help="hf (plain transformers) or onnx (onnxruntime).")],
+    to: Annotated[str, typer.Option(help="hf (transformers' pipeline) or onnx (onnxruntime).")],
     out: Annotated[Path, typer.Option(help="The new folder.")],
     int8: Annotated[bool, typer.Option("--int8", help="With onnx: an int8 copy as well, and what it costs on validation rows.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Leave the calibration out.")] = False,
+    push: Annotated[str | None, typer.Option(help="With hf: send it to the hub as USER/NAME, a repository a task.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="With --push: for everybody to see; else private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --push: only say what would be sent.")] = False,
 ) -> None:
-    """Write a folder that others use without this package: model, tokenizer, code, and a README on how texts are put together.
+    """Write a folder that others use without this package: model, tokenizer, code, and a card with the run's scores.
 
-    Examples: polarity export runs/first --to hf --out exported; polarity export runs/first --to onnx --int8 --out exported-onnx
+    With hf it holds a folder a task, which transformers.pipeline("text-classification") takes.
+
+    Examples: polarity export runs/first --to hf --out shared --push me/comments --dry-run; polarity export runs/first --to onnx --out onnx
     """
+    from polarity.errors import RunError
+    from polarity.workflows.export import Push
     from polarity.workflows.export import export as run_export
 
-    run_export(run, to, out, int8=int8, raw=raw, say=say)
+    if push is None and (public or dry_run):
+        raise RunError("--public and --dry-run are for --push USER/NAME")
+    run_export(run, to, out, int8=int8, raw=raw, push=None if push is None else Push(push, dry_run, public), say=say)
 
 
 def soup(

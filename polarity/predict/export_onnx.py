@@ -23,8 +23,8 @@ from polarity.errors import RunError
 from polarity.evaluate import build_predictions, evaluate_split, paired_difference
 from polarity.model.inference import score
 from polarity.model.multitask import MultitaskModel
-from polarity.predict import portable_onnx, portable_texts
-from polarity.predict.export_hf import FRAME_NAMES, SETTINGS, TEXT_PARTS
+from polarity.predict import portable
+from polarity.predict.export_hf import FRAME_NAMES, SETTINGS, TEXT_NAMES, TEXT_PARTS
 from polarity.predict.exported import (
     README,
     Exported,
@@ -34,8 +34,7 @@ from polarity.predict.exported import (
     texts_section,
     write_about,
 )
-from polarity.predict.portable_onnx import OnnxClassifier
-from polarity.predict.portable_texts import encode_texts, pad_rows
+from polarity.predict.portable import OnnxClassifier, encode_texts, pad_rows
 from polarity.predict.standalone import Part, standalone
 
 MODEL, MODEL_INT8, RUNNER = "model.onnx", "model.int8.onnx", "polarity_onnx.py"
@@ -92,7 +91,7 @@ def runner_source() -> str:
         f"Written by `polarity export --to onnx` (polarity {package_version()}, Apache-2.0): texts in, labels out, with onnxruntime,\n"
         "tokenizers and numpy. Do not edit: export again."
     )
-    parts = [*TEXT_PARTS, Part(tokenize, only=FRAME_NAMES), Part(portable_texts), Part(portable_onnx)]
+    parts = [*TEXT_PARTS, Part(tokenize, only=FRAME_NAMES), Part(portable, only=(*TEXT_NAMES, "OnnxClassifier"))]
     return standalone(parts, header, aliases=[SETTINGS])
 
 

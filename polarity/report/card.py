@@ -26,12 +26,13 @@ def model_card(folder: RunFolder) -> str:
     return render_card(read_record(folder))
 
 
-def render_card(record: Record) -> str:
-    """As `model_card`, of artifacts that were read already."""
-    split = record.split
+def render_card(record: Record, task: str | None = None, usage: str = "") -> str:
+    """As `model_card`, of artifacts that were read already; of one `task` alone, with `usage` on how to load it, for its own folder."""
+    split = _of_task(record.split, task)
+    labels = {name: classes for name, classes in record.labels.items() if task in (None, name)}
     config = record.config
     body = environment().get_template("card.md").render(
-        name=record.name,
+        name=f"{record.name}: {plain(task)}" if task else record.name,
         synthetic=record.synthetic,
         planned=record.planned,
         encoder=plain(short_path(config.model.encoder)) if config else None,
@@ -40,7 +41,9 @@ def render_card(record: Record) -> str:
         max_length=config.data.max_length if config else None,
         points=", ".join(map(str, record.points)),
         projection=projection(record.points)[1],
-        labels={plain(task): [plain(label) for label in classes] for task, classes in record.labels.items()},
+        labels={plain(name): [plain(label) for label in classes] for name, classes in labels.items()},
+        task=task and plain(task),
+        usage=usage,
         split=record.main,
         rows=split["rows"],
         intervals=how_intervals(record.part["intervals"]),
@@ -48,29 +51,34 @@ def render_card(record: Record) -> str:
         plain_verdict=plain_verdict(record.part),
         scores=_score_rows(split),
         classes=_class_rows(split),
-        targets=[(plain(e["metric"]), e["target"], e["verdict"]) for e in split.get("verdict", {}).get("minimum", [])],
+        targets=[(plain(e["metric"]), e["target"], e["verdict"]) for e in split.get("verdict", {}).get("minimum", []) if task is None],
         sizes=record.environment.get("rows", {}),
         dropped=record.environment.get("dropped_from_train", {}).get("rows"),
         grouped=bool(config and config.data.split.kind == "group" and config.data.source is not None),
-        balance=_balance(record),
+        balance=[row for row in _balance(record) if task is None or row[0] == plain(task)],
         warnings=record.ledger["warnings"] if record.ledger else [],
         rough=_rough(split),
         weakest=[(plain(t), plain(s["weakest_class"]["label"]), fraction(s["weakest_class"]["f1"])) for t, s in split["tasks"].items()],
-        temperatures=sorted(plain(task) for task, found in record.calibration.items() if found.fitted),
-        biased=sorted(plain(task) for task, found in record.calibration.items() if found.biases is not None),
+        temperatures=sorted(plain(name) for name, found in record.calibration.items() if found.fitted),
+        biased=sorted(plain(name) for name, found in record.calibration.items() if found.biases is not None),
         packages=record.environment.get("packages", {}),
         commit=(record.environment.get("git") or {}).get("commit"),
     )  # fmt: skip
-    return f"---\n{card_data(record).to_yaml()}\n---\n\n{body}"
+    return f"---\n{card_data(record, task).to_yaml()}\n---\n\n{body}"
 
 
-def card_data(record: Record) -> ModelCardData:
-    """The header: tags, base model where it is a hub's name, and the judged scores as evaluation results."""
+def _of_task(split: dict[str, Any], task: str | None) -> dict[str, Any]:
+    """The metrics of a split with one task's scores alone."""
+    return split if task is None else {**split, "tasks": {task: split["tasks"][task]}}
+
+
+def card_data(record: Record, task: str | None = None) -> ModelCardData:
+    """The header: tags, base model where it is a hub's name, and the judged scores (of one `task`, or all) as evaluation results."""
     encoder = record.config.model.encoder if record.config else ""
     on_hub = bool(encoder) and ":" not in encoder and not encoder.startswith(("/", "~", "."))
     chose = what_rows_decided(record.part)
     judged, results = f"{record.main} rows{f' ({chose})' if chose else ''}", []
-    for scope in ("overall", *record.split["tasks"]):
+    for scope in (task,) if task else ("overall", *record.split["tasks"]):
         results.append(
             EvalResult(
                 task_type="text-classification",
@@ -83,11 +91,11 @@ def card_data(record: Record) -> ModelCardData:
             )
         )
     return ModelCardData(
-        library_name="polarity",
+        library_name="transformers" if task else "polarity",
         pipeline_tag="text-classification",
-        tags=["text-classification", "multi-task", *record.labels],
+        tags=["polarity", task] if task else ["text-classification", "multi-task", *record.labels],
         base_model=encoder if on_hub else None,
-        model_name=record.name,
+        model_name=f"{record.name}-{task}" if task else record.name,
         eval_results=results,
     )
 
@@ -105,7 +113,7 @@ def _with_interval(scores: Mapping[str, Any], key: str) -> str:
 def _score_rows(split: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(what, score with interval, paired difference) of the model and each floor, for overall and each task."""
     rows = []
-    for scope in ("overall", *split["tasks"]):
+    for scope in split["tasks"] if len(split["tasks"]) == 1 else ("overall", *split["tasks"]):
         rows.append((f"**{plain(scope)}**", f"**{_with_interval(scoped(split, scope), 'macro_f1')}**", ""))
         for name, floor in ordered_floors(split).items():
             difference = scoped(floor["difference"], scope)

@@ -1,12 +1,13 @@
 """`polarity export`: a run as a folder that others use without this package."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from polarity.artifacts import STUDENT
+from polarity.artifacts import CONFIG, STUDENT
 from polarity.errors import DataError, PolarityError, RunError, nearest
 from polarity.predict.exported import Exported, check_free, new_folder
 from polarity.run import Run
@@ -16,17 +17,75 @@ FORMATS = ("hf", "onnx")
 _SAMPLE_ROWS = 200
 
 
-def export(run: str, to: str, out: Path, *, int8: bool = False, raw: bool = False, say: Say = print) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Push:
+    """Sending an export to a hub: `name` is USER/NAME, to which the task is added where there are several; `dry_run` only says what."""
+
+    name: str
+    dry_run: bool = False
+    public: bool = False
+
+    def check(self, tasks: list[str]) -> None:
+        """Raise RunError for a name that no repository can have."""
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils._validators import validate_repo_id
+
+        for repository in [self.repository(task, tasks) for task in tasks] or [self.name]:
+            try:
+                validate_repo_id(repository)
+            except HFValidationError as error:
+                raise RunError(f"--push {self.name}: {repository!r} is no name of a repository: give USER/NAME ({error})") from error
+
+    def repository(self, task: str, tasks: list[str]) -> str:
+        """The name of a task's repository."""
+        return self.name if len(tasks) < 2 else f"{self.name}-{task}"
+
+    def send(self, out: Path, tasks: list[str], say: Say) -> None:
+        """Create the repositories, private unless `public`, and send the folders. Raises RunError for what the hub refuses."""
+        import httpx2  # huggingface_hub's own client
+        from huggingface_hub import HfApi, constants
+        from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+        for task in tasks:
+            repository, files = self.repository(task, tasks), sorted(path for path in (out / task).iterdir() if path.is_file())
+            total = sum(path.stat().st_size for path in files) / 1e6
+            kept = "public" if self.public else "private"
+            say(f"{'would send' if self.dry_run else 'sending'} to {constants.ENDPOINT}/{repository} ({kept}): {total:,.1f} MB")
+            for path in files:
+                say(f"  {path.name:<28} {path.stat().st_size:>14,} bytes")
+            if self.dry_run:
+                continue
+            try:
+                api = HfApi()
+                api.create_repo(repository, private=not self.public, exist_ok=True)
+                found = api.upload_folder(repo_id=repository, folder_path=out / task, commit_message="Exported by polarity")
+            except LocalTokenNotFoundError as error:
+                raise RunError("--push: no token of the hub: run `hf auth login`, or set HF_TOKEN") from error
+            except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise RunError(f"--push {repository}: the hub did not take it ({reason}); the folder stays in {out / task}") from error
+            say(f"sent: {found}")
+
+
+def export(
+    run: str, to: str, out: Path, *, int8: bool = False, raw: bool = False, push: Push | None = None, say: Say = print
+) -> dict[str, Any]:  # fmt: skip
     """Export a run folder to `out` and return the content of its export.json; `raw` leaves the calibration out.
 
-    Raises RunError: an unknown format, a folder that holds something, no run, int8 without the run's data, an ONNX model that differs.
+    `hf` gives a folder a task, and with `push` sends them to the hub.
+    Raises RunError: an unknown format, a folder that holds something, no run, int8 without the run's data, an ONNX model that differs,
+    a hub that does not take the folders.
     """
     if to not in FORMATS:
         raise RunError(f"--to {to}: {nearest(to, FORMATS)}")
     if int8 and to != "onnx":
         raise RunError("--int8 is for --to onnx")
+    if push is not None and to != "hf":
+        raise RunError("--push is for --to hf")
     check_free(out)
     opened = Run.open(run)
+    if push is not None:
+        push.check(list(opened.config.labels) if opened.has(CONFIG) else [])
     if opened.kind == "stack":
         if not opened.has(STUDENT):
             raise RunError(f"{opened.uri}: is a stack of models without a student, and an export is one model: make it with more --time")
@@ -34,12 +93,33 @@ def export(run: str, to: str, out: Path, *, int8: bool = False, raw: bool = Fals
         opened = Run.open(opened.folder.inside(STUDENT))
     if to == "onnx":
         return _onnx(opened, out, int8=int8, raw=raw, say=say)
-    from polarity.predict.export_hf import export_hf
+    about = _hf(opened, out, raw=raw, say=say)
+    if push is not None:
+        push.send(out, list(about["labels"]), say)
+    return about
 
-    exported = Exported.load(opened, raw=raw)
+
+def _hf(run: Run, out: Path, *, raw: bool, say: Say) -> dict[str, Any]:
+    from polarity.predict.export_hf import export_hf
+    from polarity.report.card import render_card
+    from polarity.report.page import ReportError
+    from polarity.report.record import read_record
+
+    exported = Exported.load(run, raw=raw)
+    try:
+        record = read_record(run.folder)
+    except (RunError, ReportError) as error:
+        record = None
+        say(f"the cards will have no scores: {error}")
+
+    def card(task: str, usage: str) -> str:
+        return f"# {run.name}: {task}\n\n{usage}\n" if record is None else render_card(record, task, usage)
+
     with new_folder(out) as temporary:
-        about = export_hf(exported, temporary)
-    say(f"exported for transformers: {out} (README.md says how to use it, and what it does not carry)")
+        about = export_hf(exported, temporary, card)
+    for task, kind in about["models"].items():
+        trust = "trust_remote_code=True" if kind.endswith(".py") else "truncation=True"
+        say(f'{task}: pipeline("text-classification", "{out / task}", {trust})')
     return about
 
 

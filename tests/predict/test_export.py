@@ -12,29 +12,31 @@ import onnxruntime
 import pyarrow as pa
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from polarity.config import Config, DataConfig
 from polarity.data.tokenize import plain_backend, tokenize
 from polarity.encoders import load_tokenizer
 from polarity.errors import RunError
 from polarity.model.multitask import MultitaskModel
-from polarity.predict import export_onnx, load_classifier, portable_texts
+from polarity.predict import export_onnx, load_classifier, portable
 from polarity.predict.export_hf import modeling_source
-from polarity.predict.portable_texts import encode_texts, pad_rows
+from polarity.predict.portable import encode_texts, pad_rows
 from polarity.predict.standalone import Part, standalone
-from polarity.workflows.export import export
+from polarity.workflows.export import Push, export
 from tests.tiny import tiny_comments, tiny_encoder
 from tests.trained import trained_run
 
+PLAIN = ("train.epochs=8", "data.order=title_first", "data.max_length=48", "data.max_title=6")
 VOTING = (
-    "train.epochs=8",
+    *PLAIN,
     "model.pooling=attention",
     "model.concat_cls=true",
     "model.multi_sample.samples=3",
     "model.multi_sample.inference=vote",
 )
-PLAIN = ("train.epochs=8", "data.order=title_first", "data.max_length=48", "data.max_title=6")
-CALIBRATION = {
+STANDARD = ("train.epochs=8", "model.pooling=cls", "model.head.layers=0", "data.title_column=null", "data.max_comment=40")
+CALIBRATION: dict[str, Any] = {
     "schema_version": 1,
     "tasks": {"sentiment": {"temperature": 1.7, "biases": [0.0, 0.05, -0.05]}, "polarization": {"temperature": 0.8, "biases": None}},
 }
@@ -49,10 +51,26 @@ sys.meta_path.insert(0, Refuse())
 folder, texts = sys.argv[1], json.load(open(sys.argv[2]))
 """
 HF = """
-from transformers import AutoModel, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
-found = model.classify(texts["comments"], texts["titles"], tokenizer=tokenizer)
+from transformers import pipeline
+rows = [{"text": comment, "text_pair": title} for comment, title in zip(texts["comments"], texts["titles"])]
+found = {}
+for task in ("sentiment", "polarization"):
+    classify = pipeline("text-classification", folder + "/" + task, trust_remote_code=True, device="cpu")
+    whole, chosen = classify(rows, top_k=None, batch_size=16), classify(rows)
+    labels = [classify.model.config.id2label[index] for index in range(3)]
+    ordered = [{entry["label"]: entry["score"] for entry in row} for row in whole]
+    assert [row[0]["label"] for row in whole] == [entry["label"] for entry in chosen]
+    found[task] = {"labels": [entry["label"] for entry in chosen], "probabilities": [[row[name] for name in labels] for row in ordered]}
+"""
+PLAIN_HF = """
+from transformers import pipeline
+found = {}
+for task in ("sentiment", "polarization"):
+    classify = pipeline("text-classification", folder + "/" + task, truncation=True, device="cpu")
+    whole = classify(texts["comments"], top_k=None, batch_size=16)
+    labels = [classify.model.config.id2label[index] for index in range(3)]
+    ordered = [{entry["label"]: entry["score"] for entry in row} for row in whole]
+    found[task] = {"labels": [row[0]["label"] for row in whole], "probabilities": [[row[name] for name in labels] for row in ordered]}
 """
 ONNX = """
 sys.path.insert(0, folder)
@@ -60,8 +78,9 @@ from polarity_onnx import OnnxClassifier
 found = OnnxClassifier(folder, threads=1).classify(texts["comments"], texts["titles"])
 """
 SHOW = """
-shown = {task: {"labels": part["labels"], "probabilities": part["probabilities"].tolist()} for task, part in found.items()}
-json.dump(shown, open(sys.argv[3], "w"))
+for part in found.values():
+    part["probabilities"] = [list(map(float, row)) for row in part["probabilities"]]
+json.dump(found, open(sys.argv[3], "w"))
 """
 
 
@@ -99,9 +118,9 @@ def elsewhere(script: str, blocked: set[str], folder: Path, tmp_path: Path) -> d
     return dict(json.loads((tmp_path / "found.json").read_text()))
 
 
-def assert_same(found: dict[str, Any], run: Path, votes: str | None = None) -> None:
+def assert_same(found: dict[str, Any], run: Path, votes: str | None = None, table: pa.Table | None = None) -> None:
     classifier = load_classifier(str(run), device="cpu", votes=votes)
-    scores = classifier.score(texts())
+    scores = classifier.score(texts() if table is None else table)
     assert set(found) == set(classifier.labels)
     for task, names in classifier.labels.items():
         assert found[task]["labels"] == [names[index] for index in scores[task].predicted]
@@ -110,15 +129,43 @@ def assert_same(found: dict[str, Any], run: Path, votes: str | None = None) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sets", [PLAIN, VOTING], ids=["title first", "attention and votes"])
-def test_transformers_alone_gives_the_run_s_labels(sets: tuple[str, ...], tmp_path: Path) -> None:
-    run = calibrated_run(tmp_path / "run", sets)
+def test_a_pipeline_of_transformers_gives_the_run_s_labels(tmp_path: Path) -> None:
+    run = calibrated_run(tmp_path / "run", VOTING)
     export(run.as_uri(), "hf", tmp_path / "out", say=lambda _: None)
     assert_same(elsewhere(HF, {"polarity"}, tmp_path / "out", tmp_path), run)
-    written = "".join(path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix in (".json", ".md", ".py"))
+    written = "".join(path.read_text() for path in (tmp_path / "out").rglob("*") if path.suffix in (".json", ".md", ".py"))
     assert str(tmp_path) not in written and "_name_or_path" not in written
-    readme = (tmp_path / "out" / "README.md").read_text()
-    assert "How texts are put together" in readme and "does not carry" in readme and "temperature" in readme
+    card = ModelCard.load(tmp_path / "out" / "sentiment" / "README.md")
+    assert "How texts are put together" in card.text and "temperature" in card.text and "objective" not in card.text
+    [result] = card.data.eval_results or []
+    scores = json.loads((run / "metrics.json").read_text())["test"]["tasks"]["sentiment"]
+    assert result.metric_value == pytest.approx(scores["macro_f1"], abs=1e-4) and card.data.library_name == "transformers"
+
+
+@pytest.mark.slow
+def test_a_linear_head_on_the_first_token_is_a_model_of_transformers_own(tmp_path: Path) -> None:
+    run = calibrated_run(tmp_path / "run", STANDARD)
+    fitted = {**CALIBRATION["tasks"], "sentiment": {"temperature": 1.7, "biases": None}}
+    (run / "model" / "calibration.json").write_text(json.dumps({**CALIBRATION, "tasks": fitted}))
+    said: list[str] = []
+    dry = Push("someone/comments", dry_run=True)
+    about = export(str(run), "hf", tmp_path / "out", push=dry, say=said.append)
+    assert set(about["models"].values()) == {"BertForSequenceClassification"}
+    assert not list((tmp_path / "out").rglob("*.py"))
+    untitled = texts().set_column(0, "title", pa.array([""] * 200, pa.large_string()))
+    assert_same(elsewhere(PLAIN_HF, {"polarity"}, tmp_path / "out", tmp_path), run, table=untitled)
+    sent = "\n".join(said)
+    assert "would send to https://huggingface.co/someone/comments-sentiment (private)" in sent and "model.safetensors" in sent
+
+
+def test_what_the_hub_would_not_take_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = trained_run(tmp_path / "run", sets=PLAIN)
+    with pytest.raises(RunError, match="'a/b/c-sentiment' is no name of a repository: give USER/NAME"):
+        export(str(run), "hf", tmp_path / "out", push=Push("a/b/c"))
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RunError, match=r"the hub did not take it.*the folder stays in"):
+        export(str(run), "hf", tmp_path / "out", push=Push("someone/comments"), say=lambda _: None)
 
 
 @pytest.mark.slow
@@ -240,6 +287,6 @@ def test_standalone_file_has_every_name_that_it_uses() -> None:
         done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
     with pytest.raises(ValueError, match=r"used but in no part: .*kept_lengths"):
-        standalone([Part(portable_texts)], "")
+        standalone([Part(portable, without=("OnnxClassifier",))], "")
     with pytest.raises(ValueError, match="defines no nothing"):
-        standalone([Part(portable_texts, only=("nothing",))], "")
+        standalone([Part(portable, only=("nothing",))], "")
