@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 from torch import nn
 
 from polarity.config import Config, DataConfig
-from polarity.loss.objective import r_drop_alpha
+from polarity.loss import r_drop_alpha
 from polarity.resolve import resolve
 
 

@@ -34,8 +34,7 @@ from polarity.data.batch import (
 )
 from polarity.data.ledger import TaskStatistics
 from polarity.errors import RunError
-from polarity.loss.adaptive import AdaptiveGamma
-from polarity.loss.objective import Counts, Mixing, TaskObjective, r_drop_alpha
+from polarity.loss import AdaptiveGamma, Counts, Mixing, TaskObjective, r_drop_alpha
 from polarity.model.frozen import given_states
 from polarity.model.inference import to_tensors
 from polarity.model.multitask import Mix, MultitaskModel

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from polarity.loss.adaptive import AdaptiveGamma
+from polarity.loss import AdaptiveGamma
 
 
 def observations(rows: int = 60, classes: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,8 +8,7 @@ import torch
 
 from polarity.config import LossConfig
 from polarity.data.ledger import TaskStatistics
-from polarity.loss.classification import row_losses, symmetric_kl
-from polarity.loss.objective import Counts, Mixing, TaskObjective, r_drop_alpha
+from polarity.loss import Counts, Mixing, TaskObjective, r_drop_alpha, row_losses, symmetric_kl
 
 CPU = torch.device("cpu")
 STATISTICS = TaskStatistics([0.5, 1.8, 3.0], [50, 30, 20], [0.2, 0.3, 0.5])

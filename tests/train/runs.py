@@ -18,7 +18,7 @@ from polarity.data.batch import Corpus
 from polarity.data.ledger import TaskStatistics, build_ledger
 from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer
-from polarity.loss.objective import TaskObjective
+from polarity.loss import TaskObjective
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import resolve
 from polarity.strategy import apply_points

@@ -10,7 +10,7 @@ import torch
 
 from polarity.config import Config
 from polarity.data.batch import Corpus, epoch_rows, global_batches
-from polarity.loss.objective import TaskObjective, r_drop_alpha
+from polarity.loss import TaskObjective, r_drop_alpha
 from polarity.model.inference import score, to_tensors
 from polarity.model.multitask import MultitaskModel
 from polarity.optim import centralizable, centralize_gradients, learning_rate, parameter_groups

@@ -10,8 +10,7 @@ import torch
 
 from polarity.config import Config
 from polarity.data.batch import global_batches
-from polarity.loss.adaptive import AdaptiveGamma
-from polarity.loss.objective import TaskObjective
+from polarity.loss import AdaptiveGamma, TaskObjective
 from polarity.train.loop import Training, bare
 from polarity.train.world import World
 from tests.train.runs import configured, fresh_model, on_ranks, stepper, tables

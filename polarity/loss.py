@@ -1,11 +1,21 @@
-"""The objective of a global batch: every task's loss over its global count, known before the first micro-batch.
+"""The loss: of a row, of a task over a global batch, and the exponents that adapt from epoch to epoch.
 
-Each task's loss is sum(loss) / sum(w) over the labelled rows of the *global* batch, times the task's weight, and tasks are added. So class
-weights do not move the learning rate, the cut into micro-batches and ranks does not matter, and a batch without a task's labels adds
-exactly zero. Shapes: G rows of the global batch, B of a micro-batch, S dropout samples, V = 1 or 2 passes (R-Drop), K classes.
+**A row**: focal loss, class weights and label smoothing in one formula, in float32,
+w_y f_y (1 - p_y)^gamma_y * sum_c q_c (-log p_c), q = (1 - eps_y) onehot + eps_y / K
+(Lin et al. 2017; Szegedy et al. 2016; f_y rescales adaptive gamma and is 1 otherwise.)
+
+**A global batch**: each task's loss is sum(loss) / sum(w) over the labelled rows of the *global* batch, whose count is known before the
+first micro-batch, times the task's weight; tasks are added. So class weights do not move the learning rate, the cut into micro-batches and
+ranks does not matter, and a batch without a task's labels adds exactly zero.
+
+**Adaptive gamma**: gamma_c = clip(gamma (1 + mean p - mean p_c), gamma / 2, 2 gamma), from how sure the model was of class c in the last
+epoch. A larger gamma alone would shrink a hard class's loss, so each class's factors are rescaled to the mean that plain gamma gives on the
+same rows (compare Equalized Focal Loss, Li et al. 2022).
+
+Shapes: G rows of the global batch, B of a micro-batch, S dropout samples, V = 1 or 2 passes (R-Drop), K classes; ... any leading ones.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,8 +24,98 @@ from torch import Tensor
 
 from polarity.config import LossConfig
 from polarity.data.ledger import TaskStatistics
-from polarity.loss.adaptive import AdaptiveGamma
-from polarity.loss.classification import MISSING, ClassTerms, row_losses, smoothing_per_class, symmetric_kl
+
+MISSING = -1
+
+
+@dataclass(frozen=True)
+class ClassTerms:
+    """What the formula takes from a row's true class; float32 tensors (K,)."""
+
+    weight_K: Tensor
+    gamma_K: Tensor
+    factor_K: Tensor
+    smoothing_K: Tensor
+    focal: bool
+    """Whether any gamma is above 0: known here, so that no step waits for a device to find out."""
+
+
+def log_one_minus_p(logits: Tensor, labels: Tensor) -> Tensor:
+    """log(1 - p_y) of `logits` (..., K) and `labels` (...), from logsumexp over the other classes: exact as p_y -> 1."""
+    others = logits.scatter(-1, labels.unsqueeze(-1), float("-inf"))
+    return others.logsumexp(-1) - logits.logsumexp(-1)
+
+
+def row_losses(logits: Tensor, labels: Tensor, terms: ClassTerms, soft: Tensor | None = None) -> Tensor:
+    """Loss of each row (...), zero where the label is `MISSING`; `logits` (..., K), `labels` (...) int64, broadcast to the logits.
+
+    `soft` (..., K), a teacher's probabilities (Hinton et al. 2015), take the place of q; the label still gives the row's weight.
+    """
+    labels = labels.expand(logits.shape[:-1])
+    known = labels != MISSING
+    safe = labels.clamp(min=0)
+    logits = logits.float()
+    log_p = logits.log_softmax(-1)
+    target_log_p = log_p.gather(-1, safe.unsqueeze(-1)).squeeze(-1)
+    smoothing = terms.smoothing_K[safe]
+    smoothed = -(1.0 - smoothing) * target_log_p - smoothing * log_p.mean(-1)
+    loss = smoothed if soft is None else -(soft * log_p).sum(-1)
+    if terms.focal:
+        loss = loss * torch.exp(terms.gamma_K[safe] * log_one_minus_p(logits, safe)) * terms.factor_K[safe]
+    return torch.where(known, loss * terms.weight_K[safe], torch.zeros_like(loss))
+
+
+def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
+    """R-Drop's half of KL(p || q) + KL(q || p) for each row, plain softmax (Liang et al. 2021); (..., K) -> (...)."""
+    log_p, log_q = first.float().log_softmax(-1), second.float().log_softmax(-1)
+    return 0.5 * ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
+
+
+def smoothing_per_class(epsilon: float, counts_K: list[int], *, adaptive: bool) -> list[float]:
+    """Label smoothing of each class: `epsilon`, or eps (n_c - n_min) / (n_max - n_min) where adaptive (after Zhong et al. 2021)."""
+    low, high = min(counts_K), max(counts_K)
+    if not adaptive or low == high:
+        return [epsilon] * len(counts_K)
+    return [epsilon * (n - low) / (high - low) for n in counts_K]
+
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class AdaptiveGamma:
+    """State of one task: the exponents and factors in force. It is part of every checkpoint and equal on all ranks."""
+
+    gamma: float
+    gammas: list[float] = field(default_factory=list)
+    factors: list[float] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, gamma: float, classes: int) -> "AdaptiveGamma":
+        """Unchanged gamma for every class, as in the first epoch."""
+        return cls(gamma, [gamma] * classes, [1.0] * classes)
+
+    def update(self, labels: NDArray[np.int64], p: Floats, weights: Floats) -> None:
+        """Set the next epoch's exponents from all ranks' observations: true class, its probability, and the row's share in mixup.
+
+        A class without observations keeps plain gamma and takes no part in the mean of the means.
+        """
+        classes = range(len(self.gammas))
+        own = {c: labels == c for c in classes}
+        means = {c: float(np.average(p[m], weights=weights[m])) for c, m in own.items() if weights[m].sum() > 0}
+        if not means:
+            return
+        center = float(np.mean(list(means.values())))
+        for c in classes:
+            gamma_c = self.gamma if c not in means else float(np.clip(self.gamma * (1 + center - means[c]), self.gamma / 2, 2 * self.gamma))
+            self.gammas[c] = gamma_c
+            self.factors[c] = _rescaling(1.0 - p[own[c]], weights[own[c]], self.gamma, gamma_c) if c in means else 1.0
+
+
+def _rescaling(rest: Floats, weights: Floats, gamma: float, gamma_c: float) -> float:
+    changed = float(np.average(rest**gamma_c, weights=weights))
+    return float(np.average(rest**gamma, weights=weights)) / changed if changed > 0 else 1.0
+
 
 Labels = NDArray[np.int64]
 
