@@ -87,7 +87,9 @@ def observed(points: tuple[int, ...]) -> dict[str, Any]:
     rows, losses = np.arange(30), []
     for task, objective in objectives.items():
         labels = parts.train.labels[task][rows]
-        losses.append(objective(logits, torch.tensor(labels), None, objective.counts(labels, [(rows, None)]), 0.0).total.item())
+        losses.append(
+            objective(logits, torch.tensor(labels, dtype=torch.int64), None, objective.counts(labels, [(rows, None)]), 0.0).total.item()
+        )
     unordered = [sorted(epoch_rows(parts.train, config, epoch).tolist()) for epoch in (0, 1)]
     gradient, clipped = gradient_of_one_batch(config)
     same_rows = global_batches(parts.train, configured(points, data={"oversample": configured().data.oversample.model_dump()}), 0)
