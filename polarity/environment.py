@@ -1,18 +1,24 @@
 """What a run ran on: versions, commit, machine, seeds and the hashes of its inputs. No environment variables, no secrets."""
 
+import hashlib
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from polarity.artifacts import sha256_file
+import pyarrow.fs as pafs
+
+from polarity.artifacts import replacing, sha256_file, user_cache_dir
 from polarity.encoders import EncoderFiles
 
+REMEMBERED_BYTES = 32_000_000
 PACKAGES = (
     "polarity",
     "ray",
@@ -56,7 +62,7 @@ def describe_environment(
 
 
 def source_hashes(sources: Iterable[str]) -> dict[str, str | None]:
-    """{source: SHA-256 of the local file, or of a saved folder's files; None for the hub and the sample}."""
+    """{source: SHA-256 of the local file, or of a saved folder's files; size and time of a URI's; None for the hub and the sample}."""
     return {source: _source_hash(source) for source in sources}
 
 
@@ -100,14 +106,34 @@ def _gpus(torch: ModuleType | None) -> list[str]:
     return [str(torch.cuda.get_device_name(index)) for index in range(torch.cuda.device_count())]
 
 
-def _source_hash(source: str) -> str | None:
-    """SHA-256 of a local file, or of a saved folder's files with their names; None for the hub and the sample."""
-    path = Path(source)
-    if path.is_file():
+def _file_hash(path: Path) -> str:
+    """SHA-256 of a file; that of a large one is remembered in the user's cache for as long as its size and time stay what they are."""
+    stat = path.stat()
+    if stat.st_size < REMEMBERED_BYTES:
         return sha256_file(path)
-    if path.is_dir():
-        import hashlib
+    key = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+    note = user_cache_dir() / "hashes" / hashlib.sha256(key.encode()).hexdigest()
+    if note.is_file() and re.fullmatch("[0-9a-f]{64}", kept := note.read_text()):
+        return kept
+    found = sha256_file(path)
+    with suppress(OSError):  # a cache
+        note.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(note) as temporary:
+            temporary.write_text(found)
+    return found
 
+
+def _source_hash(source: str) -> str | None:
+    """SHA-256 of a local file, or of a saved folder's files with their names; size and time of a file at a URI; None for the hub and the
+    sample."""
+    path = Path(source)
+    if "://" in source:
+        filesystem, place = pafs.FileSystem.from_uri(source)
+        info = filesystem.get_file_info(place)
+        return f"{info.size} bytes of {info.mtime}"
+    if path.is_file():
+        return _file_hash(path)
+    if path.is_dir():
         listing = "\n".join(f"{p.relative_to(path)} {sha256_file(p)}" for p in sorted(path.rglob("*")) if p.is_file())
         return hashlib.sha256(listing.encode()).hexdigest()
     return None

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,19 +71,27 @@ def compare(rows: int, *, repeats: int, say: Callable[[str], None]) -> dict[str,
     with tempfile.TemporaryDirectory(prefix="polarity-oversampling-") as folder:
         source = Path(folder) / "rows.parquet"
         write_rows(source, rows)
-        runs: dict[str, list[Run]] = {method: [] for method in METHODS}
-        failed: dict[str, str] = {}
-        for _ in range(repeats):
-            for method in METHODS:
-                if method not in failed:
-                    run = _in_process(method, source, Path(folder) / "out.parquet")
-                    if isinstance(run, str):
-                        failed[method] = run
-                    else:
-                        runs[method].append(run)
-    result = {method: {"failed": failed[method]} if method in failed else _summary(runs[method], runs["polarity"]) for method in METHODS}
+        out = Path(folder) / "out.parquet"
+        return summaries(METHODS, lambda method: _in_process(method, source, out), repeats, f"oversampling {rows:,} rows", say)
+
+
+def summaries(
+    methods: Sequence[str], measured: Callable[[str], Run | str], repeats: int, what: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """{method: its figures over the repeats, or why it failed} of contestants that take turns; `measured` runs one of them."""
+    runs: dict[str, list[Run]] = {method: [] for method in methods}
+    failed: dict[str, str] = {}
+    for _ in range(repeats):
+        for method in methods:
+            if method not in failed:
+                run = measured(method)
+                if isinstance(run, str):
+                    failed[method] = run
+                else:
+                    runs[method].append(run)
+    result = {method: {"failed": failed[method]} if method in failed else _summary(runs[method], runs["polarity"]) for method in methods}
     for method, entry in result.items():
-        say(f"oversampling {rows:,} rows, {method}: {_words(entry)}")
+        say(f"{what}, {method}: {_words(entry)}")
     return result
 
 
@@ -94,7 +102,8 @@ def _words(entry: dict[str, Any]) -> str:
 
 
 def _summary(runs: list[Run], ours: list[Run]) -> dict[str, Any]:
-    spread = {key: Spread.of([run[key] for run in runs]).to_json() for key in ("seconds", "peak_mb")}
+    keys = [key for key in ("seconds", "peak_mb", "first_s") if key in runs[0]]
+    spread: dict[str, Any] = {key: Spread.of([run[key] for run in runs]).to_json() for key in keys}
     if runs is not ours and ours:
         ratios = [theirs["seconds"] / mine["seconds"] for theirs, mine in zip(runs, ours, strict=False)]
         spread["ratio"] = Spread.of(ratios).to_json()
@@ -107,17 +116,23 @@ def _summary(runs: list[Run], ours: list[Run]) -> dict[str, Any]:
 
 
 def _in_process(method: str, source: Path, out: Path) -> Run | str:
-    """What the method's process measured, or how it ran out of memory. Raises PolarityError with its last word for any other failure."""
-    command = [sys.executable, "-m", "polarity.benchmark.oversampling", method, str(source), str(out)]
+    found = in_process("polarity.benchmark.oversampling", method, str(source), str(out))
+    out.unlink(missing_ok=True)
+    return found
+
+
+def in_process(module: str, method: str, *arguments: str) -> Run | str:
+    """What the module measured of the method in a process of its own, or how that ran out of memory. Raises PolarityError with its last
+    word for any other failure."""
+    command = [sys.executable, "-m", module, method, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         ended = _until_the_end(process)
-    out.unlink(missing_ok=True)
     if ended is None:
         return "ended: too little memory left"
     said, errors = ended
     if process.returncode:
         word = errors.strip().splitlines()[-1] if errors.strip() else f"status {process.returncode}"
-        raise PolarityError(f"oversampling with {method} failed: {word}")
+        raise PolarityError(f"{module.rpartition('.')[2]} with {method} failed: {word}")
     measured: Run = json.loads(said.strip().splitlines()[-1])
     return measured
 
@@ -178,7 +193,7 @@ def _polarity(source: Path, out: Path) -> tuple[int, float, float]:
 
     config = resolve(points=[2]).config
     start_ray(config.cluster, lambda line: None)
-    with _MemoryOfAll() as memory:
+    with MemoryOfAll() as memory:
         started = time.perf_counter()
         written = write_oversampled(str(source), config.data, out, seed=0, epoch=0, say=lambda line: None)
         seconds = time.perf_counter() - started
@@ -186,7 +201,7 @@ def _polarity(source: Path, out: Path) -> tuple[int, float, float]:
     return written, seconds, memory.peak_mb
 
 
-class _MemoryOfAll:
+class MemoryOfAll:
     """Inside its context, the greatest sum of this process's memory and its children's, looked at five times a second; what
     they share is counted once (PSS)."""
 
@@ -195,7 +210,7 @@ class _MemoryOfAll:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "_MemoryOfAll":
+    def __enter__(self) -> "MemoryOfAll":
         self._thread.start()
         return self
 
@@ -217,7 +232,7 @@ def _pss_mb(process: psutil.Process) -> float:
         return 0.0
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """Peak memory (VmHWM) of this process in MB. (getrusage's would be that of the process that started it.)"""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
@@ -260,7 +275,7 @@ def _main(method: str, source: Path, out: Path) -> None:
         started = time.perf_counter()
         written = {"pyarrow take": _take, "pandas": _pandas, "imbalanced-learn": _imblearn}[method](source, out)
         seconds = time.perf_counter() - started
-        peak = _peak_mb()
+        peak = peak_mb()
     print(json.dumps({"rows": rows, "out_rows": written, "seconds": seconds, "peak_mb": peak}))
 
 

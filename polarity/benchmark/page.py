@@ -19,7 +19,8 @@ def render_benchmark(result: Mapping[str, Any]) -> str:
         *(_ratios(part, title, result[part]) for part, title in _RACES.items() if part in result),
         *([_limit(result["limit"])] if "limit" in result else []),
         *([_points(result["points"])] if "points" in result else []),
-        *([_oversampling(result["oversampling"])] if "oversampling" in result else []),
+        *([_oversampling("oversampling", "Oversampling", result["oversampling"])] if "oversampling" in result else []),
+        *([_oversampling("loading", "Loading", result["loading"])] if "loading" in result else []),
         *([_startup(result["startup"])] if "startup" in result else []),
         Section(
             "tables", "All figures", details("As the terminal shows them", Markup("<pre>{}</pre>").format(render(result)), opened=True)
@@ -59,14 +60,14 @@ def _points(found: Mapping[str, Any]) -> Section:
     return Section("points", "Cost of the points", _chart(rows, "time of a step"), "Time a row, baseline = 1.")
 
 
-def _oversampling(found: Mapping[str, Any]) -> Section:
+def _oversampling(name: str, title: str, found: Mapping[str, Any]) -> Section:
     rows: list[Bar | str] = []
     for count, methods in found.items():
         rows.append(f"{int(count):,} rows")
-        rows += [Bar(name, e["rows_per_s"]["median"] / 1e6, e["rows_per_s"]["low"] / 1e6, e["rows_per_s"]["high"] / 1e6,
-                     note=f"{e['peak_mb']['median']:,.0f} MB") for name, e in methods.items() if "failed" not in e]  # fmt: skip
-        rows += [f"{name}: {e['failed']}" for name, e in methods.items() if "failed" in e]
-    return Section("oversampling", "Oversampling", _chart(rows, "million rows a second"), "Million rows a second, and peak memory.")
+        rows += [Bar(method, e["rows_per_s"]["median"] / 1e6, e["rows_per_s"]["low"] / 1e6, e["rows_per_s"]["high"] / 1e6,
+                     note=f"{e['peak_mb']['median']:,.0f} MB") for method, e in methods.items() if "failed" not in e]  # fmt: skip
+        rows += [f"{method}: {e['failed']}" for method, e in methods.items() if "failed" in e]
+    return Section(name, title, _chart(rows, "million rows a second"), "Million rows a second, and peak memory.")
 
 
 def _startup(found: Mapping[str, Any]) -> Section:

@@ -29,7 +29,9 @@ def render(result: Mapping[str, Any]) -> str:
     if "points" in result:
         console.print(_points(result["points"]))
     if "oversampling" in result:
-        console.print(_oversampling(result["oversampling"]))
+        console.print(_oversampling("Oversampling, file to file", result["oversampling"]))
+    if "loading" in result:
+        console.print(_oversampling("Loading: batches of 32 in random order, from a file of so many rows", result["loading"]))
     if "startup" in result:
         console.print(_startup(result["startup"]))
     if "trials" in result:
@@ -66,8 +68,8 @@ def _points(part: Mapping[str, Any]) -> Table:
     return table
 
 
-def _oversampling(part: Mapping[str, Any]) -> Table:
-    table = Table(title="Oversampling, file to file", title_justify="left")
+def _oversampling(title: str, part: Mapping[str, Any]) -> Table:
+    table = Table(title=title, title_justify="left")
     for name in ("rows", "method", "repeats", "rows/s", "peak MB", "polarity is x times as fast"):
         table.add_column(name)
     for rows, methods in part.items():

@@ -17,7 +17,7 @@ from polarity.config import Config
 from polarity.model.flops import flops_per_row, peak_flops
 
 SCHEMA_VERSION = 1
-PARTS = ("training", "prediction", "limit", "checkpoint", "points", "oversampling", "startup", "trials")
+PARTS = ("training", "prediction", "limit", "checkpoint", "points", "oversampling", "loading", "startup", "trials")
 
 
 def run_benchmark(
@@ -52,6 +52,11 @@ def run_benchmark(
         from polarity.benchmark.oversampling import compare
 
         result["oversampling"] = {str(n): compare(n, repeats=repeats if n < 5_000_000 else 1, say=say) for n in oversampling_rows}
+    if "loading" in parts:
+        from polarity.benchmark.loading import compare_loading
+
+        many = min(max(oversampling_rows), 1_000_000)
+        result["loading"] = {str(many): compare_loading(many, batches=2000, repeats=repeats, say=say)}
     if "startup" in parts:
         from polarity.benchmark.startup import startup
 

@@ -7,7 +7,7 @@ import typer
 
 from polarity.cli.options import ConfigFile, Data, Encoder, Preset, Sets, resolved, say
 
-_PARTS = "training,prediction,limit,checkpoint,points,oversampling,startup,trials"
+_PARTS = "training,prediction,limit,checkpoint,points,oversampling,loading,startup,trials"
 
 
 def benchmark(

@@ -14,6 +14,7 @@ what was broken off goes on where it was; `shards.json`, written last, says that
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -189,6 +190,7 @@ def _run(
 def _in_task(method: Callable[..., Iterator[pa.Table]], piece: Piece, given: tuple[Any, ...]) -> Iterator[pa.Table]:
     import ray
 
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one CPU, and threads that wait for another's take turns on it
     yield from method(piece, *(ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in given))
 
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,7 @@ class Ragged:
 def _encode(backend: Any, texts: list[str]) -> Ragged:
     ids = [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-    values = np.fromiter((token for row in ids for token in row), np.int32, int(lengths.sum()))
+    values = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
     return Ragged(values, np.cumsum(lengths) - lengths, lengths)
 
 

@@ -17,6 +17,8 @@ from polarity.train.world import World, device_here, use_threads
 from polarity.workflows.train import prepare
 
 TIMED_STEPS = 3
+PLAN_BYTES = 48
+"""Memory of a sampled row while `global_batches` makes the plan of an epoch: hash, key, order, place and copies."""
 
 
 def estimate(config: Config, *, say: Callable[[str], None]) -> str:
@@ -55,6 +57,14 @@ def estimate(config: Config, *, say: Callable[[str], None]) -> str:
         f"{kept}, plus activations and about 1 GB of libraries; the first worker holds up to {16 * trained / 1e9:.1f} GB more in the "
         f"host's memory: the best epoch's weights, and the checkpoint that is being written{averaged}",
     ]
+    if prepared.shards is not None:
+        size = sum(size for part in prepared.shards.values() for _, size in part.files)
+        sampled = sum(len(b) for b in batches)
+        held = len(corpus) * (4 + len(config.labels)) + sampled * PLAN_BYTES
+        lines.append(
+            f"shards: {size / 1e9:.2f} GB on disk in {prepared.shards['train'].folder}; each worker maps them and holds {held / 1e9:.2f} "
+            "GB at the most beside the model: labels, lengths, and the plan of an epoch while it is made"
+        )
     return "\n".join(lines)
 
 

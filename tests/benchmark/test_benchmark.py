@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from polarity.benchmark import oversampling
-from polarity.benchmark.oversampling import _in_process, write_rows
+from polarity.benchmark.loading import write_tokens
+from polarity.benchmark.oversampling import _in_process, in_process, write_rows
 from polarity.benchmark.page import render_benchmark
 from polarity.benchmark.result import render
 from polarity.benchmark.setting import Setting
@@ -146,3 +147,11 @@ def test_time_between_trials_is_what_training_leaves() -> None:
     found = trials(["--preset", "small", "--encoder", str(encoder_folder()), *sets], repeats=3, say=lambda _: None)
     assert 0 < found["next"]["low"] <= found["next"]["median"] <= found["next"]["high"] < 60
     assert found["training"]["low"] > 0
+
+
+@pytest.mark.parametrize("method", ["polarity", "datasets + DataLoader"])
+def test_loading_reads_as_many_rows_as_asked(method: str, tmp_path: Path) -> None:
+    write_tokens(tmp_path, 3000)
+    run = in_process("polarity.benchmark.loading", method, str(tmp_path), "20")
+    assert not isinstance(run, str) and run["rows"] == 20 * 32
+    assert run["first_s"] > 0 and run["seconds"] > 0 and run["peak_mb"] > 20
