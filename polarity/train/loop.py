@@ -104,8 +104,7 @@ def run_training(
             training.save()
         training.load_best()
         training.restore_whole_model()
-        parts = {"validation": tables.validation, "test": tables.test}
-        training.model = model  # whole again where layers were frozen: what is saved is what is judged
+        parts = {"validation": training.validation_rows, "test": training.reduced.test}
         predictions = {name: training.predict(part) for name, part in parts.items() if part is not None}
         checkpoints.wait()
     return Result(model, predictions, training.state, time.monotonic() - started)
@@ -280,9 +279,8 @@ class Training:
         torch.use_deterministic_algorithms(config.train.deterministic)
         self.precision = precision or resolve_precision(config.train.precision, world)
         encoder = model.encoder.config
-        self.reduced = reduced(
-            model, tables.train, tables.validation, config, world, precision=self.precision, say=self.events.say
-        )  # fmt: skip
+        parts = (tables.train, tables.validation, tables.test)
+        self.reduced = reduced(model, parts, config, world, precision=self.precision, say=self.events.say)
         self.train_rows, self.validation_rows = self.reduced.train, self.reduced.validation
         trained = self.reduced.model.train()
         self.model: nn.Module = trained if world.size == 1 else DistributedDataParallel(trained, gradient_as_bucket_view=True)

@@ -1,15 +1,15 @@
 """What makes the model that is trained smaller or cheaper than the one that is kept, behind one interface: `reduced`.
 
-Frozen lower layers are run once for every row, and their output is kept beside the corpus; else the word table is cut to the rows in use;
-on a CPU dropout has cheap masks. A process that trains several models on the same rows, as a study's does, computes frozen output once for
-all.
+Frozen lower layers are run once for every row that is trained on or scored, and their output is kept beside the corpus; else the word
+table is cut to the rows in use; on a CPU dropout has cheap masks. A process that trains several models on the same rows, as a study's does,
+computes frozen output once for all.
 
 Shapes: T tokens of all rows, B rows, L tokens, D hidden size.
 """
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +47,7 @@ class Reduced:
     model: MultitaskModel
     train: Corpus
     validation: Corpus
+    test: Corpus | None
     digest: str
     table: WholeTable | None
 
@@ -57,21 +58,26 @@ class Reduced:
 
 
 def reduced(
-    model: MultitaskModel, train: Corpus, validation: Corpus, config: Config, world: World, *, precision: str, say: Callable[[str], None]
+    model: MultitaskModel, parts: Sequence[Corpus | None], config: Config, world: World, *, precision: str, say: Callable[[str], None]
 ) -> Reduced:
-    """Move the model to the worker's device and reduce it as `config` says; raises `ConfigError` where `model.frozen_layers` does not
-    fit."""
+    """Move the model to the worker's device and reduce it as `config` says; `parts` are train, validation, and test or None.
+
+    Raises `ConfigError` where `model.frozen_layers` does not fit.
+    """
+    train, validation, test = parts
+    assert train is not None and validation is not None
     if config.train.dropout_masks == "cheap" and world.device.type == "cpu":
         use_cheap_dropout(model.encoder)
     nn.Module.to(model, world.device)
     if not config.model.frozen_layers:
         padding = np.array([train.pad_id], dtype=np.int32)  # the tokenizer's, which config.json need not know
         table = use_rows(model.encoder, np.concatenate([train.used_tokens(), validation.used_tokens(), padding]))
-        return Reduced(model, train, validation, weights_digest(table.table) if table else "", table)
+        return Reduced(model, train, validation, test, weights_digest(table.table) if table else "", table)
     lower, upper = split_model(model, config.model.frozen_layers)
     digest, size = weights_digest(lower), config.train.eval_batch_size
-    train, validation = with_features(lower, digest, [train, validation], world, batch_size=size, precision=precision, say=say)
-    return Reduced(upper, train, validation, digest, None)
+    corpora = [train, validation, *([] if test is None else [test])]
+    train, validation, *rest = with_features(lower, digest, corpora, world, batch_size=size, precision=precision, say=say)
+    return Reduced(upper, train, validation, rest[0] if rest else None, digest, None)
 
 
 def with_features(

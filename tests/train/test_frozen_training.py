@@ -146,6 +146,20 @@ def test_features_are_computed_once_in_a_process_and_anew_where_anything_differs
     assert found(parts.validation).features is not kept and "computed once" in said[-1]
 
 
+def test_test_rows_pass_the_frozen_layers_once_for_all_trainings_and_score_as_the_whole_model_does() -> None:
+    """A study's trials share their effect rows: only the first one runs frozen layers, and no bit of a score depends on the short cut."""
+    config, said = frozen(1), Heard()
+    parts = tables(config)
+    parts = Tables(parts.train, parts.validation, parts.train, parts.statistics)  # other rows than validation
+    for _ in range(2):
+        result = run_training(config, parts, fresh_model(config), said, world=World())
+    assert ["computed once" in line for line in said.lines if "frozen layers" in line] == [True, False]
+    for name, part in {"validation": parts.validation, "test": parts.train}.items():
+        whole = predict(result.model, part, World(), batch_size=config.train.eval_batch_size, precision="fp32")
+        for task, probabilities in result.predictions[name].probabilities.items():
+            np.testing.assert_array_equal(probabilities, whole.probabilities[task])
+
+
 def test_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     config, said = frozen(1), list[str]()
     lower, corpora = split_model(fresh_model(config), 1).lower, [tables(config).train]
