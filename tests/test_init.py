@@ -133,7 +133,7 @@ def test_what_it_writes_reads_the_rows(name: str, tmp_path: Path) -> None:
     found = {unicodedata.normalize("NFC", task): [unicodedata.normalize("NFC", x) for x in names] for task, names in config.labels.items()}
     assert found == labels
     assert (config.data.title_column is not None) == (name in ("plain.csv", "two.parquet", "book.xlsx"))
-    splits = load_splits(config.data, lambda _: None, through_ray=False)
+    splits = load_splits(config.data, lambda _: None)
     assert sum(part.num_rows for part in splits.parts.values()) >= 0.7 * N
 
 

@@ -215,17 +215,20 @@ def epoch_rows(corpus: Corpus, config: Config, epoch: int) -> Rows:
     """The epoch's rows, oversampled and in random order: sorted by a hash of (seed, epoch, row id, copy), so file order does not matter."""
     seed = config.train.seed
     counts = multiplicities(corpus.index, config.labels, config.data.oversample, seed=seed, epoch=epoch)
-    rows = np.repeat(np.arange(len(corpus)), counts)
     salts = mix64(np.arange(counts.max(initial=0), dtype=np.uint64) + np.uint64(_ORDER_SALT))  # of a row's first copy, second, ...
-    keys = table_hash(corpus.index, seed, epoch)[rows]
     ends = np.cumsum(counts)
-    del counts
-    for at in range(0, len(rows), _KEYS_AT_ONCE):  # in place, for ten million rows take 80 MB an array
+    rows: NDArray[np.integer] = np.repeat(np.arange(len(corpus), dtype=np.int32 if len(corpus) < 1 << 31 else np.int64), counts)
+    del counts  # of ten million rows every array takes 80 MB
+    keys = table_hash(corpus.index, seed, epoch)[rows]
+    for at in range(0, len(rows), _KEYS_AT_ONCE):
         part = slice(at, at + _KEYS_AT_ONCE)
         own = rows[part]
         copies = np.arange(at, at + len(own)) - np.where(own > 0, ends[own - 1], 0)
         keys[part] = mix64(keys[part] + salts[copies])
-    return rows[np.argsort(keys, kind="stable")]
+    del ends
+    order = np.argsort(keys, kind="stable")
+    del keys
+    return rows[order].astype(np.int64)
 
 
 def global_batches(corpus: Corpus, config: Config, epoch: int) -> list[Rows]:

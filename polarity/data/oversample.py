@@ -258,9 +258,10 @@ def _drawn(ids: npt.NDArray[np.integer], plan: SamplingPlan, comments: pa.Table,
     return result
 
 
-def _sampling_plan(
+def sampling_plan(
     comments: pa.Table, labels: Mapping[str, Sequence[str]], sampling: OversampleConfig
 ) -> tuple[npt.NDArray[np.integer], SamplingPlan]:
+    """The (N,) stratum of each row of a canonical table, and what oversampling does to the strata."""
     ids, keys = table_strata(comments, list(labels))
     return ids, expected_multiplicity(np.bincount(ids, minlength=len(keys)), keys, sampling, labels)
 
@@ -274,7 +275,7 @@ def multiplicities(
     remaining rows are those with the smallest hash. Otherwise a row gets one more when its hash, as a fraction, is below
     u - floor(u): right in expectation only, with `size: keep` too. `labels`: {task: classes in order}.
     """
-    ids, plan = _sampling_plan(comments, labels, sampling)
+    ids, plan = sampling_plan(comments, labels, sampling)
     draw = _stratified if sampling.stratified else _drawn
     return draw(ids, plan, comments, seed, epoch)
 
@@ -283,7 +284,7 @@ def epoch_sizes(
     comments: pa.Table, labels: Mapping[str, Sequence[str]], sampling: OversampleConfig, *, seed: int, epochs: int
 ) -> list[int]:
     """The rows of each epoch: the sums of `multiplicities`."""
-    ids, plan = _sampling_plan(comments, labels, sampling)
+    ids, plan = sampling_plan(comments, labels, sampling)
     if sampling.stratified:
         return [int(plan.counts.sum())] * epochs
     return [int(_drawn(ids, plan, comments, seed, epoch).sum()) for epoch in range(epochs)]

@@ -5,7 +5,7 @@ Both take the same blocks through the same code; Ray Data only decides where it 
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,29 +23,21 @@ if TYPE_CHECKING:
 
 SHOWN = 5
 """Bad rows that a message shows; `polarity data check` lists them all."""
-FAULT = -1
-"""Source row of the row that stands for a fault of the whole part."""
 RETRY_NOTE = re.compile(r"\nFailed to .* after \d+/\d+ attempts.*", re.DOTALL)
 """What Ray Data writes behind the message of an error that it will not retry."""
 
 
-def read_comments(
-    source: str, data: DataConfig, *, labelled: bool = True, say: Callable[[str], None] = print, through_ray: bool = True
-) -> pa.Table:
-    """Read a whole source as a comments table, in file order, with Ray Data where Ray is running and in this process otherwise.
+def read_comments(source: str, data: DataConfig, *, labelled: bool = True, say: Callable[[str], None] = print) -> pa.Table:
+    """Read a whole source as a comments table, in file order, in this process.
 
-    `through_ray=False` reads in this process whatever is running; `labelled=False` reads texts alone, for prediction. Bad rows stop the
-    reading or, with `data.bad_rows: drop`, are left out and told to `say`. Raises DataError for whatever cannot be read, for missing
-    columns, bad rows, duplicate row ids and for no rows.
+    `labelled=False` reads texts alone, for prediction. Bad rows stop the reading or, with `data.bad_rows: drop`, are left out and told to
+    `say`. Raises DataError for whatever cannot be read, for missing columns, bad rows, duplicate row ids and for no rows.
     """
     opened = open_source(source)
     for note in opened.notes:
         say(note)
     layout = find_columns(opened, data, labelled=labelled)
-    if through_ray and ray_is_running():
-        table = _through_ray(opened, layout)
-    else:
-        table = pa.Table.from_batches([b for t in annotated_blocks(opened, layout) for b in t.to_batches()], schema=layout.schema)
+    table = pa.Table.from_batches([b for t in annotated_blocks(opened, layout) for b in t.to_batches()], schema=layout.schema)
     return settle(table, opened, layout, data, say)
 
 
@@ -175,29 +167,6 @@ def ray_is_running() -> bool:
     """Whether this process has started or joined Ray."""
     ray = sys.modules.get("ray")  # importing it takes seconds, and who has not imported it has not started it
     return ray is not None and bool(ray.is_initialized())
-
-
-def _through_ray(source: Source, layout: Layout) -> pa.Table:
-    import ray
-
-    from polarity.data.datasource import dataset_of
-
-    dataset = dataset_of(source, lambda part: _blocks_or_fault(source, layout, part), layout.schema)
-    blocks: Sequence[pa.Table] = ray.get(dataset.to_arrow_refs())
-    table = pa.concat_tables([block.cast(layout.schema) for block in blocks if block.num_rows])
-    faults = table.filter(pc.equal(table[SOURCE_ROW], FAULT))
-    if faults.num_rows:
-        raise DataError(faults[PROBLEM][0].as_py())
-    return table
-
-
-def _blocks_or_fault(source: Source, layout: Layout, part: Part) -> Iterator[pa.Table]:
-    """Blocks, and what cannot be read as a last row: an error raised in a Ray task costs the user a page of Ray's own words."""
-    try:
-        yield from annotated_blocks(source, layout, part)
-    except DataError as error:
-        fault = {name: [None] for name in layout.schema.names} | {SOURCE_ROW: [FAULT], PROBLEM: [str(error)]}
-        yield pa.table(fault, schema=layout.schema)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
         pa.field("part", pa.dictionary(pa.int8(), pa.string())),
         pa.field("key", pa.uint64()),
         pa.field("title", pa.uint64()),
-        pa.field("signature", pa.binary(HASHES)),
+        pa.field("signature", pa.binary()),  # of no fixed size: what is null takes no room
     ]
 )
 """A row a different row of a part; `title` is null where there is none, `signature` where the comment is short."""
@@ -91,7 +91,7 @@ class SeenRows:
     @classmethod
     def union(cls, runs: "list[SeenRows]") -> "SeenRows":
         """What any of the runs has seen."""
-        return cls(_distinct(pa.concat_tables([run.table for run in runs], promote_options="default").cast(SCHEMA)))
+        return cls(_distinct(pa.concat_tables([_of_any_size(run.table) for run in runs], promote_options="default").cast(SCHEMA)))
 
     def match(self, comments: pa.Table) -> Matches:
         """Which rows of a comments table (`title`, `comment`) are among these; see the module for what is recognised."""
@@ -159,7 +159,7 @@ def _hashed(part: Part, table: pa.Table, *, signed: bool) -> pa.Table:
 def _hashed_batch(part: Part, batch: pa.Table, signed: bool) -> pa.Table:
     keys = row_keys(batch) if "comment" in batch.column_names else [batch[name].combine_chunks() for name in KEYS]
     named = pa.DictionaryArray.from_arrays(pa.array(np.full(batch.num_rows, PARTS.index(part), np.int8)), pa.array(PARTS))
-    return pa.table([named, *keys, _signed(batch) if signed else pa.nulls(batch.num_rows, pa.binary(HASHES))], schema=SCHEMA)
+    return pa.table([named, *keys, _signed(batch) if signed else pa.nulls(batch.num_rows, pa.binary())], schema=SCHEMA)
 
 
 def _signed(batch: pa.Table) -> pa.Array:
@@ -167,7 +167,13 @@ def _signed(batch: pa.Table) -> pa.Array:
     places = np.full(batch.num_rows, -1, np.int64)
     places[signed] = np.arange(len(signed))
     stored = pa.FixedSizeBinaryArray.from_buffers(pa.binary(HASHES), len(signed), [None, pa.py_buffer(signatures.tobytes())])
-    return stored.take(pa.array(places, mask=places < 0))
+    return stored.take(pa.array(places, mask=places < 0)).cast(pa.binary())
+
+
+def _of_any_size(table: pa.Table) -> pa.Table:
+    """The table with signatures as SCHEMA has them; earlier versions wrote them of a fixed size."""
+    place = table.schema.get_field_index("signature")
+    return table if place < 0 else table.set_column(place, "signature", table["signature"].cast(pa.binary()))
 
 
 def _distinct(table: pa.Table) -> pa.Table:
@@ -238,7 +244,7 @@ def _mixed(values: Keys) -> Keys:
 def _stored_signatures(rows: pa.Table) -> Signatures:
     """The signatures (n, 128) of the rows that have one, in their order."""
     parts = [np.empty(0, np.uint8)]
-    for chunk in rows["signature"].drop_null().chunks:
+    for chunk in rows["signature"].drop_null().cast(pa.binary(HASHES)).chunks:
         parts.append(np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * HASHES : (chunk.offset + len(chunk)) * HASHES])
     return np.concatenate(parts).reshape(-1, HASHES)
 

@@ -322,6 +322,7 @@ class Preparation:
                 say(note)
         shards = {name: self._part(name, manifest["pieces"]) for name in NAMES}
         shards = {name: part for name, part in shards.items() if part.files}
+        pa.default_memory_pool().release_unused()
         tables = {name: part.table() for name, part in shards.items()}
         for name in ("train", "validation"):
             if name not in tables:
@@ -329,8 +330,8 @@ class Preparation:
         texts = ["row_id", "title", "comment", *self.data.tasks]
         numbers = ["row_id", *self.data.tasks, ID_HASH, "input_ids", *(["token_type_ids"] if self._types else []), "length"]
         parts = [tables[name].select(texts) if name in tables else None for name in NAMES]
-        leaks, seen = self.folder.read_parquet(LEAKED).cast(LEAKS), self.folder.read_parquet(SEEN)
-        splits = Splits(parts[0], parts[1], parts[2], leaks, manifest["dropped"], seen)
+        leaks = self.folder.read_parquet(LEAKED).cast(LEAKS)
+        splits = Splits(parts[0], parts[1], parts[2], leaks, manifest["dropped"], partial(self.folder.read_parquet, SEEN))
         for name, table in splits.parts.items():
             check_part(name, table, self.data)
         tokens = {name: table.select(numbers if name == "train" else [*numbers, "title"]) for name, table in tables.items()}

@@ -36,8 +36,8 @@ class Splits:
     """Pairs (train_row_id, held_out_row_id, kind, similarity) found before any row was dropped."""
     dropped: int
     """Training rows left out because of `leaks`."""
-    seen: pa.Table | None = None
-    """What a run remembers of its rows (`SeenRows.table`), where it is known already."""
+    seen: Callable[[], pa.Table] | None = None
+    """Reads what a run remembers of its rows (`SeenRows.table`), where it is known already."""
 
     @property
     def parts(self) -> dict[str, pa.Table]:
@@ -75,25 +75,25 @@ def _sources(data: DataConfig) -> list[str]:
     return [source for source in (data.source, data.train, data.validation, data.test) if source]
 
 
-def load_splits(data: DataConfig, say: Say, *, through_ray: bool = True) -> Splits:
+def load_splits(data: DataConfig, say: Say) -> Splits:
     """Reads what `data` names and returns its parts, telling through `say` how they were made and what was left out.
 
-    `through_ray`: with Ray Data, where Ray is running. Raises DataError where a source cannot be read or cut, where a part has no rows,
+    Raises DataError where a source cannot be read or cut, where a part has no rows,
     no label of a task or no row of one of its classes, and for leaks where `data.duplicates` is `error`.
     """
-    parts = (_own_files if data.train else _cut_source)(data, say, through_ray)
+    parts = (_own_files if data.train else _cut_source)(data, say)
     splits = _handle_leaks(parts, data, say)
     for part, table in splits.parts.items():
         check_part(part, table, data)
     return splits
 
 
-def _cut_source(data: DataConfig, say: Say, through_ray: bool) -> dict[str, pa.Table]:
+def _cut_source(data: DataConfig, say: Say) -> dict[str, pa.Table]:
     from polarity.data.read import read_comments
 
     if not data.source:
         raise DataError("no data: give data.source (--data FILE), or data.train and data.validation (--train FILE --validation FILE)")
-    comments = read_comments(data.source, data, say=say, through_ray=through_ray)
+    comments = read_comments(data.source, data, say=say)
     try:
         rows, notes = noted_split(comments, data.split, list(data.tasks))
     except DataError as error:
@@ -118,12 +118,12 @@ def split_words(split: SplitConfig) -> str:
     return f"{kind}, seed {split.seed}" + (f", fold {split.fold} of {split.folds}" if split.folds else "")
 
 
-def _own_files(data: DataConfig, say: Say, through_ray: bool) -> dict[str, pa.Table]:
+def _own_files(data: DataConfig, say: Say) -> dict[str, pa.Table]:
     from polarity.data.read import read_comments
 
     whole = data.model_copy(update={"split": SplitConfig()})  # the files are the split: no column is asked for
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
-    parts = {name: read_comments(source, whole, say=say, through_ray=through_ray) for name, source in sources.items() if source}
+    parts = {name: read_comments(source, whole, say=say) for name, source in sources.items() if source}
     say("own split: " + ", ".join(f"{name} {table.num_rows:,} ({sources[name]})" for name, table in parts.items()))
     return _unique_ids(parts, say)
 

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 from ray.util.metrics import Counter, Gauge
 
 from polarity.config import Config
-from polarity.data.oversample import expected_multiplicity, label_arrays, stratum_ids
+from polarity.data.oversample import sampling_plan
 from polarity.train.events import Record
 from polarity.train.job import Job
 from polarity.train.validate import class_f1_key
@@ -77,8 +76,7 @@ LastValues = tuple[dict[str, str], dict[Held, float]]
 
 def oversampling_ratio(train: pa.Table, config: Config) -> float:
     """Rows of an epoch over rows of the table: exact where oversampling is stratified, else expected."""
-    ids, keys = stratum_ids(label_arrays(train, list(config.labels)))
-    plan = expected_multiplicity(np.bincount(ids, minlength=len(keys)), keys, config.data.oversample, config.labels)
+    plan = sampling_plan(train, config.labels, config.data.oversample)[1]
     drawn = plan.counts.sum() if config.data.oversample.stratified else plan.expected @ plan.sizes
     return float(drawn / train.num_rows)
 
@@ -190,7 +188,7 @@ class RayMetrics:
 def metrics_of(job: Job, tags: Mapping[str, str] | None, resume: Path | None) -> RayMetrics:
     """The metrics of a run that is about to start on Ray, from the checkpoint folder `resume` or anew."""
     step, bad_steps = _stood_at(resume)
-    oversampling = partial(oversampling_ratio, job.parts["train"], job.config)
+    oversampling = partial(oversampling_ratio, job.tables()["train"], job.config)
     return RayMetrics(tags or run_tags(job), job.config.labels, oversampling, step=step, bad_steps=bad_steps)
 
 

@@ -402,7 +402,7 @@ class _Work:
         from polarity.predict.classifier import load_classifier
 
         plain = self.config.data.model_copy(update={"split": SplitConfig()})
-        table = read_comments(self.asked.unlabelled, plain, labelled=False, say=self.say, through_ray=False)
+        table = read_comments(self.asked.unlabelled, plain, labelled=False, say=self.say)
         ids = pc.binary_join_element_wise(pa.scalar("unlabelled"), table["row_id"].cast(pa.string()), pa.scalar("/"))
         table = table.select(["row_id", "title", "comment"]).set_column(0, "row_id", ids.cast(self.rows.labelled["row_id"].type))
         scores = load_classifier(self.folder.uri, raw=True).score(table)

@@ -47,11 +47,11 @@ def read_rows(config: Config, asked: Asked, say: Say) -> Rows:
     if asked.test and (asked.hold_out or data.split.kind == "column"):
         raise ConfigError("--test names the test rows: leave --hold-out and data.split.kind=column out")
     whole = data if data.split.kind == "column" else data.model_copy(update={"split": SplitConfig()})
-    comments = read_comments(data.source, whole, say=say, through_ray=False)
+    comments = read_comments(data.source, whole, say=say)
     test = None
     if asked.test:
         plain = data.model_copy(update={"split": SplitConfig()})
-        test = read_comments(asked.test, plain, say=say, through_ray=False)
+        test = read_comments(asked.test, plain, say=say)
     elif data.split.kind == "column" or asked.hold_out:
         comments, test = _cut(comments, data.split, asked.hold_out, list(config.labels))
     if "split" in comments.column_names:

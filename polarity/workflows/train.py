@@ -16,7 +16,7 @@ from polarity.data.batch import Shards
 from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.seen import SeenRows
 from polarity.data.shards import Preparation
-from polarity.data.split import Splits, in_shards, is_small, load_splits
+from polarity.data.split import Splits, in_shards, load_splits
 from polarity.data.tokenize import tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
 from polarity.environment import describe_environment, source_hashes
@@ -135,15 +135,13 @@ def _start_and_prepare(config: Config, folder: RunFolder, say: Say) -> Prepared:
 
 
 class _NotReady(Exception):
-    """Ray Data is to read the data, or to make its shards."""
+    """Ray Data is to make the shards."""
 
 
 def _prepare_here(config: Config, say: Say) -> Prepared | None:
-    """What is prepared in seconds; None where Ray Data has much to read first."""
-    if not in_shards(config.data) and not is_small(config.data):
-        return None
+    """What is prepared in seconds; None where Ray Data is to make shards first."""
     try:
-        prepared = prepare(config, say, through_ray=False, if_ready=not is_small(config.data))
+        prepared = prepare(config, say, through_ray=False, if_ready=True)
     except _NotReady:
         return None
     import polarity.train.driver  # noqa: F401  # torch and Ray Train, which come next, take seconds to import
@@ -152,7 +150,7 @@ def _prepare_here(config: Config, say: Say) -> Prepared | None:
 
 
 def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Splits | None = None, if_ready: bool = False) -> Prepared:
-    """Read, check, split and tokenize the data, and draw up the ledger; `through_ray`: with Ray Data, where Ray is running.
+    """Read, check, split and tokenize the data, and draw up the ledger; `through_ray`: shards are made with Ray Data, where Ray is running.
 
     `splits`, where given, are the rows, and no data is read. `if_ready`: raise `_NotReady` where shards are to be made first.
     """
@@ -173,7 +171,7 @@ def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Split
             raise _NotReady
         made = preparation.open(say, through_ray=through_ray)
         splits, tokens, shards = made.splits, made.tokens, made.shards
-    splits = splits or load_splits(config.data, say, through_ray=through_ray)
+    splits = splits or load_splits(config.data, say)
     if _is_synthetic(config):
         say("the data is the SYNTHETIC sample corpus: its scores say nothing of real comments")
     ledger = build_ledger(splits.train, config)
@@ -248,7 +246,7 @@ def _describe(folder: RunFolder, config: Config, prepared: Prepared, given: Mapp
     environment["train_tokens"] = describe_tokens(prepared.tokens["train"]["input_ids"], prepared.unknown_id)
     folder.write_json(artifacts.ENVIRONMENT, environment)
     folder.write_json(artifacts.LEDGER, prepared.ledger.to_json())
-    folder.write_parquet(artifacts.SEEN, SeenRows.of(splits.parts).table if splits.seen is None else splits.seen)
+    folder.write_parquet(artifacts.SEEN, SeenRows.of(splits.parts).table if splits.seen is None else splits.seen())
     folder.write_text(artifacts.CONFIG, dump_config(config, given))
 
 

@@ -263,35 +263,6 @@ def test_duplicate_ids_are_found_across_blocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_ray_gives_the_same_table(tmp_path: Path) -> None:
-    import sys
-
-    rows = rows_of([*HARD, *(f"comment {i}" for i in range(500))])
-    paths = {"csv": write_csv(tmp_path / "x.csv", rows), "parquet": write_parquet(tmp_path / "x.parquet", rows, row_group_size=7)}
-    for path in paths.values():
-        through_ray = read_comments(path, DataConfig())
-        with pytest.MonkeyPatch.context() as patch:
-            patch.delitem(sys.modules, "ray")
-            assert read_comments(path, DataConfig()).equals(through_ray)
-        assert through_ray["comment"].to_pylist() == [row[2] for row in rows]
-    numbered = read_comments(paths["parquet"], DataConfig(id_column=None))
-    assert numbered["row_id"].to_pylist() == [str(i) for i in range(len(rows))]
-
-
-def test_reading_here_leaves_ray_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> pa.Table:
-        raise AssertionError("Ray was asked")
-
-    monkeypatch.setattr("polarity.data.read.ray_is_running", lambda: True)
-    monkeypatch.setattr("polarity.data.read._through_ray", refuse)
-    file = tmp_path / "c.csv"
-    file.write_text("Title,Comment,Final Sentiment,Final Polarization\nt,c,neutral,partisan\n")
-    assert read_comments(str(file), DataConfig(), through_ray=False).num_rows == 1
-    with pytest.raises(AssertionError, match="Ray was asked"):
-        read_comments(str(file), DataConfig())
-
-
-@pytest.mark.usefixtures("ray_cluster")
 def test_ray_streams_in_order_and_drops_bad_rows(tmp_path: Path) -> None:
     rows = rows_of(["" if i % 50 == 3 else f"comment {i}" for i in range(400)])
     path = write_parquet(tmp_path / "x.parquet", rows, row_group_size=20)

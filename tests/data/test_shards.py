@@ -61,7 +61,7 @@ def assert_same(one: Prepared, other: Prepared) -> None:
             assert other.tokens[name][column].combine_chunks().equals(one.tokens[name][column].combine_chunks()), (name, column)
     assert other.splits.leaks.equals(one.splits.leaks) and other.splits.dropped == one.splits.dropped
     assert one.ledger == other.ledger
-    assert other.splits.seen is not None and other.splits.seen.equals(SeenRows.of(one.splits.parts).table)
+    assert other.splits.seen is not None and other.splits.seen().equals(SeenRows.of(one.splits.parts).table)
 
 
 @pytest.mark.parametrize("kind", ["plan", "joint", "group"])
