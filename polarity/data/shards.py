@@ -279,6 +279,11 @@ class PreparedShards:
     shards: dict[str, Shards]
 
 
+def shard_place(data: DataConfig) -> RunFolder:
+    """Where the folders of shards lie."""
+    return RunFolder.at(data.shard_dir or user_cache_dir() / "shards")
+
+
 class Preparation:
     """The shards of a configuration's data: whether they are there, and how they are made."""
 
@@ -289,8 +294,7 @@ class Preparation:
         self.sources = {part: name for part, name in own.items() if name}
         self._identities = {name: modified(name) for name in self.sources.values()}
         self.key = self._fingerprint()
-        place = data.shard_dir or str(user_cache_dir() / "shards")
-        self.folder = RunFolder.at(f"{place.rstrip('/')}/{self.key[:32]}")
+        self.folder = RunFolder.at(shard_place(data).inside(self.key[:32]))
 
     def _fingerprint(self) -> str:
         left_out = {"source", "train", "validation", "test", "oversample", "shards", "shard_dir"}

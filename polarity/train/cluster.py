@@ -116,11 +116,13 @@ def describe_resources() -> str:
     return f"{have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs on {len([n for n in ray.nodes() if n['Alive']])} node(s)"
 
 
-def check_nodes(configs: Iterable[Config], folder: RunFolder | None, say: Callable[[str], None], *, with_data: bool) -> None:
+def check_nodes(
+    configs: Iterable[Config], folder: RunFolder | None, say: Callable[[str], None], *, with_data: bool, shards: RunFolder | None = None
+) -> None:
     """Raise ConfigError where a node of the cluster does not see a local place that a worker on it needs: now, not after minutes.
 
-    These are folders of encoders, the run's (or study's) folder, and, `with_data`, the data, which Ray Data reads on any node. A cluster
-    of this machine alone is not asked; a node that does not answer is told of.
+    These are folders of encoders, the run's (or study's) folder, that of the `shards`, where there are any, and, `with_data`, the data,
+    which Ray Data reads on any node. A cluster of this machine alone is not asked; a node that does not answer is told of.
     """
     here = ray.get_runtime_context().get_node_id()
     others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != here and n["Resources"].get("CPU", 0) >= 1]
@@ -132,18 +134,17 @@ def check_nodes(configs: Iterable[Config], folder: RunFolder | None, say: Callab
             places[config.model.encoder] = "model.encoder"
         data = {key: getattr(config.data, key.removeprefix("data.")) for key in DATA_KEYS}
         places |= {place: key for key, place in data.items() if with_data and place is not None and is_local_data(place)}
-    with _mark(folder) as mark:
-        if mark is not None:
-            places[mark] = "the run folder"
+    with _mark(folder) as mark, _mark(shards) as other:
+        places |= {made: key for made, key in ((mark, "the run folder"), (other, "data.shard_dir")) if made is not None}
         asked = [(str(n["NodeManagerAddress"]), _ask(n["NodeID"], list(places))) for n in others]
         unseen = [(place, name) for name, reference in asked for place in _answer(name, reference, say)]
     for place, name in unseen:
         more = len({other for which, other in unseen if which == place}) - 1
         also = f" and {more} more" if more else ""
-        shown = str(Path(place).parent) if place == mark else place
+        shown = str(Path(place).parent) if place in (mark, other) else place
         raise ConfigError(
             f"{places[place]}: {shown}: the node {name}{also} of the cluster does not see it, and a worker may start there. Put it where "
-            "every node sees it (a shared disk, the nodes' image, or a URI such as s3:// for the run folder), or use one machine"
+            "every node sees it (a shared disk, the nodes' image, or a URI such as s3:// for run and shards), or use one machine"
         )
 
 

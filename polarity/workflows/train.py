@@ -15,7 +15,7 @@ from polarity.config import Config
 from polarity.data.batch import Shards
 from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.seen import SeenRows
-from polarity.data.shards import Preparation
+from polarity.data.shards import Preparation, shard_place
 from polarity.data.split import Splits, in_shards, load_splits
 from polarity.data.tokenize import tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
@@ -126,7 +126,8 @@ def _start_and_prepare(config: Config, folder: RunFolder, say: Say) -> Prepared:
     with importing(), ThreadPoolExecutor(max_workers=1) as pool:  # Ray wants the main thread, for its signal handlers
         preparing = pool.submit(_prepare_here, config, say)
         start_ray(config.cluster, say)
-        check_nodes([config], folder, say, with_data=False)
+        shards = shard_place(config.data) if in_shards(config.data) else None
+        check_nodes([config], folder, say, with_data=False, shards=shards)
         prepared = preparing.result()
     if prepared is not None:
         return prepared
