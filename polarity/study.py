@@ -110,11 +110,13 @@ class Seeds(Entry):
 
 
 class StudyData(Entry):
-    """Rows by what they are for, which part the effect rows are, and a hash of all."""
+    """Rows by what they are for, which part the effect rows are, a hash of all, and the effect rows' resampling unit."""
 
     rows: dict[str, int] = {}
     effects_on: str = ""
     fingerprint: str = ""
+    unit: Literal["row", "title"] | None = None
+    """None: a record from before it was kept; a resume sets it."""
 
 
 class Detectable(Entry):

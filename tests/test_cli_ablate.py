@@ -11,7 +11,7 @@ from polarity.cli import ablation
 from polarity.errors import PolarityError
 from polarity.resolve import load_config
 from polarity.tune.designs import arm_configs
-from polarity.tune.search import BASE, read_space, search_arms
+from polarity.workflows.tune import BASE, read_space, search_arms
 from tests.tune.studies import Inputs, make_inputs
 
 app = typer.Typer()

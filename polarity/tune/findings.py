@@ -13,8 +13,7 @@ from polarity.errors import RunError
 from polarity.evaluate.metrics import class_scores, confusions
 from polarity.evaluate.predictions import Labels
 from polarity.study import ArmCompute, Asha, Detectable, EqualCompute, Replay, Savings, Score, Spread, Study, TrialRecord
-from polarity.tune.asha import plan_asha, replay
-from polarity.tune.runner import by_title
+from polarity.tune.conductor import plan_asha, replay
 from polarity.tune.screen_effects import linear_effects, screen_effects
 from polarity.tune.screening import Screen
 from polarity.tune.statistics import EFFECTS_SCHEMA, Trial, study_effects
@@ -45,7 +44,7 @@ def conclude(study: Study, configs: Mapping[str, Config]) -> pa.Table:
     screened = _conclude_screen(study, config)
     finished = study.of("confirm", "finished")
     predictions, seconds = _of_trials(study, finished)
-    found = study_effects(predictions, study.arms, config.labels, seconds=seconds, by_title=by_title(config))
+    found = study_effects(predictions, study.arms, config.labels, seconds=seconds, by_title=study.file.data.unit == "title")
     table = pa.concat_tables([screened, found.table]) if screened is not None else found.table
     study.folder.write_parquet(EFFECTS, table)
     scores: dict[str, list[float]] = {}
@@ -78,7 +77,7 @@ def _conclude_screen(study: Study, config: Config) -> pa.Table | None:
     if len({trial.arm for trial in finished}) <= len(screen.factors):
         return EFFECTS_SCHEMA.empty_table()
     predictions, seconds = _of_trials(study, finished)
-    found = screen_effects(predictions, screen, config.labels, seconds=seconds, by_title=by_title(config))
+    found = screen_effects(predictions, screen, config.labels, seconds=seconds, by_title=study.file.data.unit == "title")
     file.detectable = Detectable(before=file.detectable.before, after=found.detectable)
     file.spread = Spread(trial_sd=found.seed_sd, row_sd=found.row_sd)
     entry.interactions, entry.contrasts, entry.aliased = found.interactions, found.contrasts, found.aliased

@@ -21,12 +21,10 @@ from polarity.study import Arm, Asha, Detectable, Seeds, Study, StudyData, Study
 from polarity.train.events import clock
 from polarity.train.loop import Tables, Training
 from polarity.train.world import World, use_threads
-from polarity.tune.asha import plan_asha
-from polarity.tune.conductor import confirmation, exploration, screening
-from polarity.tune.power import Forecast, forecast_pairs, forecast_screen
-from polarity.tune.rows import StudyRows, pad_id, token_key
-from polarity.tune.runner import Prepared
+from polarity.tune.conductor import confirmation, exploration, plan_asha, screening
+from polarity.tune.runner import Prepared, StudyRows, pad_id, token_key
 from polarity.tune.screening import Screen
+from polarity.tune.variance import Forecast, forecast_pairs, forecast_screen
 
 _TIMED_BATCHES = 2
 _START_S = 3.0
@@ -100,7 +98,7 @@ def new_study(
         **about,
         config=dump_config(configs[reference]),
         configs={name: dump_config(config) for name, config in configs.items()},
-        data=StudyData(rows=rows.counts, effects_on=plan.effects_on, fingerprint=rows.fingerprint),
+        data=StudyData(rows=rows.counts, effects_on=plan.effects_on, fingerprint=rows.fingerprint, unit=rows.unit),
         reference=reference,
         arms=list(arms),
         seeds=Seeds(explore=plan.explore, screen=list(range(plan.seeds)) if plan.screen else [], confirm=plan.confirm),

@@ -19,9 +19,8 @@ from polarity.config import ClusterConfig
 from polarity.errors import ConfigError, PolarityError, RunError
 from polarity.train.cluster import describe_resources
 from polarity.tune.conductor import Conductor
-from polarity.tune.group import begin_group
-from polarity.tune.rows import Tokens
-from polarity.tune.trial import StudyTrial, TrialSpec, begin_alone
+from polarity.tune.runner import Tokens
+from polarity.tune.trial import StudyTrial, TrialSpec, begin_alone, begin_group
 
 ERROR = "error.txt"
 """In a trial's folder: the whole error of its last failure."""

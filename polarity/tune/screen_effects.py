@@ -30,10 +30,21 @@ import pyarrow as pa
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Codes, Floats, Labels
 from polarity.study import Arm, Contrast, Interaction
-from polarity.tune.power import detectable_effect
 from polarity.tune.screening import Screen, estimable_interactions, main_aliases, pair_columns, unused_columns
 from polarity.tune.statistics import EFFECTS_SCHEMA, SeedRows, Trial, by_seed, known, measured
-from polarity.tune.variance import OVERALL, Interval, Judged, SeedSpread, by_unit, combine, holm, judge_rows, metric_names, rows_degrees
+from polarity.tune.variance import (
+    OVERALL,
+    Interval,
+    Judged,
+    SeedSpread,
+    by_unit,
+    combine,
+    detectable_effect,
+    holm,
+    judge_rows,
+    metric_names,
+    rows_degrees,
+)
 
 _PART = 8_192
 """Rows whose influences are held at a time."""

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictions, task_codes
 from polarity.study import Arm
-from polarity.tune.power import detectable_effect
 from polarity.tune.variance import (
     OVERALL,
     ArmSpreads,
@@ -24,6 +23,7 @@ from polarity.tune.variance import (
     arm_spreads,
     by_unit,
     combine,
+    detectable_effect,
     holm,
     judge_rows,
     metric_names,

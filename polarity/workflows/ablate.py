@@ -17,8 +17,7 @@ from polarity.tune.designs import ALL, SCREEN, Base, Design, Level, arm_config, 
 from polarity.tune.findings import conclude, inner_effects, missing
 from polarity.tune.plan import Costs, StudyPlan, compare_designs, describe, detectable_line, new_study
 from polarity.tune.ray_tune import place_trials
-from polarity.tune.rows import check_same_rows, study_rows
-from polarity.tune.runner import Limits, Prepared, prepare_study, run_study
+from polarity.tune.runner import Limits, Prepared, check_same_rows, prepare_study, run_study, study_rows
 from polarity.tune.screening import (
     BEST,
     Screen,
@@ -124,6 +123,7 @@ def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say)
     prepared = _prepare(configs_of(study), study.file.data.effects_on, study.folder, say)
     if prepared.rows.fingerprint != study.file.data.fingerprint:
         raise RunError(f"{study_dir}: the data is not what the study began with; its finished trials cannot be compared with new ones")
+    study.file.data.unit = study.file.data.unit or prepared.rows.unit
     for trial in study.of(None, "failed") if retry_failed else []:
         trial.status, trial.failures = "pending", 0
     say(f"goes on with {len(study.of(None, 'pending'))} trials that wait; {len(study.of(None, 'finished', 'stopped'))} are done")

@@ -153,8 +153,8 @@ class _Work:
     def __post_init__(self) -> None:
         self.plan = self.record.started.plan
         self.labels = self.config.labels
-        self.by_title = self.config.data.split.kind == "group"
         self.folds: Folds = make_folds(self.rows.labelled, self.config.data.split, list(self.labels), self.plan.folds)
+        self.by_title = all(fold.by_title["validation"] for fold in self.folds.splits)
         self.judge = Judge.of(
             self.rows.labelled, self.labels, self.folds.number, by_title=self.by_title, resamples=self.config.train.resamples
         )

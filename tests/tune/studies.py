@@ -12,8 +12,7 @@ from polarity.study import Arm, Seeds, Study, StudyFile, TrialRecord
 from polarity.tune.conductor import Watcher
 from polarity.tune.designs import Base, arm_configs
 from polarity.tune.plan import StudyPlan, new_study
-from polarity.tune.rows import study_rows
-from polarity.tune.runner import Prepared, prepare_study
+from polarity.tune.runner import Prepared, prepare_study, study_rows
 from tests.tiny import tiny_csv, tiny_encoder
 
 ARMS = [
@@ -73,9 +72,3 @@ def begun(folder: Path, ready: Prepared, plan: StudyPlan, arms: Sequence[Arm] = 
 def silent(concurrent: int) -> Iterator[Watcher]:
     """A display that shows nothing."""
     yield lambda study, trial, event: None
-
-
-def told(trials: Sequence[TrialRecord]) -> list[tuple[Any, ...]]:
-    """What must be the same in two runs of one study: decisions and scores, not times."""
-    keep = ("progress", "epoch", "overall", "sentiment", "polarization")
-    return [(t.id, t.status, t.rung, t.epochs, t.overall, [tuple(p[k] for k in keep) for p in t.curve]) for t in trials]

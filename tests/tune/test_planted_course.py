@@ -14,8 +14,7 @@ from planted import LABELS, World
 
 from polarity.artifacts import RunFolder
 from polarity.study import Asha, Study
-from polarity.tune.asha import plan_asha
-from polarity.tune.conductor import Budget, Conductor, exploration
+from polarity.tune.conductor import Budget, Conductor, exploration, plan_asha
 from polarity.tune.statistics import SeedRows, compare
 from polarity.tune.variance import judge_rows
 from tests.tune.studies import record

@@ -11,9 +11,8 @@ import numpy.typing as npt
 import pytest
 from planted import LABELS, World
 
-from polarity.tune.power import detectable_effect
 from polarity.tune.statistics import SeedRows, compare
-from polarity.tune.variance import judge_rows
+from polarity.tune.variance import detectable_effect, judge_rows
 
 pytestmark = pytest.mark.slow
 

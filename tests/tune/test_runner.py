@@ -3,9 +3,6 @@
 import gc
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,6 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from polarity.artifacts import RunFolder
 from polarity.config import ClusterConfig
 from polarity.errors import RunError
 from polarity.model.multitask import MultitaskModel
@@ -24,10 +20,9 @@ from polarity.tune.conductor import Budget, Conductor
 from polarity.tune.findings import conclude
 from polarity.tune.plan import StudyPlan
 from polarity.tune.ray_tune import Placement, place_trials, run_trials
-from polarity.tune.rows import token_key
-from polarity.tune.runner import Limits, Prepared, make_run_folder, run_study, trial_specs
+from polarity.tune.runner import Limits, Prepared, make_run_folder, run_study, token_key, trial_specs
 from polarity.tune.trial import StudyTrial, begin_alone
-from tests.tune.studies import ARMS, Inputs, begun, make_inputs, prepared, silent, told
+from tests.tune.studies import ARMS, Inputs, begun, make_inputs, prepared, silent
 
 ONE = Limits(max_concurrent=1)
 PLAN = StudyPlan(seeds=1)
@@ -136,52 +131,6 @@ def test_a_stopped_trial_computes_nothing_and_holds_nothing(ready: Prepared, tmp
     assert process.step()["epoch"] == 1
     process.cleanup()
     assert models_in_memory() == before
-
-
-@pytest.mark.slow
-@pytest.mark.cluster
-def test_a_killed_driver_goes_on_to_the_same_decisions_and_scores(
-    inputs: Inputs, ready: Prepared, undisturbed: Study, tmp_path: Path
-) -> None:
-    place = tmp_path / "study"
-    begun(place, ready, PLAN)
-    program = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from polarity.artifacts import RunFolder\n"
-        "from polarity.study import Study\n"
-        "from polarity.tune.runner import Limits, run_study\n"
-        "from tests.tune.studies import Inputs, prepared, silent\n"
-        "study = Study.resumed(RunFolder.create(sys.argv[3]))\n"
-        "run_study(study, prepared(Inputs(Path(sys.argv[1]), Path(sys.argv[2]))), Limits(max_concurrent=1), silent, print)\n"
-    )
-    arguments = [sys.executable, "-c", program, str(inputs.encoder), str(inputs.data), str(place)]
-    with (tmp_path / "log").open("w") as log:
-        driver = subprocess.Popen(arguments, stdout=log, stderr=log, cwd=Path(__file__).parents[2], env={**os.environ})
-        try:
-            wait_until(place, driver, tmp_path / "log")
-        finally:
-            driver.kill()
-            driver.wait()
-    study = Study.resumed(RunFolder.create(place))
-    done = {trial.id: trial.attempts for trial in study.of(None, "finished", "stopped")}
-    assert done and study.of(None, "pending")
-    run_study(study, ready, ONE, silent, lambda line: None)
-    assert told(study.trials) == told(undisturbed.trials)
-    assert {name: study.trial(name).attempts for name in done} == done  # nothing ran twice
-
-
-def wait_until(place: Path, driver: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Until the second exploring trial was stopped, so that the third runs or is about to."""
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        if driver.poll() is not None:
-            raise AssertionError(f"the driver ended: {log.read_text()[-3000:]}")
-        if Study.resumed(RunFolder.create(place)).of("explore", "stopped"):
-            os.kill(driver.pid, signal.SIGKILL)
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no trial was stopped: {log.read_text()[-3000:]}")
 
 
 class Murderous(Conductor):

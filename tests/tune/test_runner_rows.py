@@ -9,7 +9,7 @@ from polarity.errors import ConfigError, DataError
 from polarity.strategy import with_settings
 from polarity.study import Arm
 from polarity.tune.designs import arm_configs
-from polarity.tune.rows import check_same_rows, study_rows, token_key
+from polarity.tune.runner import check_same_rows, study_rows, token_key
 from tests.tune.studies import Inputs, make_inputs, prepared
 
 
@@ -87,7 +87,7 @@ def test_an_arm_with_other_rows_or_another_place_is_refused(inputs: Inputs, sets
 
 
 def test_a_class_too_rare_for_an_inner_part_is_named(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polarity.tune.rows.INNER_SHARE", 0.01)
+    monkeypatch.setattr("polarity.tune.runner.INNER_SHARE", 0.01)
     config = arm_configs(inputs.base(), [Arm("baseline")])["baseline"]
     with pytest.raises(DataError, match="inner validation rows of the study have no row of"):
         study_rows(config, effects_on="validation", say=quiet)

@@ -15,27 +15,25 @@ from polarity.evaluate.intervals import bootstrap, unit_of
 from polarity.evaluate.predictions import build_predictions, task_codes
 from polarity.study import Arm, Detectable, Stage, Status, TrialRecord
 from polarity.tune.findings import equal_compute
-from polarity.tune.power import (
-    MEASURED_SEED_SD,
-    detectable_effect,
-    forecast_pairs,
-    forecast_screen,
-    stated_row_sd,
-    stated_seed_sd,
-)
 from polarity.tune.statistics import EFFECTS_SCHEMA, effects, study_effects
 from polarity.tune.terminal import render_effects
 from polarity.tune.variance import (
+    MEASURED_SEED_SD,
     PairedRows,
     SeedSpread,
     _pooled,
     arm_spreads,
     by_unit,
     combine,
+    detectable_effect,
+    forecast_pairs,
+    forecast_screen,
     holm,
     judge_rows,
     metric_names,
     seed_degrees,
+    stated_row_sd,
+    stated_seed_sd,
 )
 
 ARMS = [Arm("baseline"), Arm("good", (1,), {}, "baseline", (0.04, 0.06)), Arm("same", (2,), {}, "baseline", (0.03, 0.04))]
