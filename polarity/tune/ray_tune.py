@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import ray
 from ray import cloudpickle, tune
 from ray.tune import Callback, CheckpointConfig, FailureConfig, PlacementGroupFactory, RunConfig, Stopper, TuneConfig
@@ -19,8 +20,10 @@ from polarity.config import ClusterConfig
 from polarity.errors import ConfigError, PolarityError, RunError
 from polarity.train.cluster import describe_resources
 from polarity.tune.conductor import Conductor
-from polarity.tune.runner import Tokens
 from polarity.tune.trial import StudyTrial, TrialSpec, begin_alone, begin_group
+
+Tokens = dict[str, pa.Table]
+"""The tokenized parts of a study's rows, by name."""
 
 ERROR = "error.txt"
 """In a trial's folder: the whole error of its last failure."""

@@ -33,11 +33,10 @@ from polarity.study import Study, TrialRecord
 from polarity.train.cluster import start_ray
 from polarity.train.world import World, resolve_precision
 from polarity.tune.conductor import MAX_ATTEMPTS, Budget, Conductor, Watcher, confirmation
-from polarity.tune.ray_tune import place_trials, run_trials
+from polarity.tune.ray_tune import Tokens, place_trials, run_trials
 from polarity.tune.trial import KEEP_AFTER_S, TrialSpec
 
 Say = Callable[[str], None]
-Tokens = dict[str, pa.Table]
 
 INNER_SHARE = 0.15
 _OWN = ("max_length", "max_comment", "max_title", "order")

@@ -55,6 +55,13 @@ def test_rows_depend_on_the_split_seed_and_not_on_the_run_seed(inputs: Inputs) -
     assert study_rows(with_settings(config, {"data.split.seed": 9}), effects_on="validation", say=quiet).fingerprint != first.fingerprint
 
 
+def test_titles_are_the_unit_where_no_title_of_an_effect_row_was_trained_on(inputs: Inputs) -> None:
+    def unit(*sets: str) -> str:
+        return study_rows(arm_configs(inputs.base(*sets), [Arm("baseline")])["baseline"], effects_on="validation", say=quiet).unit
+
+    assert (unit("data.split.kind=joint"), unit("data.split.kind=group")) == ("row", "title")
+
+
 def test_arms_of_a_seed_see_the_same_rows_in_the_same_order(inputs: Inputs) -> None:
     arms = [
         Arm("baseline"),
