@@ -35,6 +35,11 @@ from polarity.workflows.train import require_data
 Say = Callable[[str], None]
 
 
+def tell(line: str) -> None:
+    """Print a line. Ray puts another function in the place of `print`, and then Tune cannot pickle a display that holds the old one."""
+    print(line)
+
+
 @dataclass(frozen=True)
 class Question:
     """What a study asks: which arms, over which configuration. A `screen` asks about each factor of its level or of the file `custom`."""
@@ -63,7 +68,7 @@ class Question:
         return arm_config(self.base, arm)
 
 
-def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limits | None = None, say: Say = print) -> Study:
+def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limits | None = None, say: Say = tell) -> Study:
     """Run a new study into the folder `study_dir` and conclude it as far as it came.
 
     Raises PolarityError for everything a user can mend, before the first trial where that is possible.
@@ -95,7 +100,7 @@ def _note_screen(study: Study, question: Question, plan: StudyPlan) -> None:
     study.save()
 
 
-def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool = False, confirm_seeds: int = 0, say: Say = print) -> Study:
+def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool = False, confirm_seeds: int = 0, say: Say = tell) -> Study:
     """Go on with a study from its own record: finished trials are kept, the others run as they would have.
 
     `confirm_seeds`: a screen's confirmation is asked for now. Raises RunError where the folder holds no study or the data is no longer
@@ -130,7 +135,7 @@ def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say)
     return study, prepared
 
 
-def dry_run(question: Question, plan: StudyPlan, *, concurrent: int | None = None, say: Say = print) -> str:
+def dry_run(question: Question, plan: StudyPlan, *, concurrent: int | None = None, say: Say = tell) -> str:
     """Check everything, then the plan in words; times come from a few timed batches of each arm on this machine.
 
     Where the arms are the plan's own tiers or points, the designs for them are compared.

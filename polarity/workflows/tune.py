@@ -29,7 +29,7 @@ from polarity.tune.findings import effect_rows, missing, overall_score, savings
 from polarity.tune.plan import StudyPlan, new_study
 from polarity.tune.runner import Limits, Prepared, check_same_rows, prepare_study, run_study, study_rows
 from polarity.tune.terminal import Pace, live_or_lines
-from polarity.workflows.ablate import resumed_study
+from polarity.workflows.ablate import resumed_study, tell
 from polarity.workflows.train import require_data
 from polarity.yaml_text import read_yaml_mapping
 
@@ -152,7 +152,7 @@ class Search:
     grid: bool = False
 
 
-def tune(search: Search, study_dir: str, *, seed: int = 0, limits: Limits | None = None, say: Say = print) -> Study:
+def tune(search: Search, study_dir: str, *, seed: int = 0, limits: Limits | None = None, say: Say = tell) -> Study:
     """Run the search into `study_dir` and write best.yaml. Raises ConfigError naming the draw that does not make a configuration."""
     if search.samples < 1:
         raise ConfigError(f"--samples must be at least 1 (got {search.samples})")
@@ -177,7 +177,7 @@ def tune(search: Search, study_dir: str, *, seed: int = 0, limits: Limits | None
     return _run_and_conclude(study, prepared, limits or Limits(), say)
 
 
-def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool = False, say: Say = print) -> Study:
+def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool = False, say: Say = tell) -> Study:
     """Go on with a search from its own record. Raises RunError as `resumed_study`."""
     study, prepared = resumed_study(study_dir, "tune", retry_failed=retry_failed, say=say)
     return _run_and_conclude(study, prepared, limits or Limits(), say)
