@@ -4,7 +4,7 @@ Presets, files and options are merged in `resolve.py`; here stand only the field
 baseline, see `presets/baseline.yaml`) and the checks that a value makes sense by itself and beside the others.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -28,9 +28,40 @@ MOST_LABELS = 127
 
 class TaskConfig(Section):
     column: str = Field(min_length=1)
-    """Column of the input that holds this task's label."""
+    """Column of the input that holds this task's label; with `annotators` or `counts` it is not read."""
     labels: list[str] = Field(min_length=2)
     """The classes in their fixed order; labels match whatever their case, spaces, invisible characters and way of writing a number."""
+
+    annotators: list[str] = Field(default=[])
+    """Columns of several annotators, each with a label or nothing a row: the majority is the label, a tie is none."""
+    counts: list[str] = Field(default=[])
+    """Or a count table: a column a class, in the order of `labels`, with how many annotators chose it."""
+    soft: bool = False
+    """With several annotators: whether the loss aims at the shares of their votes, ties included, and not at the majority."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the input that hold this task's labels or votes."""
+        return self.annotators or self.counts or [self.column]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _column_of_several(cls, given: Any) -> Any:
+        """The names of several columns stand as one in messages."""
+        several = (given.get("annotators") or given.get("counts")) if isinstance(given, dict) else None
+        return {**given, "column": ", ".join(map(str, several))} if isinstance(several, list) and several else given
+
+    @model_validator(mode="after")
+    def _several_annotators(self) -> "TaskConfig":
+        if self.annotators and self.counts:
+            raise ValueError("give annotators (a column an annotator) or counts (a column a class), not both")
+        if len(self.annotators) == 1:
+            raise ValueError("annotators must name at least 2 columns: give the only one as column")
+        if self.counts and len(self.counts) != len(self.labels):
+            raise ValueError(f"counts must name a column for each of the {len(self.labels)} labels, in their order")
+        if self.soft and not (self.annotators or self.counts):
+            raise ValueError("soft needs several annotators: name their columns in annotators, or a count table's in counts")
+        return self
 
     @model_validator(mode="after")
     def _labels_are_distinct(self) -> "TaskConfig":
@@ -157,7 +188,7 @@ class DataConfig(Section):
                 raise ValueError(f"data.tasks: the name {name!r} must be letters, digits and underscores")
             if name.startswith("_") or name in _OUR_COLUMNS | _TORCHS_WORDS:
                 raise ValueError(f"data.tasks: the name {name!r} is taken, by polarity's own tables or by torch: give the task another")
-        columns = [task.column for task in self.tasks.values()]
+        columns = [column for task in self.tasks.values() for column in task.columns]
         texts = [c for c in (self.title_column, self.comment_column) if c]
         for column in [*columns, *texts]:
             if (columns + texts).count(column) > 1:

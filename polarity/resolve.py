@@ -5,9 +5,11 @@ for an entry of a mapping removes it, everything else is replaced. A layer that 
 layers' entries for it along. A file that sets every field (as `polarity config` prints and a run saves) stands alone.
 """
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from polarity.config import Config
@@ -60,7 +62,7 @@ def resolve(
     layers.add(parse_sets(sets), "--set")
     config = validate(layers.tree, layers.sources)
     _refuse_idle_split(config, layers.sources)
-    return Resolved(config, layers.sources)
+    return Resolved(config, {**dict.fromkeys(leaves(config.model_dump()), "default"), **layers.sources})
 
 
 def _refuse_idle_split(config: Config, sources: Mapping[str, str]) -> None:
@@ -263,3 +265,12 @@ def _checked_alone(tree: dict[str, Any], place: str) -> Config:
         layers.tree["data"]["tasks"] = {}  # it names all its tasks, also where an older release wrote it, which knew fewer fields
     layers.add(tree, f"file {place}")
     return validate(layers.tree, layers.sources)
+
+
+class _Callable(ModuleType):
+    """This module has the name of its function, so `polarity.resolve` may be either: it can be called as the function."""
+
+    __call__ = staticmethod(resolve)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -108,7 +108,7 @@ def bad_steps_survived(config: Config) -> int:
     return -1
 
 
-HEADER = ["row_id", "code", "Title", "Headline", "Comment", "Text", *COLUMNS.values(), "Gold", "Topic", "split", "part"]
+HEADER = ["row_id", "code", "Title", "Headline", "Comment", "Text", *COLUMNS.values(), "Gold", "Topic", "split", "part", "n1", "n2", "n3"]
 
 
 def write_rows(path: Path, rows: int = 150, seed: int = 0, *, bad: bool = False, leak: bool = False, unsure: bool = False) -> Path:
@@ -128,6 +128,6 @@ def write_rows(path: Path, rows: int = 150, seed: int = 0, *, bad: bool = False,
             comment = "" if bad and number == 5 else words
             parts = ["train", "train", "train", "validation", "test"]
             texts = [row["title"], f"city hall {number % 7}", comment, f"rice prices {words}"]
-            others = [gold, "ab"[number // 3 % 2], parts[number % 5], parts[number // 2 % 5]]
+            others = [gold, "ab"[number // 3 % 2], parts[number % 5], parts[number // 2 % 5], *np.roll([2, 1, 0], number // 4)]
             writer.writerow([row["row_id"], f"c{number}", *texts, *labels, *others])
     return path

@@ -44,8 +44,12 @@ def predict(
     polarity predict runs/first --data 'crawl/*.parquet' --out predicted/ --workers 8;
     polarity predict runs/first --text "Magaling ang ginawa nila" --title "City opens new road" --explain
     """
-    from polarity.predict.batch import ScoreOptions
-    from polarity.workflows import predict as workflow
+    from polarity.train.importing import importing
+
+    with importing():
+        import polarity.predict.classifier  # noqa: F401  # torch and transformers
+        from polarity.predict.batch import ScoreOptions
+        from polarity.workflows import predict as workflow
 
     if (text is None) == (data is None) or (data is None) != (out is None):
         raise typer.BadParameter("give --data with --out, or --text")

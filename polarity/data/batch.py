@@ -145,7 +145,7 @@ class Corpus:
     pad_id: int
     features: NDArray[np.float32] | None = None
     soft: dict[str, NDArray[np.float32]] | None = None
-    """{task: a teacher's probabilities (N, K)}, for a student; they come from the table's columns `soft_column(task)`."""
+    """{task: target probabilities (N, K)}, a teacher's or the shares of annotators' votes; from the table's columns `soft_column(task)`."""
     digest: str = ""
     """Of shards: a hash that stands for all their rows and tokens, so that nobody reads them whole."""
     vocabulary: NDArray[np.int32] | None = None
@@ -200,15 +200,15 @@ class Corpus:
 
 
 def soft_column(task: str) -> str:
-    """The column of a teacher's probabilities: a list of K float32 a row."""
+    """The column of a teacher's probabilities, or of the shares of annotators' votes: a list of K float32 a row."""
     return f"{task}/soft"
 
 
 def _soft_labels(table: pa.Table, tasks: list[str]) -> dict[str, NDArray[np.float32]] | None:
-    if not tasks or soft_column(tasks[0]) not in table.column_names:
+    lists = {task: table[soft_column(task)].combine_chunks() for task in tasks if soft_column(task) in table.column_names}
+    if not lists:
         return None
-    lists = {task: table[soft_column(task)].combine_chunks() for task in tasks}
-    return {task: lists[task].flatten().to_numpy().reshape(table.num_rows, -1) for task in tasks}
+    return {task: lists[task].flatten().to_numpy().reshape(table.num_rows, -1) for task in lists}
 
 
 def epoch_rows(corpus: Corpus, config: Config, epoch: int) -> Rows:

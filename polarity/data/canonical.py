@@ -6,6 +6,7 @@ position in its source; `_problem`, what makes it a bad row (null for a good one
 a good label all the same; and `_missing_words`, how many of its labels are words such as `nan` that mean "no label".
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from polarity.config import DataConfig, TaskConfig
+from polarity.data.annotators import as_column, majority, of_classes, of_counts, votes_column, votes_type
 from polarity.data.source import Source
 from polarity.errors import DataError, nearest
 from polarity.spelling import canonical, match
@@ -23,6 +25,8 @@ SOURCE_ROW, PROBLEM, USABLE, MISSING_WORDS = "_source_row", "_problem", "_usable
 HIDDEN = (SOURCE_ROW, PROBLEM, USABLE, MISSING_WORDS)
 TEXT = pa.large_string()
 
+FEWEST_NUMBERS = 5
+"""Comments from which a column of nothing but numbers is no column of comments."""
 VISIBLE = r"[^\pZ\p{Cc}\p{Cf}\x{2800}\x{3164}\x{115F}\x{1160}\x{FFA0}\x{FE00}-\x{FE0F}\x{034F}]"
 """A character that leaves a mark: no space, control, zero-width or filler character."""
 
@@ -42,7 +46,7 @@ class Layout:
     @property
     def columns(self) -> list[str]:
         """The columns to read, each once."""
-        named = [self.row_id, self.title, self.comment, *(task.column for task in self.tasks.values()), self.split]
+        named = [self.row_id, self.title, self.comment, *(column for task in self.tasks.values() for column in task.columns), self.split]
         return list(dict.fromkeys(column for column in named if column is not None))
 
     @property
@@ -51,6 +55,7 @@ class Layout:
         fields = [pa.field(name, TEXT) for name in ("row_id", "title", "comment")]
         fields += [pa.field(task, pa.int8()) for task in self.tasks]
         fields += [pa.field("split", TEXT)] if self.split else []
+        fields += [pa.field(votes_column(name), votes_type(task)) for name, task in self.tasks.items() if task.annotators or task.counts]
         hidden = (pa.int64(), TEXT, pa.bool_(), pa.int8())
         return pa.schema([*fields, *(pa.field(name, kind) for name, kind in zip(HIDDEN, hidden, strict=True))])
 
@@ -82,14 +87,16 @@ def find_columns(source: Source, data: DataConfig, *, labelled: bool = True) -> 
         title=data.title_column and found(data.title_column, "data.title_column", ", or data.title_column=null if there are no titles"),
         row_id=row_id and found(row_id, "data.id_column", ", or data.id_column=null to number the rows"),
         split=found(data.split.column, "data.split.column") if by_column else None,
-        tasks={
-            name: task.model_copy(
-                update={"column": found(task.column, f"data.tasks.{name}.column", f", or data.tasks.{name}=null to leave the task out")}
-            )
-            for name, task in (data.tasks.items() if labelled else ())
-        },
+        tasks={name: _found_task(name, task, found) for name, task in (data.tasks.items() if labelled else ())},
         missing_labels=tuple(data.missing_labels),
     )
+
+
+def _found_task(name: str, task: TaskConfig, found: Callable[[str, str, str], str]) -> TaskConfig:
+    """The task with the source's own names of its columns."""
+    kind = "annotators" if task.annotators else "counts" if task.counts else "column"
+    names = [found(column, f"data.tasks.{name}.{kind}", f", or data.tasks.{name}=null to leave the task out") for column in task.columns]
+    return task.model_copy(update={kind: names[0] if kind == "column" else names})
 
 
 def find_column(source: Source, column: str, advice: str) -> str:
@@ -128,15 +135,25 @@ def annotate(block: pa.Table, first_row: int, layout: Layout) -> pa.Table:
     columns = [row_id, title, comment]
     unusable = _join(problems)
     words = np.zeros(block.num_rows, np.int8)
+    votes: list[pa.Array] = []
     known = pa.array(np.zeros(block.num_rows, bool))
     for name, task in layout.tasks.items():
-        classes, problem, missing = _class_indices(as_text(block, task.column, layout.source), name, task, layout.missing_labels)
-        columns.append(classes)
-        problems.append(problem)
-        words += missing
-        known = pc.or_(known, pc.is_valid(classes))
+        cells = [as_text(block, column, layout.source) for column in task.columns]
+        if task.counts:
+            votes_NK, problem = of_counts(cells, task)
+            problems.append(problem)
+        else:
+            named_cells = zip(task.columns, cells, strict=True)
+            read = [_class_indices(texts, name, task, column, layout.missing_labels) for column, texts in named_cells]
+            problems += [problem for _, problem, _ in read]
+            words += sum(missing for _, _, missing in read)
+            votes_NK = of_classes([classes for classes, _, _ in read], task)
+        columns.append(majority(votes_NK))
+        if len(task.columns) > 1:
+            votes.append(as_column(votes_NK, task))
+        known = pc.or_(known, pa.array(votes_NK.any(axis=1)))
     if layout.tasks:
-        named = ", ".join(repr(task.column) for task in layout.tasks.values())
+        named = ", ".join(repr(column) for task in layout.tasks.values() for column in task.columns)
         wrong = _join(problems[2:]) if len(problems) > 2 else pa.nulls(block.num_rows, TEXT)
         unlabelled = pc.and_(pc.invert(known), pc.is_null(wrong))
         problems.append(_where(unlabelled, f"no label: none of the columns {named} holds one"))
@@ -145,7 +162,7 @@ def annotate(block: pa.Table, first_row: int, layout: Layout) -> pa.Table:
         problems.append(_where(_blank(split), f"no split: the column {layout.split!r} is empty"))
         unusable = _join([unusable, problems[-1]])
         columns.append(split)
-    columns += [rows, _join(problems), pc.and_(known, pc.is_null(unusable)), pa.array(words)]
+    columns += [*votes, rows, _join(problems), pc.and_(known, pc.is_null(unusable)), pa.array(words)]
     return pa.Table.from_arrays(columns, schema=layout.schema)
 
 
@@ -153,6 +170,12 @@ def left_out(table: pa.Table, data: DataConfig) -> pa.ChunkedArray:
     """Whether each annotated row is bad (N,): any problem counts, but with `data.bad_rows=drop` a row with a good label stays usable."""
     bad = pc.is_valid(table[PROBLEM])
     return bad if data.bad_rows == "error" else pc.and_(bad, pc.invert(table[USABLE]))
+
+
+def refuse_numbers(comments: pa.ChunkedArray, column: str, source: str, advice: str) -> None:
+    """Raise DataError where all comments are numbers: then the column is another one. A handful of them may be."""
+    if len(comments) - comments.null_count >= FEWEST_NUMBERS and pc.all(pc.match_substring_regex(comments, r"^[\s\d.,:%+-]+$")).as_py():
+        raise DataError(f"{source}: the column {column!r} holds numbers alone, and comments are text: {advice}")
 
 
 def as_text(block: pa.Table, column: str, source: str) -> pa.Array:
@@ -189,7 +212,9 @@ def _join(problems: list[pa.Array]) -> pa.Array:
     return joined
 
 
-def _class_indices(values: pa.Array, name: str, task: TaskConfig, missing: tuple[str, ...]) -> tuple[pa.Array, pa.Array, NDArray[np.int8]]:
+def _class_indices(
+    values: pa.Array, name: str, task: TaskConfig, column: str, missing: tuple[str, ...]
+) -> tuple[pa.Array, pa.Array, NDArray[np.int8]]:  # fmt: skip
     """int8 class index and problem of each label, and 1 for each that is a word for "no label"; labels match by `canonical`."""
     known = {canonical(label): index for index, label in enumerate(task.labels)}
     words = {canonical(word) for word in missing} - set(known)
@@ -202,7 +227,7 @@ def _class_indices(values: pa.Array, name: str, task: TaskConfig, missing: tuple
         indices.append(known.get(form))
         absent.append(form in words)
         unknown = form and form not in known and form not in words
-        problems.append(_unknown_label(text.strip(), name, task) if unknown else None)
+        problems.append(_unknown_label(text.strip(), name, task, column) if unknown else None)
     if not indices:
         return pa.nulls(len(values), pa.int8()), pa.nulls(len(values), TEXT), np.zeros(len(values), np.int8)
     classes = pc.take(pa.array(indices, pa.int8()), encoded.indices)
@@ -210,7 +235,7 @@ def _class_indices(values: pa.Array, name: str, task: TaskConfig, missing: tuple
     return classes, pc.take(pa.array(problems, TEXT), encoded.indices), of_row.to_numpy(zero_copy_only=False).astype(np.int8)
 
 
-def _unknown_label(text: str, name: str, task: TaskConfig) -> str:
+def _unknown_label(text: str, name: str, task: TaskConfig, column: str) -> str:
     shown = text if len(text) <= 60 else text[:60] + "..."
     hint = nearest(text[:60], task.labels)
-    return f"unknown label: the column {task.column!r} holds {shown!r}: {hint} (labels are set in data.tasks.{name}.labels)"
+    return f"unknown label: the column {column!r} holds {shown!r}: {hint} (labels are set in data.tasks.{name}.labels)"

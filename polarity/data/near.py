@@ -18,8 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from polarity.data.oversample import mix64
 
@@ -330,6 +328,9 @@ class _Groups:
             return
         a, b = (np.concatenate(column) for column in zip(*edges, strict=True))
         number = len(self.roots)
+        from scipy.sparse import coo_array  # half a second, which a prediction need not wait
+        from scipy.sparse.csgraph import connected_components
+
         graph = coo_array((np.ones(len(a), np.int8), (self.roots[a], self.roots[b])), shape=(number, number))
         self.roots = connected_components(graph, directed=False)[1].astype(np.int64)[self.roots]
 

@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -144,6 +143,8 @@ def table_hash(comments: pa.Table, seed: int, epoch: int) -> HashArray:
 
 def id_hash(ids: pa.Array | pa.ChunkedArray) -> HashArray:
     """(N,) SipHash-2-4 of each id's UTF-8 bytes."""
+    import pandas as pd  # a third of a second, which a prediction need not wait
+
     words = ids.to_numpy() if isinstance(ids, pa.ChunkedArray) else ids.to_numpy(zero_copy_only=False)
     return pd.util.hash_array(words.astype(object, copy=False), hash_key=_ID_KEY, categorize=False)
 

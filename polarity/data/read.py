@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.config import DataConfig
-from polarity.data.canonical import MISSING_WORDS, PROBLEM, SOURCE_ROW, Layout, annotate, find_columns, left_out
+from polarity.data.annotators import check_overlap
+from polarity.data.canonical import MISSING_WORDS, PROBLEM, SOURCE_ROW, Layout, annotate, find_columns, left_out, refuse_numbers
 from polarity.data.formats import open_source
 from polarity.data.source import Part, Source
 from polarity.errors import DataError, PolarityError
@@ -97,8 +98,10 @@ def settle(table: pa.Table, source: Source, layout: Layout, data: DataConfig, sa
     words = pc.sum(table[MISSING_WORDS]).as_py() or 0
     if words:
         say(missing_words(source, words, data))
+    refuse_numbers(table["comment"], layout.comment, source.name, "set data.comment_column to the column of the comments")
     if layout.row_id is not None:
         _refuse_duplicate_ids(table, source, layout.row_id)
+    check_overlap(table, layout.tasks, source.name)
     return table.select(layout.canonical_schema.names).combine_chunks()
 
 

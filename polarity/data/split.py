@@ -4,8 +4,8 @@ Nothing is resampled before this point, and nothing after it moves a row from on
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.config import DataConfig, SplitConfig
+from polarity.data.annotators import taught, votes_table, without_votes
 from polarity.data.split_rows import noted_split, split_indices
 from polarity.errors import DataError
 
@@ -38,6 +39,8 @@ class Splits:
     """Training rows left out because of `leaks`."""
     seen: Callable[[], pa.Table] | None = None
     """Reads what a run remembers of its rows (`SeenRows.table`), where it is known already."""
+    votes: Mapping[str, pa.Table] = field(default_factory=dict)
+    """{part: row ids with the votes of tasks that have several annotators}; see `polarity.data.annotators`."""
 
     @property
     def parts(self) -> dict[str, pa.Table]:
@@ -66,6 +69,10 @@ def is_small(data: DataConfig) -> bool:
 
 def in_shards(data: DataConfig) -> bool:
     """Whether rows and tokens are prepared as files that workers map (`polarity.data.shards`); the hub's data sets never are."""
+    if any(task.annotators or task.counts for task in data.tasks.values()):
+        if data.shards == "always":
+            raise DataError("data.shards=always does not go with several annotators: set data.shards=auto")
+        return False
     if data.shards == "auto":
         return not is_small(data) and not any(source.startswith("hf:") for source in _sources(data))
     return data.shards == "always"
@@ -82,7 +89,9 @@ def load_splits(data: DataConfig, say: Say) -> Splits:
     no label of a task or no row of one of its classes, and for leaks where `data.duplicates` is `error`.
     """
     parts = (_own_files if data.train else _cut_source)(data, say)
-    splits = _handle_leaks(parts, data, say)
+    votes = {name: votes_table(table, data.tasks) for name, table in parts.items()}
+    parts = {n: taught(table, data.tasks) if n == "train" else without_votes(table, data.tasks) for n, table in parts.items()}
+    splits = replace(_handle_leaks(parts, data, say), votes=votes)
     for part, table in splits.parts.items():
         check_part(part, table, data)
     return splits

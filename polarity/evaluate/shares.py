@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
 
 from polarity.evaluate.intervals import interval
 from polarity.evaluate.predictions import Floats
@@ -138,6 +137,8 @@ def calibration(validation: Tally) -> Floats:
     def loss(theta: Floats) -> tuple[float, Floats]:
         value, gradient, _ = _likelihood(theta[None], validation, counts_1C)
         return float(value[0]), gradient[0]
+
+    from scipy.optimize import minimize  # a third of a second, which a single text need not wait
 
     found = minimize(
         loss, _identity(validation.classes), jac=True, hess=lambda theta: _likelihood(theta[None], validation, counts_1C)[2][0],

@@ -36,7 +36,7 @@ class WordPart:
     part: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """One task's decision on one comment: the class, its probability, the words by falling part, and the title's part."""
 
@@ -49,6 +49,9 @@ class Explanation:
     def top(self, count: int) -> list[WordPart]:
         """The words that speak most for the class, at most `count` of them."""
         return [word for word in self.words[:count] if word.part > 0]
+
+    def __repr__(self) -> str:
+        return f"<{self.label} ({self.confidence:.2f}): {top_words(self) or 'no word speaks for it'}>"
 
 
 def top_words(found: Explanation, count: int = 5) -> str:

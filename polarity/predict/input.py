@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.config import DataConfig
-from polarity.data.canonical import PROBLEM, TEXT, VISIBLE, Layout, annotate, find_column
+from polarity.data.canonical import PROBLEM, TEXT, VISIBLE, Layout, annotate, find_column, refuse_numbers
 from polarity.data.formats import EXTENSIONS, open_source
 from polarity.data.hf_format import SAVED
 from polarity.data.source import Part, Source
@@ -154,6 +154,8 @@ def _chunks(number: int, given: Input, part: Part, begin: int, _: Sequence[str] 
     """Chunks of one part; what cannot be read comes as a last chunk with its words, for an error raised in a Ray task costs pages."""
     try:
         for row, block in _cut(given, part):
+            if row == 0:
+                refuse_numbers(block["comment"], given.layout.comment, given.source.name, "name the comments' with --comment-column")
             if row + block.num_rows > begin:
                 skip = max(0, begin - row)
                 yield _chunk(number, row + skip, block.slice(skip))

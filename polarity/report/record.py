@@ -32,6 +32,8 @@ class Comments:
 
     tables: Mapping[str, pa.Table] = field(default_factory=dict)
     missing: str = ""
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """{task: {row id: the words that spoke most for what was predicted}}, of the errors that are listed, where somebody asked."""
 
     def of(self, split: str, row_ids: Sequence[str]) -> dict[str, str]:
         """{row id: comment} of those rows that are known."""
@@ -56,6 +58,8 @@ class Record:
     history: list[dict[str, Any]]
     calibration: dict[str, TaskCalibration]
     calibration_record: dict[str, Any]
+    agreement: Mapping[str, Any] = field(default_factory=dict)
+    """{task: how far its annotators agree}, where several labelled."""
     best: BestRecord | None = None
     """What `polarity best` recorded, in a run of its own."""
 
@@ -143,6 +147,7 @@ def read_record(folder: RunFolder) -> Record:
         history=folder.read_parquet(artifacts.HISTORY).to_pylist() if folder.exists(artifacts.HISTORY) else [],
         calibration=read_calibration(folder, labels) if calibrated else {},
         calibration_record=folder.read_json(artifacts.CALIBRATION)["tasks"] if calibrated else {},
+        agreement=folder.read_json(artifacts.AGREEMENT)["tasks"] if folder.exists(artifacts.AGREEMENT) else {},
         best=BestRecord.read(folder) if folder.exists(artifacts.BEST) else None,
     )
     check_agreement(record)

@@ -7,7 +7,7 @@ from polarity.artifacts import RunFolder
 from polarity.evaluate.results import what_rows_decided
 from polarity.report.page import Section, render_page
 from polarity.report.record import Comments, Record, read_record
-from polarity.report.run_rows import calibration_section, rows_sections
+from polarity.report.run_rows import agreement_section, calibration_section, rows_sections
 from polarity.report.run_scores import classes_section, confusion_section, headline, scores_section, slices_section, verdict_section
 from polarity.report.run_training import configuration_section, curves_section, duration, ledger_section, reproduce_section
 from polarity.report.stack import stack_section
@@ -39,6 +39,7 @@ def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMEN
         confusion_section(record),
         curves_section(record),
         calibration_section(record),
+        agreement_section(record),
         ledger_section(record),
         slices_section(record, texts=texts),
         *rows_sections(record, comments, texts=texts),

@@ -46,6 +46,7 @@ class ShownRow(NamedTuple):
     label_probability: float
     title: str
     comment: str
+    words: str
 
 
 def judged_tasks(record: Record) -> dict[str, Judged]:
@@ -129,15 +130,53 @@ def _calibration_table(record: Record, cells: list[list[Markup | str]]) -> Marku
     return table(head, cells, numeric=(1, 2, 3, 4), caption=note)
 
 
+def agreement_section(record: Record) -> Section | None:
+    """How far the annotators agree, by task and class, and how much of the errors may be the labels' own; None where one labelled."""
+    if not record.agreement:
+        return None
+    rows, errors = [], []
+    for task, found in record.agreement.items():
+        against = "none" if found["one_against_rest"] is None else f"{found['one_against_rest']:.3f}"
+        rows.append([task, _alpha(found["alpha"]), f"{found['shared']:,}", f"{found['disputed']:,}", f"{found['ties']:,}", against])
+        rows += [[f"{task}: {name}", _alpha(value), "", "", "", ""] for name, value in found["alpha_by_class"].items()]
+        for split, error in found["errors"].items():
+            agreed = error["rows"] - error["disputed"]
+            rates = [_rate(error["errors"] - error["errors_disputed"], agreed), _rate(error["errors_disputed"], error["disputed"])]
+            errors.append([f"{task}, {split}", f"{error['errors']:,}", *rates, _rate(error["errors_voted"], error["errors"])])
+    note = (
+        "Krippendorff's alpha: 1 is full agreement, 0 what chance gives; a class's own takes all other classes as one. The last column: "
+        "how often one annotator's vote is the majority of the others', which is as much as can be asked of a model."
+    )
+    head = ["", "alpha", "rows with two votes", "disputed", "ties", "one against the rest"]
+    body = table(head, rows, numeric=(1, 2, 3, 4, 5), caption=note)
+    head = ["", "errors", "error rate where all agree", "where they do not", "of the errors, an annotator said the same"]
+    note = "Rows with two votes or more and a majority. The last column is the labels' own part."
+    body += table(head, errors, numeric=(1, 2, 3, 4), caption=note)
+    return Section("agreement", "Agreement of the annotators", body, "How sure the labels are, and how much of the error is their own.")
+
+
+def _alpha(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _rate(count: int, of: int) -> str:
+    return f"{count / of:.1%}" if of else "none"
+
+
+def surest_errors(judged: Judged) -> tuple[NDArray[np.int64], int]:
+    """Positions of the errors that are listed, the surest first, and how many errors there are."""
+    wrong = np.flatnonzero((judged.labels >= 0) & (judged.predicted != judged.labels))
+    return wrong[np.argsort(-judged.confidence[wrong], kind="stable")][:SHOWN], len(wrong)
+
+
 def rows_sections(record: Record, comments: Comments, *, texts: bool) -> list[Section]:
     """The most confident errors and the likely label errors; rows of the first list are not shown again in the second."""
     errors, doubts = Markup(""), Markup("")
     for task, judged in judged_tasks(record).items():
         found = label_errors(judged.labels, judged.probabilities)
         suggested = dict(zip(found.rows.tolist(), found.suggested.tolist(), strict=True))
-        wrong = np.flatnonzero((judged.labels >= 0) & (judged.predicted != judged.labels))
-        first = wrong[np.argsort(-judged.confidence[wrong], kind="stable")][:SHOWN]
-        errors += _listed(record, comments, task, judged, first, {}, texts=texts, count=f"{len(wrong):,} errors")
+        first, wrong = surest_errors(judged)
+        errors += _listed(record, comments, task, judged, first, {}, texts=texts, count=f"{wrong:,} errors")
         rest = np.array([row for row in found.rows if row not in set(first.tolist())][:SHOWN], np.int64)
         known = int((judged.labels >= 0).sum())
         share = f"{len(found.rows):,} of {known:,} rows ({len(found.rows) / known:.1%})"
@@ -171,5 +210,6 @@ def _listed(
         odds = judged.probabilities[row]
         title = (title or "") if texts else ""
         chosen = (row_id, names[predicted], float(odds[predicted]), names[label], float(odds[label]))
-        shown.append(ShownRow(*chosen, title, known.get(row_id, "")))
+        words = comments.words.get(task, {}).get(row_id, "") if texts and row not in suggested else ""
+        shown.append(ShownRow(*chosen, title, known.get(row_id, ""), words))
     return fragment("rows.html", task=task, rows=shown, texts=texts, count=count)

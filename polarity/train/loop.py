@@ -234,7 +234,8 @@ class Stepper:
         for task, objective in self.objectives.items():
             labels_B = torch.from_numpy(self.corpus.labels[task][rows].astype(np.int64)).to(device)
             logits_SVBK = logits[task].view(samples, passes, len(rows), -1)
-            soft_BK = None if self.corpus.soft is None else torch.from_numpy(self.corpus.soft[task][rows]).to(device)
+            soft = (self.corpus.soft or {}).get(task)
+            soft_BK = None if soft is None else torch.from_numpy(soft[rows]).to(device)
             loss = objective(logits_SVBK, labels_B, mix, plan.counts[task], alpha, soft_BK)
             total = total + loss.total
             for kind, value in loss.parts.items():

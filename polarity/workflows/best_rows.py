@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.config import Config, SplitConfig
+from polarity.data.annotators import without_votes
 from polarity.data.duplicates import find_leaks
 from polarity.data.read import read_comments
 from polarity.data.split import split_indices
@@ -47,11 +48,11 @@ def read_rows(config: Config, asked: Asked, say: Say) -> Rows:
     if asked.test and (asked.hold_out or data.split.kind == "column"):
         raise ConfigError("--test names the test rows: leave --hold-out and data.split.kind=column out")
     whole = data if data.split.kind == "column" else data.model_copy(update={"split": SplitConfig()})
-    comments = read_comments(data.source, whole, say=say)
+    comments = without_votes(read_comments(data.source, whole, say=say), data.tasks)
     test = None
     if asked.test:
         plain = data.model_copy(update={"split": SplitConfig()})
-        test = read_comments(asked.test, plain, say=say)
+        test = without_votes(read_comments(asked.test, plain, say=say), data.tasks)
     elif data.split.kind == "column" or asked.hold_out:
         comments, test = _cut(comments, data.split, asked.hold_out, list(config.labels))
     if "split" in comments.column_names:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.config import Config, DataConfig, SplitConfig
+from polarity.data.annotators import without_votes
 from polarity.data.read import read_comments
 from polarity.data.seen import title_keys, titles_apart
 from polarity.errors import DataError, RunError
@@ -131,7 +132,7 @@ def score_file(
 def read_labelled(source: str, data: DataConfig, say: Say) -> pa.Table:
     """The comments table of a labelled file; a column that says the split is not looked for."""
     plain = data.model_copy(update={"split": SplitConfig(), "source": source, "train": None, "validation": None, "test": None})
-    return read_comments(source, plain, say=say)
+    return without_votes(read_comments(source, plain, say=say), data.tasks)
 
 
 def _judged_labels(config: Config, classifier: Classifier, source: str) -> dict[str, list[str]]:

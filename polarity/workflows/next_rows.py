@@ -44,12 +44,12 @@ def choose_next(options: ScoreOptions, data: str, out: str, count: int, *, overw
     for note in (note for each in inputs for note in each.source.notes):
         say(note)
     scorer = ChunkScorer(options)
-    label_columns = {task: settings.tasks[task].column for task in scorer.classifier.labels}
+    label_columns = [settings.tasks[task].columns for task in scorer.classifier.labels]
     table = _all_rows(inputs)
     if PRIORITY in table.column_names:
         raise DataError(f"{data}: has a column {PRIORITY!r}, which next adds: rename it")
     texts, titles, chances = _scored(inputs, scorer, say)
-    open_rows = _unlabelled(table, list(label_columns.values()), data) & np.array([text is not None for text in texts])
+    open_rows = _unlabelled(table, label_columns, data) & np.array([text is not None for text in texts])
     rows = np.flatnonzero(open_rows)
     if not len(rows):
         raise DataError(f"{data}: every row with a comment has all its labels already: give a file with comments that have none")
@@ -59,7 +59,7 @@ def choose_next(options: ScoreOptions, data: str, out: str, count: int, *, overw
     ]
     doubt = uncertainty(chances)
     picked = table.take(pa.array(chosen))
-    for column in label_columns.values():
+    for column in (column for columns in label_columns for column in columns):
         if column not in picked.column_names:
             picked = picked.append_column(column, pa.nulls(len(chosen), pa.large_string()))
     _write(picked, target, data)
@@ -96,14 +96,14 @@ def _scored(inputs: list[Input], scorer: ChunkScorer, say: Say) -> tuple[list[st
     return texts, titles, {task: np.concatenate(parts) for task, parts in found.items()}
 
 
-def _unlabelled(table: pa.Table, columns: list[str], name: str) -> Any:
-    """Whether each row lacks a label of some task (N,)."""
+def _unlabelled(table: pa.Table, tasks: list[list[str]], name: str) -> Any:
+    """Whether each row lacks a label of some task (N,), of which one of the task's columns is enough."""
     lacking = np.zeros(table.num_rows, bool)
-    for column in columns:
-        if column not in table.column_names:
-            return np.ones(table.num_rows, bool)
-        filled = pc.match_substring_regex(column_text(table[column], column, name), VISIBLE).fill_null(False)
-        lacking |= ~np.asarray(filled)
+    for columns in tasks:
+        labelled = np.zeros(table.num_rows, bool)
+        for column in (column for column in columns if column in table.column_names):
+            labelled |= np.asarray(pc.match_substring_regex(column_text(table[column], column, name), VISIBLE).fill_null(False))
+        lacking |= ~labelled
     return lacking
 
 

@@ -1,6 +1,8 @@
 """`polarity report`: writes report.html of a run or a study, and a run's model card."""
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,24 +12,28 @@ from polarity.artifacts import RunFolder
 from polarity.config import Config, DataConfig, SplitConfig
 from polarity.environment import describe_environment
 from polarity.errors import PolarityError
+from polarity.evaluate.predictions import prediction_column
 from polarity.report.record import Comments, Record
 
 Say = Callable[[str], None]
 CARD = f"{artifacts.MODEL}/README.md"
 
 
-def report(path: str, *, texts: bool = True, say: Say = print) -> str:
+def report(path: str, *, texts: bool = True, explain: bool = False, say: Say = print) -> str:
     """Write report.html into the run or study folder at `path` (or URI), and the card into a run's model folder; returns the page's place.
 
+    `explain` adds to each listed error of a run the words that spoke most for what was predicted: one more prediction a word.
     Raises RunError where the folder holds neither, ReportError where the run's figures cannot be recomputed.
     """
     place = RunFolder.at(path)
     if place.exists(artifacts.STUDY):
         return _report_study(place, say)
-    return report_run(RunFolder.open(path), texts=texts, say=say)
+    return report_run(RunFolder.open(path), texts=texts, explain=explain, say=say)
 
 
-def report_run(folder: RunFolder, *, texts: bool = True, say: Say, comments: Comments | None = None) -> str:
+def report_run(
+    folder: RunFolder, *, texts: bool = True, explain: bool = False, say: Say, comments: Comments | None = None
+) -> str:  # fmt: skip
     """A run's report.html and model card. `comments` of the judged rows; None reads them from the configuration's data."""
     from polarity.report.card import render_card
     from polarity.report.record import read_record
@@ -36,12 +42,37 @@ def report_run(folder: RunFolder, *, texts: bool = True, say: Say, comments: Com
     record = read_record(folder)
     if texts and comments is None:
         comments = read_texts(record, say)
+    if explain and comments is not None and comments.tables:
+        comments = replace(comments, words=_words(folder, record, comments, say))
     folder.write_text(artifacts.REPORT, render_record(record, texts=texts, comments=comments or Comments()))
     say(f"report: {folder.path(artifacts.REPORT)}")
     if folder.exists(artifacts.MODEL):
         folder.write_text(CARD, render_card(record))
         say(f"model card: {folder.path(CARD)}")
     return folder.path(artifacts.REPORT)
+
+
+def _words(folder: RunFolder, record: Record, comments: Comments, say: Say) -> dict[str, dict[str, str]]:
+    """{task: {row id: words}} of the errors that the report lists."""
+    from polarity.predict import load_classifier
+    from polarity.predict.explain import explain, top_words
+    from polarity.report.run_rows import judged_tasks, surest_errors
+
+    rows = record.rows(record.main)
+    listed = {task: rows.take(surest_errors(judged)[0]) for task, judged in judged_tasks(record).items()}
+    titles = {row["row_id"]: row["title"] or "" for table in listed.values() for row in table.select(["row_id", "title"]).to_pylist()}
+    texts = comments.of(record.main, list(titles))
+    if not texts:
+        return {}
+    classifier, started = load_classifier(folder.uri, raw=True), time.monotonic()  # the report's own predictions are not calibrated
+    found = dict(zip(texts, explain(classifier, list(texts.values()), [titles[row_id] for row_id in texts]), strict=True))
+    seconds = time.monotonic() - started
+    say(f"explained {len(found)} errors in {seconds:.1f} s, {seconds / len(found):.2f} s a row (a prediction a word)")
+    words: dict[str, dict[str, str]] = {}
+    for task, table in listed.items():
+        pairs = zip(table["row_id"].to_pylist(), table[prediction_column(task)].to_pylist(), strict=True)
+        words[task] = {row_id: top_words(found[row_id][task]) for row_id, label in pairs if found[row_id][task].label == label}
+    return words
 
 
 def read_texts(record: Record, say: Say) -> Comments:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder, user_cache_dir
 from polarity.config import Config
+from polarity.data.annotators import votes_column, votes_of
 from polarity.data.batch import Shards
 from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.seen import SeenRows
@@ -22,7 +25,9 @@ from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_enco
 from polarity.environment import describe_environment, source_hashes
 from polarity.errors import ConfigError, RunError
 from polarity.evaluate import Metrics, build_metrics, render_metrics
+from polarity.evaluate.agreement import agreement, error_of_labels, in_words
 from polarity.evaluate.drift import describe_tokens
+from polarity.evaluate.predictions import task_codes
 from polarity.evaluate.summary import Facts, last_screen
 from polarity.paths import typed
 from polarity.report.record import Comments
@@ -76,6 +81,7 @@ def finish(config: Config, folder: RunFolder, splits: Splits, say: Say, *, verbo
     if verbose:
         say(render_metrics(metrics))
     calibrate_run(folder, say, labels=config.labels)
+    _record_agreement(config, folder, splits, say)
     try:
         report_run(folder, say=say, comments=Comments(splits.held_out))
     except Exception as error:  # whatever it is: the run is finished and judged, and its page can be made again
@@ -83,6 +89,26 @@ def finish(config: Config, folder: RunFolder, splits: Splits, say: Say, *, verbo
     say(last_screen(metrics, _facts(config, folder, splits)))
     say(f"run folder: {folder.uri}")
     return metrics
+
+
+def _record_agreement(config: Config, folder: RunFolder, splits: Splits, say: Say) -> None:
+    """Where several annotators labelled: how far they agree, and how the model's errors lie to their votes, as agreement.json."""
+    voted = [task for task in config.data.tasks if any(votes_column(task) in table.column_names for table in splits.votes.values())]
+    if not voted:
+        return
+    predictions = folder.read_parquet(artifacts.PREDICTIONS)
+    found: dict[str, Any] = {}
+    for task in voted:
+        classes = config.labels[task]
+        found[task] = agreement(np.concatenate([votes_of(table, task) for table in splits.votes.values()]), classes)
+        found[task]["soft"], found[task]["errors"] = config.data.tasks[task].soft, {}
+        for split in splits.held_out:
+            rows, votes = predictions.filter(pc.equal(predictions["split"], split)), splits.votes[split]
+            places = pc.index_in(rows["row_id"], votes["row_id"].combine_chunks())
+            found[task]["errors"][split] = error_of_labels(votes_of(votes.take(places), task), *task_codes(rows, task, classes))
+    folder.write_json(artifacts.AGREEMENT, {"tasks": found})
+    for line in in_words(found):
+        say(line)
 
 
 def _facts(config: Config, folder: RunFolder, splits: Splits) -> Facts:

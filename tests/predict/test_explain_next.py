@@ -2,13 +2,18 @@
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import polarity
 from polarity.baselines.linear import fit_linear
+from polarity.config import DataConfig
+from polarity.data.read import read_comments
 from polarity.errors import DataError
 from polarity.predict import Classifier, load_classifier
 from polarity.predict.batch import ScoreOptions
@@ -17,6 +22,7 @@ from polarity.predict.linear_member import LinearClassifier
 from polarity.predict.next_rows import next_rows, uncertainty
 from polarity.workflows.next_rows import choose_next
 from polarity.workflows.predict import PredictOptions, predict, predict_text, render_text
+from polarity.workflows.report import report
 from tests.tiny import DEFAULT_TASKS, FILLER, marker, tiny_comments
 from tests.trained import trained_run
 
@@ -83,6 +89,16 @@ def test_a_text_is_explained_on_a_terminal_and_as_json(run: Path) -> None:
     assert {"text", "start", "end", "part"} == set(found["tasks"]["sentiment"]["words"][0])
 
 
+def test_the_report_names_the_words_behind_its_errors(run: Path, tmp_path: Path) -> None:
+    copy, lines = tmp_path / "run", list[str]()
+    shutil.copytree(run, copy)
+    report(str(copy), explain=True, say=lines.append)
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    errors = page[page.index('id="errors"') : page.index('id="labels"')]
+    assert errors.count("because of: ") > 5 and re.search(r"because of: \S+ \(\+\d", errors)
+    assert any(re.fullmatch(r"explained \d+ errors in .* s, .* s a row \(a prediction a word\)", line) for line in lines)
+
+
 def test_a_labelled_file_keeps_its_labels_and_gets_words(run: Path, tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"Title": ["mayor opens the new road", ""], "Comment": ["ang bulok na", ""], "sentiment": ["negative", "positive"]}
@@ -102,6 +118,51 @@ def test_a_labelled_file_keeps_its_labels_and_gets_words(run: Path, tmp_path: Pa
     given = PredictOptions(prefix="second_")
     predict(ScoreOptions(str(run)), str(tmp_path / "out.csv"), str(tmp_path / "again.csv"), given, say=lines.append)
     assert "second_sentiment" in next(csv.reader((tmp_path / "again.csv").open(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("extension", ["csv", "parquet", "xlsx"])
+def test_a_labelled_file_comes_out_whole(run: Path, tmp_path: Path, extension: str) -> None:
+    """All columns, types, order and labels, with the predictions of `Classifier.predict` behind them."""
+    frame = pd.DataFrame(
+        {
+            "row_id": ["a", "b", "c"],
+            "Title": ["mayor opens the new road", "", "rice prices rise again"],
+            "Comment": ['ang bulok na, "grabe"', "galing ng tao\nñ 😀", "datos at ulat"],
+            "likes": [3, 0, 12],
+            "sentiment": ["negative", "positive", "neutral"],
+            "polarization": ["partisan", None, "objective"],
+        }
+    )
+    source, target = tmp_path / f"in.{extension}", tmp_path / f"out.{extension}"
+    write = {"csv": frame.to_csv, "parquet": frame.to_parquet, "xlsx": frame.to_excel}[extension]
+    write(source, index=False)
+    predict(ScoreOptions(str(run), device="cpu"), str(source), str(target), say=lambda _: None)
+    read = {"csv": pd.read_csv, "parquet": pd.read_parquet, "xlsx": pd.read_excel}[extension]
+    found = read(target)
+    before = read(source)
+    assert list(found.columns[:6]) == list(frame.columns) and found.columns[6:].str.startswith("predicted_").all()
+    for name in frame.columns:
+        assert found[name].fillna("").astype(str).tolist() == before[name].fillna("").astype(str).tolist()
+    expected = load_classifier(str(run), device="cpu").predict(frame["Comment"].tolist(), frame["Title"].tolist())
+    assert found["predicted_sentiment"].tolist() == expected["sentiment"].tolist()
+    assert found["predicted_polarization_confidence"].astype(float).tolist() == pytest.approx(expected["polarization_confidence"].tolist())
+
+
+def test_a_column_of_numbers_is_no_column_of_comments(run: Path, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"Title": ["t"] * 6, "Comment": ["1", "2.5", "-3", "4", "10 %", "6"]})
+    frame.to_csv(tmp_path / "in.csv", index=False)
+    with pytest.raises(DataError, match=r"in\.csv: the column 'Comment' holds numbers alone.*--comment-column"):
+        predict(ScoreOptions(str(run)), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), say=lambda _: None)
+    with pytest.raises(DataError, match=r"holds numbers alone.*data\.comment_column"):
+        read_comments(str(tmp_path / "in.csv"), DataConfig(), labelled=False, say=lambda _: None)
+
+
+def test_everything_is_reachable_from_the_package_itself() -> None:
+    assert polarity.resolve("quickstart").config.data.source == "sample:3000"
+    for name in polarity.__all__:
+        assert name == "__version__" or (getattr(polarity, name).__doc__ or "").strip(), name
+    with pytest.raises(AttributeError, match="it has Classifier, Config"):
+        _ = polarity.lod
 
 
 def test_frames_and_series_go_in_and_frames_come_out(run: Path) -> None:
