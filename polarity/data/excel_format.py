@@ -21,6 +21,8 @@ MOST_CHARACTERS = 32_767
 """What one sheet and one cell can hold."""
 ESCAPE = re.compile("_(x[0-9A-Fa-f]{4}_)")
 """How a workbook writes a control character; a text that holds such words itself gets another underscore."""
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
+"""Characters that XML has no place for, or, as a carriage return, does not keep; tabs and line feeds stand as they are."""
 Cells = tuple[Any, ...]
 
 
@@ -134,11 +136,10 @@ class ExcelSheet:
 
     def _cell(self, value: object) -> object:
         from openpyxl.cell import WriteOnlyCell
-        from openpyxl.utils.escape import escape
 
         if not isinstance(value, str):
             return value
-        text = escape(ESCAPE.sub(r"_x005F_\1", value))
+        text = CONTROL.sub(lambda found: f"_x{ord(found[0]):04X}_", ESCAPE.sub(r"_x005F_\1", value))
         if len(text) > MOST_CHARACTERS:
             raise DataError(f"{self.path}: row {self.rows} has a text above {MOST_CHARACTERS:,} characters: write .csv or .parquet")
         cell = WriteOnlyCell(self.sheet)
