@@ -240,12 +240,3 @@ def test_a_uri_is_a_run_too(run: Path, comments: pa.Table) -> None:
     there = load_classifier(run.as_uri(), raw=True)
     assert there.name == run.name
     assert np.array_equal(there.score(comments)["sentiment"].predicted, raw(run).score(comments)["sentiment"].predicted)
-
-
-def test_the_package_hands_out_its_two_functions() -> None:
-    import polarity
-    from polarity.workflows.train import train
-
-    assert polarity.load is load_classifier and polarity.fit is train
-    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
-        polarity.fitt  # noqa: B018
