@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +138,7 @@ def test_a_labelled_file_comes_out_whole(run: Path, tmp_path: Path, extension: s
     write = {"csv": frame.to_csv, "parquet": frame.to_parquet, "xlsx": frame.to_excel}[extension]
     write(source, index=False)
     predict(ScoreOptions(str(run), device="cpu"), str(source), str(target), say=lambda _: None)
-    read = {"csv": pd.read_csv, "parquet": pd.read_parquet, "xlsx": pd.read_excel}[extension]
+    read = {"csv": pd.read_csv, "parquet": pd.read_parquet, "xlsx": partial(pd.read_excel, engine="openpyxl")}[extension]
     found = read(target)
     before = read(source)
     assert list(found.columns[:6]) == list(frame.columns) and found.columns[6:].str.startswith("predicted_").all()
