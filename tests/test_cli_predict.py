@@ -85,13 +85,13 @@ def test_killed_half_way_and_run_again(trained: tuple[Path, Path], tmp_path: Pat
     assert predict(folder, "--data", data, "--out", whole, "--workers", "0") == 0
     script = (
         "import os, sys\n"
-        "from polarity.predict import batch_parts\n"
-        "batch_parts.PART_ROWS = 1000\n"
-        "flush = batch_parts.Parts.flush\n"
+        "from polarity.predict import batch\n"
+        "batch.PART_ROWS = 1000\n"
+        "flush = batch.Parts.flush\n"
         "def die(self):\n"
         "    flush(self)\n"
         "    if len(self._written) == 2: os._exit(9)\n"
-        "batch_parts.Parts.flush = die\n"
+        "batch.Parts.flush = die\n"
         "from polarity.cli import main\n"
         "main()\n"
     )

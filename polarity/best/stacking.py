@@ -17,8 +17,8 @@ from polarity.best.record import BiasGain, Difference
 from polarity.evaluate import build_predictions, paired_difference
 from polarity.evaluate.biases import fit_biases, gain_of
 from polarity.evaluate.predictions import Codes, Floats, Labels
-from polarity.predict.classifier_ensemble import SMALLEST
 from polarity.predict.ensemble import fit_weights
+from polarity.predict.scorers import SMALLEST
 from polarity.predict.stacked import LogisticRule, PoolRule, Probabilities, TaskStack, stack_features, stacked
 
 Rule = Literal["mean", "pool", "greedy", "logistic"]

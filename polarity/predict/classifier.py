@@ -17,10 +17,8 @@ from polarity.data.canonical import VISIBLE
 from polarity.errors import DataError, RunError, nearest
 from polarity.evaluate.calibration import TaskCalibration, apply, read_calibration
 from polarity.evaluate.predictions import probability_column
-from polarity.predict.classifier_ensemble import load_ensemble
-from polarity.predict.classifier_model import ModelScorer
 from polarity.predict.output import PREFIX
-from polarity.predict.scores import Scorer, Scores
+from polarity.predict.scorers import ModelScorer, Scorer, Scores, load_ensemble
 from polarity.predict.stacked import load_stack
 from polarity.run import Run
 

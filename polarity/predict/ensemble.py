@@ -4,19 +4,20 @@ Fitted weights minimise the class-balanced negative log-likelihood of the member
 weights (logarithmic opinion pool, Heskes 1998). Shapes: M members, N rows, K classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from torch import Tensor
 
 from polarity.errors import RunError
 from polarity.evaluate import build_predictions, paired_difference
 from polarity.evaluate.calibration import probabilities_of
 from polarity.evaluate.predictions import Codes, Floats, Labels, title_codes
-from polarity.predict.classifier_ensemble import SMALLEST, combine
+from polarity.predict.scorers import SMALLEST, combine
 
 FOLDS = 5
 DECIMALS = 3
@@ -117,3 +118,54 @@ def _folds(comments: pa.Table, by_title: bool) -> list[tuple[Codes, Codes]]:
 
 def _rows(member: Probabilities, rows: Codes) -> dict[str, NDArray[np.floating]]:
     return {task: probabilities[rows] for task, probabilities in member.items()}
+
+
+Weights = dict[str, Tensor]
+
+
+def average(members: Sequence[Callable[[], Weights]]) -> Weights:
+    """The mean of the members' floating-point tensors, summed in float64; other tensors are the first member's.
+
+    Each member is a function that reads its weights, so that two sets are in memory at most.
+    """
+    total: dict[str, Tensor] = {}
+    kinds: Weights = {}
+    for number, read in enumerate(members):
+        for name, tensor in read().items():
+            if number == 0:
+                kinds[name] = tensor
+                total[name] = tensor.double() if tensor.is_floating_point() else tensor
+            elif tensor.is_floating_point():
+                total[name] += tensor.double()
+    return {name: (sum_ / len(members)).to(kinds[name].dtype) if kinds[name].is_floating_point() else sum_ for name, sum_ in total.items()}
+
+
+def greedy(scores: Sequence[float], score_of: Callable[[list[int]], float]) -> tuple[list[int], list[dict[str, float | int | bool]]]:
+    """The members (positions in `scores`) of the greedy soup, and what was tried in order.
+
+    From the best single score down, a member is added where `score_of` the members so far with it is not below their score without it.
+    """
+    order = sorted(range(len(scores)), key=lambda position: (-scores[position], position))
+    kept, best = [order[0]], scores[order[0]]
+    tried: list[dict[str, float | int | bool]] = [{"member": order[0], "score": best, "kept": True}]
+    for position in order[1:]:
+        found = score_of([*kept, position])
+        better = found >= best
+        tried.append({"member": position, "score": found, "kept": better})
+        if better:
+            kept, best = [*kept, position], found
+    return kept, tried
+
+
+def completed(part: Weights, whole: Weights, table: str, used: Tensor) -> Weights:
+    """A checkpoint's weights as a whole model's: what training left out of it comes from the run's own model, `whole`.
+
+    That is frozen layers, and in the word table `table` the rows that are not in `used` (see `polarity.model.vocabulary`), of which
+    `whole` has what weight decay left at the run's best epoch.
+    """
+    found = {**whole, **part}
+    rows = part.get(table)
+    if rows is not None and rows.shape[0] == len(used) < whole[table].shape[0]:
+        found[table] = whole[table].clone()
+        found[table][used] = rows
+    return found

@@ -20,9 +20,17 @@ from polarity.model import configuration, encoder, heads, inference, multitask, 
 from polarity.model.encoder import probe_ids
 from polarity.model.multitask import MultitaskModel
 from polarity.predict import portable
-from polarity.predict.exported import Exported, no_progress_bars, package_version, texts_section, without_paths, write_about
+from polarity.predict.exported import (
+    Exported,
+    Part,
+    no_progress_bars,
+    package_version,
+    standalone,
+    texts_section,
+    without_paths,
+    write_about,
+)
 from polarity.predict.portable import PolarityForSequenceClassification
-from polarity.predict.standalone import Part, standalone
 
 MODELING = "modeling_polarity"
 SETTINGS = "DataConfig = Any  # order, max_length, max_comment and max_title of config.json's text_settings"

@@ -28,14 +28,15 @@ from polarity.predict.export_hf import FRAME_NAMES, SETTINGS, TEXT_NAMES, TEXT_P
 from polarity.predict.exported import (
     README,
     Exported,
+    Part,
     calibration_section,
     labels_section,
     package_version,
+    standalone,
     texts_section,
     write_about,
 )
 from polarity.predict.portable import OnnxClassifier, encode_texts, pad_rows
-from polarity.predict.standalone import Part, standalone
 
 MODEL, MODEL_INT8, RUNNER = "model.onnx", "model.int8.onnx", "polarity_onnx.py"
 TOLERANCE = 1e-3

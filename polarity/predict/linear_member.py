@@ -10,7 +10,7 @@ import pyarrow as pa
 from polarity.artifacts import RunFolder
 from polarity.baselines.linear import LinearFloor
 from polarity.baselines.saved import load_linear as load_floor
-from polarity.predict.scores import Scores
+from polarity.predict.scorers import Scores
 
 LINEAR = "linear"
 """Its folder, its key in ensemble.json, and its name."""

@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from polarity.artifacts import STACK, RunFolder
 from polarity.errors import RunError
 from polarity.evaluate.predictions import Floats
-from polarity.predict.classifier_ensemble import SMALLEST, combine
-from polarity.predict.scores import Scorer, Scores
+from polarity.predict.scorers import SMALLEST, Scorer, Scores, combine
 from polarity.run import Run
 
 Probabilities = Mapping[str, NDArray[np.floating]]
@@ -202,7 +201,7 @@ def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dic
             return floor.probabilities
         from polarity.baselines.dense import DenseModel
         from polarity.model.embedding import Embedder
-        from polarity.predict.classifier_model import choose_device
+        from polarity.predict.scorers import choose_device
 
         embedder, dense = Embedder.load(place / "encoder", choose_device(device)), DenseModel.load(place)
         return lambda table: dense.probabilities(embedder.features(table["comment"].to_pylist(), table["title"].to_pylist()))

@@ -14,11 +14,9 @@ from polarity.artifacts import replacing
 from polarity.data.canonical import VISIBLE
 from polarity.errors import DataError
 from polarity.predict.batch import ChunkScorer, ScoreOptions, unpacked
-from polarity.predict.batch_join import check_out
-from polarity.predict.input import FORMATS, Columns, Input, Place, chunk_parts, open_inputs
-from polarity.predict.input_rows import as_table, column_text, row_blocks, table_schema
+from polarity.predict.input import FORMATS, Columns, Input, Place, as_table, chunk_parts, column_text, open_inputs, row_blocks, table_schema
 from polarity.predict.next_rows import next_rows, uncertainty
-from polarity.predict.output import open_writer
+from polarity.predict.output import check_out, open_writer
 from polarity.run import Run
 from polarity.workflows.predict import absolute
 

@@ -10,11 +10,19 @@ import numpy as np
 
 from polarity.artifacts import ENSEMBLE, MODEL, PREDICTIONS, STACK
 from polarity.errors import DataError
-from polarity.predict.batch import ChunkScorer, ScoreOptions, in_process, through_ray
-from polarity.predict.batch_join import JOINED, PartCursor, Written, check_out, join, plan_targets, put_in_place
-from polarity.predict.batch_parts import Parts, Predicted, fingerprint, part_schema, working_folder
+from polarity.predict.batch import (
+    ChunkScorer,
+    Parts,
+    Predicted,
+    ScoreOptions,
+    fingerprint,
+    in_process,
+    part_schema,
+    through_ray,
+    working_folder,
+)
 from polarity.predict.input import Columns, Input, chunk_parts, has_text, open_inputs
-from polarity.predict.output import choose_prefix
+from polarity.predict.output import JOINED, PartCursor, Written, check_out, choose_prefix, join, plan_targets, put_in_place
 from polarity.predict.stacked import read_stack
 from polarity.run import Run
 

@@ -20,9 +20,9 @@ from polarity.data.tokenize import tokenize
 from polarity.errors import RunError
 from polarity.evaluate import Metrics, build_predictions
 from polarity.model.multitask import MultitaskModel
-from polarity.predict.classifier_model import load_parts
+from polarity.predict.ensemble import Weights, average, completed, greedy
 from polarity.predict.exported import no_progress_bars
-from polarity.predict.soup import Weights, average, completed, greedy
+from polarity.predict.scorers import load_parts
 from polarity.run import Run
 from polarity.train.validate import Predictions, macro_f1_scores, predict
 from polarity.train.world import World, device_here, use_threads

@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from polarity.errors import DataError, RunError
-from polarity.predict import batch_parts
-from polarity.predict.batch import actor_resources, score_rows
-from polarity.predict.batch_join import PartCursor, Written, check_out, join, plan_targets, put_in_place
-from polarity.predict.batch_parts import Parts, Predicted, part_schema, working_folder
+from polarity.predict import batch
+from polarity.predict.batch import Parts, Predicted, actor_resources, part_schema, score_rows, working_folder
 from polarity.predict.input import CHUNK_ROWS, Columns, Input, Place, chunk_parts, open_inputs
-from polarity.predict.scores import Scores
+from polarity.predict.output import PartCursor, Written, check_out, join, plan_targets, put_in_place
+from polarity.predict.scorers import Scores
 
 LABELS = {"mood": ["low", "high"], "side": ["left", "right", "none"]}
 COLUMNS = Columns("Comment", None)
@@ -173,7 +172,7 @@ def test_a_kill_loses_and_doubles_no_row(tmp_path: Path, monkeypatch: pytest.Mon
     whole = predictions(inputs)
     expected = [(each.file, each.row + i) for each in whole for i in range(each.table.num_rows)]
     for part_rows in (1, CHUNK_ROWS + 1, 3 * CHUNK_ROWS):
-        monkeypatch.setattr(batch_parts, "PART_ROWS", part_rows)
+        monkeypatch.setattr(batch, "PART_ROWS", part_rows)
         for stop in range(1, len(whole)):
             work = tmp_path / f"{part_rows}-{stop}"
             work.mkdir()

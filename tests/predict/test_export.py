@@ -21,8 +21,8 @@ from polarity.errors import RunError
 from polarity.model.multitask import MultitaskModel
 from polarity.predict import export_onnx, load_classifier, portable
 from polarity.predict.export_hf import modeling_source
+from polarity.predict.exported import Part, standalone
 from polarity.predict.portable import encode_texts, pad_rows
-from polarity.predict.standalone import Part, standalone
 from polarity.workflows.export import Push, export
 from tests.tiny import tiny_comments, tiny_encoder
 from tests.trained import trained_run

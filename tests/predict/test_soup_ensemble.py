@@ -25,8 +25,7 @@ from polarity.data.split import load_splits
 from polarity.errors import RunError
 from polarity.evaluate import metrics_schema
 from polarity.predict import load_classifier
-from polarity.predict.ensemble import choose_weights, fit_weights
-from polarity.predict.soup import average, greedy
+from polarity.predict.ensemble import average, choose_weights, fit_weights, greedy
 from polarity.resolve import load_config
 from polarity.workflows.ensemble import ensemble
 from polarity.workflows.members import new_run
