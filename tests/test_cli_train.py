@@ -63,10 +63,11 @@ def check_run(folder: Path) -> dict[str, object]:
 def test_run_in_this_process(
     inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(command(inputs, tmp_path / "run", "--workers", "0"), monkeypatch) == 0
+    monkeypatch.setenv("POLARITY_VERBOSE", "")  # the command sets it for --verbose
+    assert call(command(inputs, tmp_path / "run", "--workers", "0", "--verbose"), monkeypatch) == 0
     check_run(tmp_path / "run")
     shown = capsys.readouterr().out
-    assert "linear floor" in shown and "epoch 2 done" in shown
+    assert "linear floor" in shown and "epoch 2 done" in shown and "confusion" in shown.lower()
     assert 0 <= shown.index("effective prior") < shown.index("Oversampling by label combination") < shown.index("step 5/")
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
     for entry in [*ledger["tasks"]["sentiment"], *ledger["tasks"]["polarization"]]:
@@ -294,6 +295,7 @@ def test_points_table_and_data_commands(
     assert call(["points"], monkeypatch) == 0
     printed = capsys.readouterr().out
     assert "Liang" in printed and printed.count(" x") >= 10, "each point with its source and what its step costs"
+    assert max(map(len, printed.splitlines())) <= 110
     assert call(["data", "check", inputs[1]], monkeypatch) == 0
     assert "240" in capsys.readouterr().out
     out = tmp_path / "epoch.parquet"

@@ -1,17 +1,16 @@
 """The benchmark's result as tables for a terminal."""
 
 from collections.abc import Mapping
-from io import StringIO
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from polarity import tables
 
 
 def render(result: Mapping[str, Any]) -> str:
-    """What `run_benchmark` returned, as text of at most 120 columns."""
-    out = StringIO()
-    console = Console(file=out, width=120, color_system=None, highlight=False)
+    """What `run_benchmark` returned, as text for the terminal."""
+    console = tables.console()
     about = result["about"]
     console.print(
         f"{about['device']}, {about['threads']} thread(s), {about['precision']}, encoder {about['encoder']}, {about['repeats']} repeats"
@@ -37,11 +36,11 @@ def render(result: Mapping[str, Any]) -> str:
     if "trials" in result:
         first, after = (_spread(result["trials"][name]) for name in ("first", "next"))
         console.print(f"A trial of an ablation takes {after} s that are not training; the first one, which starts its process, {first} s.")
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return tables.text_of(console)
 
 
 def _speeds(title: str, part: Mapping[str, Any]) -> Table:
-    table = Table(title=f"{title}: medians \\[least, greatest]; a ratio above 1 says that polarity is faster", title_justify="left")
+    table = Table(title=f"{title}: medians [least, greatest]; a ratio above 1 says that polarity is faster", title_justify="left")
     for name in ("", "rows/s", "tokens/s", "padding", "polarity is x times as fast"):
         table.add_column(name)
     for name, rates in part["rates"].items():

@@ -1,11 +1,13 @@
 """The command `polarity`: one module for each group of commands, put together here."""
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
-from polarity.cli import ablation, benchmark, best, data, models, net, ops, prediction, reporting, results, training
+from polarity import quiet
+from polarity.cli import ablation, data, models, net, ops, prediction, results, training
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and judge multi-task classifiers of comments."
@@ -23,6 +25,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Before any command: the lines of Ray, torch and transformers too.")] = False,
 ) -> None:
     """Options without a command."""
 
@@ -31,12 +34,12 @@ def _common(
 for command in (
     data.init,
     training.train,
-    best.best,
+    models.best,
     results.evaluate,
     results.compare,
     prediction.predict,
     prediction.serve,
-    reporting.report,
+    results.report,
     ablation.ablate,
     ablation.tune,
     models.soup,
@@ -44,7 +47,7 @@ for command in (
     models.export,
     training.config,
     training.points,
-    benchmark.benchmark,
+    ops.benchmark,
     ops.doctor,
 ):
     app.command()(command)
@@ -57,7 +60,13 @@ app.add_typer(data.app, name="data")
 def main() -> None:
     """Run the command line. A user's mistake ends with one line and status 2, any other error with one line, a file and status 70."""
     net.print_anything()
+    words = sys.argv[1:]
+    if "--verbose" in words and (words[0] == "--verbose" or "train" in words[:1]):
+        os.environ[quiet.VERBOSE] = "1"
+    quiet.hush()
     try:
         app()
     except Exception as error:
         sys.exit(net.exit_status(error))
+    finally:
+        net.end_bar()

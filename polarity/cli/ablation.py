@@ -8,6 +8,7 @@ import typer
 from polarity.cli.options import (
     OPTION_KEYS,
     ConfigFile,
+    ConfigOption,
     Data,
     Encoder,
     Epochs,
@@ -17,6 +18,7 @@ from polarity.cli.options import (
     Test,
     Train,
     Validation,
+    one_file,
     say,
 )
 from polarity.errors import ConfigError
@@ -60,6 +62,7 @@ def ablate(
     budget: BudgetText = None, max_concurrent: MaxConcurrent = None, gpus_per_trial: GpusPerTrial = None,
     study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List trials, time and what can be found, designs side by side.")] = False,
+    config_option: ConfigOption = None,
 ) -> None:  # fmt: skip
     """Find out which tiers or points earn their place, and write a study folder with effects and
     a report.
@@ -79,7 +82,7 @@ def ablate(
     from polarity.tune.designs import Design, Level
     from polarity.tune.plan import StudyPlan
 
-    base = _base(config, preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
+    base = _base(one_file(config, config_option), preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
     chosen: Design = design  # type: ignore[assignment]  # design_arms refuses what is none
     at: Level = level or ("points" if design == "screen" else "tiers")  # type: ignore[assignment]
     question = workflow.Question(base, "custom" if arms is not None and design == "only" else chosen, at, arms, runs)
@@ -104,6 +107,7 @@ def tune(
     grid: Annotated[bool, typer.Option("--grid", help="Every combination of a space of choices instead.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0, budget: BudgetText = None, max_concurrent: MaxConcurrent = None,
     gpus_per_trial: GpusPerTrial = None, study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the configurations and how long they would take.")] = False,
 ) -> None:  # fmt: skip
     """Search settings under ASHA, and write the best configuration as best.yaml, which `polarity train` takes.
 
@@ -121,6 +125,9 @@ def tune(
         raise ConfigError("which space? Give a YAML file such as space.yaml with optim.lr: {loguniform: [1.0e-5, 1.0e-4]}")
     base = _base(config, preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
     search = workflow.Search(base, space, samples, grid)
+    if dry_run:
+        typer.echo(workflow.dry_run(search, seed=seed, concurrent=max_concurrent, say=say))
+        return
     workflow.tune(search, study_dir or _default_dir("search"), seed=seed, limits=limits, say=say)
 
 

@@ -1,7 +1,8 @@
-"""What stands around the command: streams that can print every character, and a last net for errors that are not ours."""
+"""What stands around the command: streams that can print every character, progress, and a last net for errors that are not ours."""
 
 import codecs
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -10,6 +11,8 @@ import unicodedata
 from importlib.metadata import version
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from polarity.errors import PolarityError, redacted
 
@@ -56,6 +59,44 @@ def print_anything() -> None:
             reconfigure(errors="polarity.plain")
 
 
+_STEP = re.compile(r"(epoch \d+/\d+)  step (\d+)/(\d+)  (loss \S+) .*?(\S+ rows/s) .*  ((?:\S+ )?left\b.*)")
+"""A training's line of progress (`train/progress.py`)."""
+_bar: Progress | None = None
+
+
+def say(line: str) -> None:
+    """Print a line of progress or result; on a terminal a training's steps move a bar at the bottom instead."""
+    if not sys.stdout.isatty():
+        typer.echo(line)
+        return
+    found = _STEP.match(line)
+    if found:
+        _move_bar(*found.groups())
+    elif _bar is not None and line.startswith("epoch "):
+        _bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    else:
+        end_bar()
+        typer.echo(line)
+
+
+def _move_bar(epoch: str, step: str, steps: str, *notes: str) -> None:
+    global _bar
+    if _bar is None:
+        columns = (SpinnerColumn("line"), TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.fields[notes]}"))
+        _bar = Progress(*columns, console=Console(file=sys.stdout, highlight=False), transient=True, expand=True)
+        _bar.add_task("", total=None, notes="")
+        _bar.start()
+    _bar.update(_bar.task_ids[0], description=epoch, completed=int(step), total=int(steps), notes=f"{step}/{steps}  {'  '.join(notes)}")
+
+
+def end_bar() -> None:
+    """Take the bar away, before anything else is printed."""
+    global _bar
+    if _bar is not None:
+        _bar.stop()
+        _bar = None
+
+
 def ours(error: BaseException) -> PolarityError | None:
     """The PolarityError that an error carries within, such as one that a Ray task raised."""
     seen: set[int] = set()
@@ -86,6 +127,7 @@ def unexpected(error: BaseException) -> str:
 
 def exit_status(error: Exception) -> int:
     """Tell an error on stderr; returns the exit status: 2 for what the user can mend, 70 for what is not ours."""
+    end_bar()
     known = ours(error)
     if known is not None:
         typer.echo(f"error: {known}", err=True)

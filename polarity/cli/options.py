@@ -5,6 +5,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from polarity.cli.net import say as say
 from polarity.resolve import Resolved, resolve
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="YAML file of settings; it wins over the preset.", show_default=False)]
@@ -84,8 +85,3 @@ def resolved(
         options |= {"cluster.workers": (least, "--workers"), "cluster.max_workers": (most, "--workers")}
     numbers = (_numbers(points, "--points"), _numbers(tiers, "--tiers"), _numbers(without, "--without"))
     return resolve(preset, file, *numbers, options=options, sets=sets or [])
-
-
-def say(line: str) -> None:
-    """Print a line of progress or result."""
-    typer.echo(line)

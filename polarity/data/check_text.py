@@ -2,17 +2,16 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from io import StringIO
 from itertools import groupby
 from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from polarity import tables
+
 Json = dict[str, Any]
-WIDTH = 120
 NUMBER = re.compile(r"[\d,.]*%?|-")
 TITLES_SHOWN = 15
 BAD_ROWS_SHOWN = 20
@@ -20,14 +19,13 @@ BAD_ROWS_SHOWN = 20
 
 def render(check: Json) -> str:
     """The result of `check_source` as plain text."""
-    output = StringIO()
-    console = Console(file=output, width=WIDTH, color_system=None, force_terminal=False, emoji=False, markup=False, highlight=False)
+    console = tables.console()
     for part, report in check.get("sources", {"": check}).items():
         for piece in _source(part, report):
             console.print(piece, soft_wrap=isinstance(piece, str))
     for piece in _split(check["split"]):
         console.print(piece, soft_wrap=isinstance(piece, str))
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+    return tables.text_of(console)
 
 
 def _source(part: str, report: Json) -> Iterable[Table | str]:

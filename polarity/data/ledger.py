@@ -108,9 +108,9 @@ class Ledger:
         """The whole ledger as plain values; shares are fractions."""
         return asdict(self)
 
-    def render(self) -> str:
-        """The ledger as a plain-text table, then its warnings."""
-        return render(self)
+    def render(self, *, whole: bool = True) -> str:
+        """The ledger as a plain-text table, then its warnings; see `ledger_text.render`."""
+        return render(self, whole=whole)
 
 
 def build_ledger(train: pa.Table, config: Config) -> Ledger:

@@ -1,11 +1,11 @@
 """The ledger in words: its warnings, and the table that is printed before training."""
 
 from collections.abc import Iterator
-from io import StringIO
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
+
+from polarity import tables
 
 if TYPE_CHECKING:
     from polarity.data.ledger import ClassEntry, Ledger, StratumEntry
@@ -90,50 +90,42 @@ def _cap_note(stratum: "StratumEntry", ledger: "Ledger") -> str:
     return ""
 
 
-def render(ledger: "Ledger") -> str:
-    """Both tables and the warnings as plain text of at most 140 columns."""
-    text = StringIO()
-    console = Console(file=text, width=140, color_system=None, highlight=False, markup=False, emoji=False)
+def render(ledger: "Ledger", *, whole: bool = True) -> str:
+    """The classes and the warnings as plain text for the terminal; the `whole` of it has every column, and the label combinations."""
+    console = tables.console()
     console.print(f"points on: {', '.join(map(str, ledger.points)) or 'none of the plan'}")
-    console.print(_class_table(ledger))
-    console.print(_stratum_table(ledger))
-    hidden = len(ledger.strata) - _STRATA_SHOWN
-    if hidden > 0:
-        console.print(f"and {hidden} label combinations with more rows")
+    console.print(_class_table(ledger, whole))
+    if whole:
+        console.print(_stratum_table(ledger))
+        hidden = len(ledger.strata) - _STRATA_SHOWN
+        if hidden > 0:
+            console.print(f"and {hidden} label combinations with more rows")
     for warning in ledger.warnings:
         console.print(f"warning: {warning}", soft_wrap=True)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+    return tables.text_of(console).removesuffix("\n")
 
 
-def _class_table(ledger: "Ledger") -> Table:
+def _class_table(ledger: "Ledger", whole: bool) -> Table:
     size = f"{ledger.rows:,} rows, an epoch has {ledger.epoch_rows:,.0f}"
-    table = Table(title=f"Class balance ({size}; class weights count {ledger.basis} rows)", title_justify="left")
-    numeric = ["rows", "share", "sampled", "sampled share", "weight", "effective prior", "focal"]
-    for name in ["task", "class"]:
-        table.add_column(name, no_wrap=True)
-    for name in numeric:
-        table.add_column(name, justify="right")
-    if ledger.logit_adjustment:
-        table.add_column("adjusted prior", justify="right")
-    table.add_column("cap")
+    columns = ["task", "class", "rows", "share", "sampled share", "weight", "effective prior"]
+    extra = ["sampled", "focal", *(["adjusted prior"] if ledger.logit_adjustment else []), "cap"]
+    title = f"Class balance ({size}; class weights count {ledger.basis} rows)"
+    table = tables.table(*columns, *(extra if whole else []), title=title, left=["class", "cap"], gap=1 if whole else 2)
     for task, entries in ledger.tasks.items():
         for entry in entries:
+            cells = [f"{entry.rows:,}", f"{entry.share:.1%}", f"{entry.sampled_share:.1%}"]
+            cells += [f"{entry.class_weight:.3f}", f"{entry.effective_prior:.1%}"]
             adjusted = [f"{entry.adjusted_prior:.1%}"] if ledger.logit_adjustment else []
-            cells = [f"{entry.rows:,}", f"{entry.share:.1%}", f"{entry.sampled_rows:,.0f}", f"{entry.sampled_share:.1%}"]
-            cells += [f"{entry.class_weight:.3f}", f"{entry.effective_prior:.1%}", f"{ledger.focal_gamma[task]:g}", *adjusted]
             bound = f"{entry.class_weight:g} binds on {entry.uncapped_weight:.2f}" if entry.weight_capped else ""
-            table.add_row(task, entry.name, *cells, bound)
+            more = [f"{entry.sampled_rows:,.0f}", f"{ledger.focal_gamma[task]:g}", *adjusted, bound]
+            table.add_row(task, entry.name, *cells, *(more if whole else []))
         table.add_section()
     return table
 
 
 def _stratum_table(ledger: "Ledger") -> Table:
-    table = Table(title=f"Oversampling by label combination (median {ledger.median_stratum:g} rows)", title_justify="left")
-    for task in ledger.tasks:
-        table.add_column(task, no_wrap=True)
-    for name in ("rows", "times", "sampled"):
-        table.add_column(name, justify="right")
-    table.add_column("cap")
+    title = f"Oversampling by label combination (median {ledger.median_stratum:g} rows)"
+    table = tables.table(*ledger.tasks, "rows", "times", "sampled", "cap", title=title, left=[*ledger.tasks, "cap"])
     for stratum in sorted(ledger.strata, key=lambda each: each.rows)[:_STRATA_SHOWN]:
         names = [name or "-" for name in stratum.labels.values()]
         table.add_row(

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from polarity import tables
 from polarity.errors import DataError
 from polarity.evaluate.intervals import paired_difference
 from polarity.evaluate.metrics import class_scores, confusions
@@ -63,21 +62,14 @@ def _scores(predictions: pa.Table, labels: Labels) -> dict[str, Any]:
     return {"overall": float(np.mean([values.mean() for values in f1.values()])), "tasks": tasks}
 
 
-def render_comparison(compared: Mapping[str, Any], *, width: int = 110, colour: bool = False) -> str:
-    """{"first", "second", "splits"} as text for a terminal of `width` columns."""
-    console = Console(width=width, force_terminal=colour, no_color=not colour, highlight=False, legacy_windows=False)
-    with console.capture() as captured:
-        for split, content in compared["splits"].items():
-            console.print(_table(compared["first"], compared["second"], split, content))
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()) + "\n"
+def render_comparison(compared: Mapping[str, Any]) -> str:
+    """{"first", "second", "splits"} as text for the terminal."""
+    return tables.printed(*(_table(compared["first"], compared["second"], *part) for part in compared["splits"].items()))
 
 
 def _table(first: str, second: str, split: str, content: Mapping[str, Any]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
-    table.title = Text(f"{split}, {content['rows']:,} rows", "bold")
-    table.title_justify = "left"
-    for name in ("F1", first, second, f"{second} - {first}", ""):
-        table.add_column(name, justify="left" if name in ("F1", "") else "right", overflow="fold")
+    title = f"{split}, {content['rows']:,} rows: F1 of the second, {second}, less that of the first, {first}"
+    table = tables.table("F1", "first", "second", "difference [95 %]", "", title=title, left=[""])
     a, b, difference = content["first"], content["second"], content["difference"]
     table.add_row("overall", *_cells(a["overall"], b["overall"], difference["overall"]), style="bold")
     for task in a["tasks"]:

@@ -1,7 +1,6 @@
 """The terminal's view of metrics.json: the model beside the floors, classes, confusion matrices, and the verdict."""
 
 from collections.abc import Iterable, Mapping
-from io import StringIO
 from typing import Any
 
 from rich import box
@@ -11,26 +10,25 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from polarity import tables
 from polarity.evaluate.results import Metrics, PartResult, how_intervals, judged_parts, what_rows_decided
 from polarity.evaluate.targets import BASELINE, PLAN_CLASSES
 
+WIDE = 106
+"""Columns of the widest table with the plan's tasks; where there are fewer, it is printed without its last ones."""
 FLOOR_ORDER = ("linear", "title", "majority")
-MIN_WIDTH = 106  # the widest table with the plan's tasks
 _COLOURS = {"met": "green", "gain": "green", "above": "green", "missed": "red", "loss": "red", "below": "red"}
 
 
-def render_metrics(metrics: Metrics, *, width: int = 110, colour: bool = False) -> str:
-    """Metrics as `build_metrics` returns them, as text for a terminal of `width` columns (at least MIN_WIDTH); `colour` adds codes."""
-    out = StringIO()
-    console = Console(
-        file=out, width=max(width, MIN_WIDTH), force_terminal=colour, no_color=not colour, highlight=False, legacy_windows=False
-    )
+def render_metrics(metrics: Metrics, *, width: int | None = None, colour: bool = False) -> str:
+    """Metrics as `build_metrics` returns them, as text for a terminal of `width` columns (this one's by default); `colour` adds codes."""
+    console = tables.console(max(width or tables.width(), tables.LEAST), colour=colour)
     for name, part in judged_parts(metrics):
         _print_split(console, name, part, synthetic="data" in metrics)
     if "optimism" in metrics:
         shown = _signed(metrics["optimism"]["difference"], metrics["optimism"]["ci95"])
         console.print(Text.assemble("Validation less test, overall: ", shown, " (what choosing made better, and chance)"))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return tables.text_of(console)
 
 
 def _print_split(console: Console, name: str, split: PartResult, *, synthetic: bool) -> None:
@@ -50,24 +48,25 @@ def _print_split(console: Console, name: str, split: PartResult, *, synthetic: b
     # On made-up comments a comparison with what the plan's model reached on real ones would say nothing.
     baseline = [] if synthetic else _baseline(verdict)
     for part in (
-        _against_floors(split), _per_class(split, synthetic), _confusions(split), *_targets(verdict), *_checks(verdict), *baseline
+        _against_floors(split, 1 if console.width < WIDE else 2), _per_class(split, synthetic), _confusions(split),
+        *_targets(verdict, console.width >= WIDE), *_checks(verdict), *baseline,
     ):  # fmt: skip
         console.print()
         console.print(part)
     console.print()
 
 
-def _table(*columns: str, right: Iterable[str] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+def _table(*columns: str, right: Iterable[str] = (), gap: int = 2) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap, 0, 0), show_edge=False)
     for index, column in enumerate(columns):  # where it is too wide, names fold and numbers stay whole
         table.add_column(column, justify="right" if column in right else "left", no_wrap=index > 0, overflow="fold")
     return table
 
 
-def _against_floors(split: Mapping[str, Any]) -> RenderableType:
+def _against_floors(split: Mapping[str, Any], gap: int) -> RenderableType:
     """For overall and each task the model, and below it each floor with the paired difference."""
     floors = _floors(split)
-    table = _table("macro-F1", "", "score", *(["model - floor", ""] if floors else []))
+    table = _table("macro-F1", "", "score", *(["model - floor", ""] if floors else []), gap=gap)
     for scope in ("overall", *split["tasks"]):
         own = _scope(split, scope)
         table.add_section()
@@ -116,21 +115,21 @@ def _confusion(task: str, scores: Mapping[str, Any]) -> Table:
     return table
 
 
-def _targets(verdict: Mapping[str, Any]) -> list[RenderableType]:
-    """The plan's targets, minimum and stretch side by side; nothing where the tasks are not the plan's."""
+def _targets(verdict: Mapping[str, Any], wide: bool) -> list[RenderableType]:
+    """The plan's targets, minimum and, where it is `wide` enough, stretch; nothing where the tasks are not the plan's."""
     if not verdict.get("minimum"):
         return []
     stretch = {entry["metric"]: entry for entry in verdict["stretch"]}
-    table = _table("the plan's targets", "F1", "minimum", "", "stretch", "")
+    table = _table("the plan's targets", "F1", "minimum", "", *(["stretch", ""] if wide else []))
     for entry in verdict["minimum"]:
         further = stretch[entry["metric"]]
+        second: list[str | Text] = [f"≥ {further['target']:.3f}", _verdict(further["verdict"])]
         table.add_row(
             entry["metric"],
             _score(entry["value"], entry["ci95"]),
             f"≥ {entry['target']:.3f}",
             _verdict(entry["verdict"]),
-            f"≥ {further['target']:.3f}",
-            _verdict(further["verdict"]),
+            *(second if wide else []),
         )
     return [table]
 

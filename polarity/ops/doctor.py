@@ -193,7 +193,7 @@ def _dashboard() -> Finding:
 
 def dashboard_address() -> str:
     """HOST:PORT of the dashboard of the cluster that Ray is connected to, or ""."""
-    return str(ray.init(ignore_reinit_error=True, logging_level=logging.WARNING).dashboard_url or "")
+    return str(ray.init(ignore_reinit_error=True, logging_level=logging.CRITICAL).dashboard_url or "")
 
 
 def _authentication() -> Finding:

@@ -12,10 +12,10 @@ from polarity.artifacts import RunFolder
 from polarity.evaluate.results import how_intervals, what_rows_decided
 from polarity.evaluate.summary import plain_verdict
 from polarity.report.page import environment
+from polarity.report.plots import fraction, signed
 from polarity.report.record import Record, read_record
 from polarity.report.run import short_path
 from polarity.report.run_scores import ordered_floors, projection, scoped
-from polarity.report.scale import fraction, signed
 
 FEW_ROWS = 100
 """Judged rows of a class below which its score is called rough."""

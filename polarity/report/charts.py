@@ -10,8 +10,21 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from polarity.report.plots import Axis, Point, Series, lines
-from polarity.report.scale import Format, Scale, fraction, legend, nice_ticks, short, signed, signed_short, x_texts
+from polarity.report.plots import (
+    Axis,
+    Format,
+    Point,
+    Scale,
+    Series,
+    fraction,
+    legend,
+    lines,
+    nice_ticks,
+    short,
+    signed,
+    signed_short,
+    x_texts,
+)
 
 __all__ = [
     "Axis", "Band", "Bar", "Effect", "Mark", "Point", "Series",

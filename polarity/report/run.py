@@ -48,7 +48,7 @@ def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMEN
     ]
     return render_page(
         title=_title(record),
-        kind="evaluation" if "evaluation" in record.metrics else "run report",
+        kind=_kind(record),
         headline=headline(record),
         sections=[section for section in sections if isinstance(section, Section)],
         facts=_facts(record, shown),
@@ -56,6 +56,11 @@ def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMEN
         notices=_notices(record),
         footer=_footer(record),
     )
+
+
+def _kind(record: Record) -> str:
+    created = record.environment.get("created", "")[:10]
+    return ("evaluation" if "evaluation" in record.metrics else "run report") + (f", {created}" if created else "")
 
 
 def _title(record: Record) -> str:
@@ -79,8 +84,6 @@ def _facts(record: Record, shown: Callable[[str], str]) -> list[tuple[str, str]]
             ("calibrated", "yes" if evaluation["calibrated"] else "no"),
         ]
     facts = [("run", record.name)]
-    if "created" in record.environment:
-        facts.append(("date", record.environment["created"][:10]))
     facts += [(f"{name} rows", f"{count:,}") for name, count in record.environment.get("rows", {}).items()]
     if record.config is not None:
         facts.append(("encoder", short_path(record.config.model.encoder)))

@@ -11,10 +11,9 @@ from polarity.evaluate.calibration import apply
 from polarity.evaluate.predictions import Codes, Floats, probability_column, task_codes
 from polarity.evaluate.reliability import CalibrationError, calibration_error, reliability, risk_coverage
 from polarity.report.charts import Axis, Point, Series, lines
-from polarity.report.confident import label_errors
 from polarity.report.page import Section, columns, fragment, table
+from polarity.report.plots import signed_short
 from polarity.report.record import Comments, Record
-from polarity.report.scale import signed_short
 
 BINS = 10
 """Bins of the diagrams; the calibration error is over as many as calibration.json's."""
@@ -123,11 +122,11 @@ def _calibration_table(record: Record, cells: list[list[Markup | str]]) -> Marku
         "It is above zero also for perfect probabilities: “no evidence” stands where chance alone gives as much in one case of twenty."
     )
     if not record.calibration:
-        return table(head, cells, numeric=(1,), caption=note + " The run has no calibration.", narrow=True)
+        return table(head, cells, caption=note + " The run has no calibration.", narrow=True)
     if record.main == "validation":
         note += " The calibration was fitted on these very rows, so judge it by the cross-fitted figure."
     head += ["calibrated, these rows", "cross-fitted", "temperature", "class biases"]
-    return table(head, cells, numeric=(1, 2, 3, 4), caption=note)
+    return table(head, cells, caption=note)
 
 
 def agreement_section(record: Record) -> Section | None:
@@ -213,3 +212,32 @@ def _listed(
         words = comments.words.get(task, {}).get(row_id, "") if texts and row not in suggested else ""
         shown.append(ShownRow(*chosen, title, known.get(row_id, ""), words))
     return fragment("rows.html", task=task, rows=shown, texts=texts, count=count)
+
+
+class LabelErrors(NamedTuple):
+    """Rows (M,) whose label is likely wrong, the least likely label first, and the class suggested for each (M,)."""
+
+    rows: NDArray[np.int64]
+    suggested: Codes
+
+
+def label_errors(labels: Codes, probabilities: Floats) -> LabelErrors:
+    """A row is suspect where a class other than its label is both the model's choice and confidently so.
+
+    A class is confident at or above the mean probability that the rows labelled with it give it. Rows without a label (-1) are
+    never suspect. `labels` (N,), `probabilities` (N, K).
+    """
+    known = labels >= 0
+    classes = probabilities.shape[1]
+    thresholds_K = np.full(classes, np.inf)  # a class that no row is labelled with is never confident
+    for label in range(classes):
+        own = probabilities[labels == label, label]
+        if own.size:
+            # 1e-6 as in cleanlab: where all rows of a class have one probability, rounding must not leave them below its mean.
+            thresholds_K[label] = own.mean() - 1e-6
+    confident_NK = probabilities >= thresholds_K
+    best = np.where(confident_NK, probabilities, -1.0).argmax(axis=1)
+    suspect = known & confident_NK.any(axis=1) & (best != labels) & (probabilities.argmax(axis=1) != labels)
+    rows = np.flatnonzero(suspect)
+    order = np.argsort(probabilities[rows, labels[rows]], kind="stable")
+    return LabelErrors(rows[order], best[rows[order]])

@@ -15,6 +15,7 @@ from polarity.report.record import Record
 from polarity.strategy import PHASES, POINTS
 
 TITLES_SHOWN = 12
+_SHORT = {"linear": "counts of words", "title": "the title alone", "majority": "the most frequent class"}
 
 
 def headline(record: Record) -> Markup:
@@ -95,7 +96,8 @@ def _checks(verdict: Mapping[str, Any]) -> list[list[Markup | str]]:
     for name in ordered(by_floor):
         entry = by_floor[name]
         shown = score(entry["difference"], entry["difference_ci95"], signed)
-        rows.append([f"overall, this run less the {name} floor", shown, "above 0", verdict_pill(entry["verdict"])])
+        what = f"overall, this run less the {name} floor ({_SHORT.get(name, 'another model')})"
+        rows.append([what, shown, "above 0", verdict_pill(entry["verdict"])])
     for entry in verdict.get("stability", []):
         whole = isinstance(entry["value"], int)
         value = "not known" if entry["value"] is None else f"{entry['value']:,}" if whole else signed(entry["value"])
@@ -141,7 +143,12 @@ def scores_section(record: Record) -> Section:
         f"Macro-F1 with {how_intervals(record.part['intervals'])}; overall is the mean of the tasks. "
         "A difference is a gain only where its paired interval excludes zero."
     )
-    return Section("scores", "Scores beside the floors", Markup("").join(parts), lead)
+    defined = Markup("").join(
+        Markup("<li><strong>{} floor</strong>: {}</li>").format(floor, FLOORS.get(floor, "another model"))
+        for floor in ordered_floors(record.split)
+    )
+    floors = Markup('<p>A floor is a model that costs nothing, scored on the same rows:</p><ul class="plain">{}</ul>').format(defined)
+    return Section("scores", "Scores beside the floors", (floors if defined else Markup("")) + Markup("").join(parts), lead)
 
 
 def _split_scores(record: Record, name: str) -> Markup:

@@ -47,7 +47,8 @@ def curves_section(record: Record) -> Section | None:
         [_smooth(steps, "grad_norm", "", "s1")], x=Axis("step"), y=Axis("gradient norm, before clipping", 0), label="gradient norm"
     )
     seconds = sum(row["seconds"] or 0.0 for row in epochs)
-    lead = f"{len(epochs)} epochs, {epochs[-1]['step']:,} steps, {duration(seconds)} of training; epoch {best} was kept (dashed upright)."
+    count = f"{len(epochs)} epoch{'s' if len(epochs) > 1 else ''}"
+    lead = f"{count}, {epochs[-1]['step']:,} steps, {duration(seconds)} of training; epoch {best} was kept (dashed upright)."
     return Section("curves", "Learning curves", columns(left, right) + columns(rate, norm), lead)
 
 

@@ -34,8 +34,8 @@ def render_study(place: str) -> str:
         reproduce_section(study),
     ]
     return render_page(
-        title=study.file.name,
-        kind="ablation study",
+        title=_title(study),
+        kind=f"{'search' if study.file.design == 'search' else 'study'}, {study.file.created[:10]}" if study.file.created else "study",
         headline=headline(study),
         sections=[section for section in sections if isinstance(section, Section)],
         facts=_facts(study),
@@ -45,9 +45,22 @@ def render_study(place: str) -> str:
     )
 
 
+def _title(study: Study) -> str:
+    """What the study asks, in words."""
+    names = {row["arm"] for row in study.decided}
+    level = "points" if names and all(name.startswith("point-") for name in names) else study.file.level
+    subject = {"points": "points of the plan", "tiers": "tiers of the plan"}.get(level, "changes")
+    asked = {
+        "search": "Which settings are best",
+        "ladder": f"What each step of the {subject} adds",
+        "without": f"What is lost without each of the {subject}",
+    }
+    return asked.get(study.file.design, f"Which {subject} help")
+
+
 def _facts(study: Study) -> list[tuple[str, str]]:
     file, seeds_of = study.file, study.file.seeds
-    facts = [("design", f"{file.design}, {file.level}"), ("reference", file.reference), ("arms", str(len(file.arms)))]
+    facts = [("study", file.name), ("design", f"{file.design}, {file.level}"), ("reference", file.reference), ("arms", str(len(file.arms)))]
     stages = ((seeds_of.explore, "exploring seeds"), (seeds_of.screen, "screening seeds"), (seeds_of.confirm, "confirming seeds"))
     for seeds, words in stages:
         if seeds:

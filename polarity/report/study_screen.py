@@ -84,11 +84,12 @@ def _interactions(screen: ScreenEntry) -> Markup:
     return Markup("<h3>Interactions of two factors</h3>") + Markup(note) + table(head, first, numeric=(1, 2)) + more
 
 
-def _aliases(entry: Interaction) -> str:
+def _aliases(entry: Interaction) -> Markup | str:
     shares = entry.aliases
     if not shares:
         return "nothing else"
-    return ", ".join(f"{value:+.2f} {name.replace('point-', '')}" for name, value in shares.items())
+    words = ", ".join(f"{value:+.2f} {name.replace('point-', '')}" for name, value in shares.items())
+    return words if len(shares) <= 4 else details(f"parts of {len(shares)} other interactions", Markup("<p>{}</p>").format(words))
 
 
 def _shared(screen: ScreenEntry) -> Cells:

@@ -6,19 +6,24 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import ray
+from ray._private import worker
 from ray._private.gcs_utils import create_gcs_channel
+from ray._private.ray_logging import global_worker_stdstream_dispatcher as worker_lines
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polarity.artifacts import RunFolder
 from polarity.config import ClusterConfig, Config
 from polarity.errors import ConfigError, RunError
 from polarity.paths import DATA_KEYS, is_local_data, is_local_encoder, with_absolute_paths
+from polarity.quiet import MARK, hush_loggers, own_line, verbose
 from polarity.train.control import seconds
 
 POLL_S = "0.2"
@@ -43,10 +48,7 @@ def start_ray(cluster: ClusterConfig, say: Callable[[str], None]) -> None:
     # A worker whose process stands still cannot end itself, but it does not answer either.
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(seconds(cluster.stall_minutes) or math.inf)
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it prints every worker's line twice
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plans and timings are in Ray's log files
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that we draw our own
     if not sys.stdout.isatty():
         os.environ.setdefault("RAY_COLOR_PREFIX", "0")  # no escape codes in a file
     if ray.is_initialized():
@@ -60,15 +62,66 @@ def start_ray(cluster: ClusterConfig, say: Callable[[str], None]) -> None:
     else:
         _short_sockets(say)
     try:
-        context = ray.init(address=address or "local", log_to_driver=True, logging_level=logging.WARNING)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        context = _init(say, address=address or "local")
+    except Exception as error:  # Ray raises a bare Exception where its processes do not start in time
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         if address:
             raise ConfigError(f"RAY_ADDRESS={address}: cannot be joined ({reason}): {UNSET}") from error
-        raise RunError(f"Ray cannot start on this machine ({reason}); --workers 0 trains without Ray") from error
+        raise RunError(
+            f"Ray cannot start on this machine ({reason}): try again when it is less busy, or without Ray: --workers 0"
+        ) from error
     url = context.dashboard_url
     where = f"cluster {address}" if address else "Ray on this machine"
     say(f"{where}: {describe_resources()}{f'; dashboard http://{url}' if url else ''}")
+
+
+def _init(say: Callable[[str], None], **options: Any) -> Any:
+    """`ray.init` without Ray's own lines, and `say` for ours of all workers; options and returned context are Ray's."""
+    loud = verbose()
+    options |= {"log_to_driver": True, "logging_level": logging.WARNING if loud else logging.CRITICAL}
+    connect = worker.connect
+    if not loud:
+        # The driver's part in C++ prints errors of what it retries on standard error. Only this process is to be silent: Ray's other
+        # processes have been started by the time it connects, and keep their level.
+        worker.connect = partial(_with_level, connect)
+    try:
+        context = ray.init(**options)
+    finally:
+        worker.connect = connect
+    worker_lines.remove_handler("ray_print_logs")
+    worker_lines.add_handler("ray_print_logs", _print_all if loud else partial(_print_own, say))
+    if not loud:
+        hush_loggers()
+    return context
+
+
+def _with_level(connect: Any, *arguments: Any, **options: Any) -> Any:
+    name = "RAY_BACKEND_LOG_LEVEL"
+    before, screen = os.environ.get(name), os.dup(2)
+    os.environ[name] = before or "fatal"
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # that it has read the variable is told there, too
+    try:
+        return connect(*arguments, **options)
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(nowhere)
+        if before is None:
+            del os.environ[name]
+
+
+def _print_own(say: Callable[[str], None], data: Mapping[str, Any]) -> None:
+    """A handler of Ray's lines; `data`: {"lines", "pid", "is_err", ...}."""
+    for line in data.get("lines", ()):
+        found = own_line(line)
+        if found is not None:
+            say(found)
+
+
+def _print_all(data: Mapping[str, Any]) -> None:
+    batch: Any = {**data, "lines": [line.removeprefix(MARK) for line in data.get("lines", ())]}
+    worker.print_worker_logs(batch, sys.stderr if data.get("is_err") else sys.stdout)
 
 
 def _reach(address: str, patience: float, say: Callable[[str], None]) -> None:

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NamedTuple
 
+from polarity.quiet import MARK
+
 FIRST_STEP = 3.0
 """Until the first step a worker may be silent so many times longer: libraries load, a model compiles, workers find each other."""
 STALLED = 75
@@ -93,8 +95,8 @@ class Control:
 
 
 def end_process(line: str) -> None:
-    """Say why on standard error and end at once, whatever the other threads wait for."""
-    print(line, file=sys.stderr, flush=True)
+    """In a worker: say why on standard error and end at once, whatever the other threads wait for."""
+    print(f"{MARK}{line}", file=sys.stderr, flush=True)
     os._exit(STALLED)
 
 

@@ -16,6 +16,7 @@ import ray.train
 from ray.train.torch import get_device
 
 from polarity.errors import PolarityError
+from polarity.quiet import MARK
 from polarity.train.cluster import PREEMPTION_WATCHER
 from polarity.train.control import Control, seconds, watchdog
 from polarity.train.job import Job
@@ -35,6 +36,7 @@ def train_on_worker(given: dict[str, Any]) -> object:
     # It prints every report. Ray names this logger after its file.
     logging.getLogger(str(Path(ray.__file__).parent / "train/v2/_internal/execution/context.py")).setLevel(logging.WARNING)
     alone = listener is None  # a study reports epochs, and keeps or repeats its trials itself
+    say = _say if alone else _nothing
     watcher = preemption if alone and os.environ.get(PREEMPTION_WATCHER) != "0" else None
     control = Control(seconds(cluster.checkpoint_minutes) if alone else None, watcher)
     world = World.current(get_device(), control)
@@ -48,7 +50,7 @@ def train_on_worker(given: dict[str, Any]) -> object:
     with watchdog(control, seconds(cluster.stall_minutes) if alone else None):
         try:
             with stop_on_sigterm(control, cluster.grace_s):
-                return launch(job, world, say=_say, resume=True, epoch_ended=epoch_ended, gauges=given["tags"] or run_tags(job))
+                return launch(job, world, say=say, resume=True, epoch_ended=epoch_ended, gauges=given["tags"] or run_tags(job))
         except PolarityError as error:
             return str(error)
 
@@ -62,4 +64,8 @@ def preemption() -> str | None:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    print("\n".join(f"{MARK}{part}" for part in line.splitlines()), flush=True)
+
+
+def _nothing(line: str) -> None:
+    """A study's trials are told of by the study, which draws its own table."""

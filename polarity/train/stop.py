@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchConfig
 
 from polarity.errors import RunError
+from polarity.quiet import MARK
 from polarity.train.control import Control
 
 TERMINATED = 143
@@ -74,7 +75,7 @@ def stop_on_sigterm(control: Control, grace_s: float) -> Iterator[None]:
         yield
     except RunError as error:
         if _heard.is_set():
-            print(f"{error}; this worker ends", file=sys.stderr, flush=True)
+            print(f"{MARK}{error}; this worker ends", file=sys.stderr, flush=True)
             os._exit(TERMINATED)
         raise
     finally:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from polarity import tables
 from polarity.strategy import CLAIMS_NOTE
 from polarity.study import Detectable, Interaction, ScreenEntry, SharedSetting, Stage, Study, TrialRecord
 from polarity.train.events import clock
@@ -20,7 +20,8 @@ from polarity.tune.conductor import Watcher
 from polarity.tune.statistics import HELPS, HURTS
 from polarity.tune.variance import OVERALL
 
-MIN_WIDTH = 106
+WIDE = 106
+"""Columns of the whole table; where there are fewer, it says what decides."""
 _WHOLE = ("difference [95 %]", "verdict", "plan claims", "seconds")
 _COLOURS = {HELPS: "green", HURTS: "red"}
 
@@ -28,39 +29,36 @@ _COLOURS = {HELPS: "green", HURTS: "red"}
 def render_effects(
     table: pa.Table,
     *,
-    width: int = 110,
+    width: int | None = None,
     colour: bool = False,
     detectable: Detectable | None = None,
     screen: ScreenEntry | None = None,
 ) -> str:
-    """An effects table (EFFECTS_SCHEMA) as text of at least MIN_WIDTH columns, in points of macro-F1 (hundredths).
+    """An effects table (EFFECTS_SCHEMA) as text of `width` columns (the terminal's by default), in points of macro-F1 (hundredths).
 
     `detectable`, `screen`: study.json's entries. `colour` adds terminal codes.
     """
-    out = StringIO()
-    console = Console(
-        file=out, width=max(width, MIN_WIDTH), force_terminal=colour, no_color=not colour, highlight=False, legacy_windows=False
-    )
+    console = tables.console(max(width or tables.width(), tables.LEAST), colour=colour)
     rows = table.to_pylist()
     decided = [row for row in rows if row["metric"] == OVERALL]
     if not decided:
         console.print("No arm has finished together with its reference: there are no effects to show.")
-        return out.getvalue()
+        return tables.text_of(console)
     for stage, title in _STAGES.items():
         of_stage = [row for row in rows if row["stage"] == stage]
         if of_stage:
             if screen is not None:
                 console.print(title)
-            console.print(_overall([row for row in of_stage if row["metric"] == OVERALL]))
+            console.print(_overall([row for row in of_stage if row["metric"] == OVERALL], wide=console.width >= WIDE))
             console.print()
-            console.print(_by_task(of_stage))
+            console.print(_by_task(of_stage) if console.width >= WIDE else "Tasks, classes, scores and seconds: in the report.\n")
             console.print()
     for line in screen_notes(screen) if screen else []:
         console.print(Text(line, "dim"))
     console.print()
     for line in _notes(decided, detectable or Detectable()):
         console.print(Text(line, "dim"))
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+    return tables.text_of(console)
 
 
 _STAGES = {
@@ -112,19 +110,18 @@ def points(value: float | None, sign: bool = True) -> str:
     return "0.0" if shown in ("+0.0", "-0.0") and sign else shown
 
 
-def _overall(rows: list[dict[str, Any]]) -> Table:
-    shown = _table("arm", "against", "score", "difference [95 %]", "p Holm", "verdict", "plan claims", "seeds", "seconds")
+def _overall(rows: list[dict[str, Any]], *, wide: bool) -> Table:
+    more = ["against", "score", "seeds", "seconds"] if wide else []
+    shown = _table("arm", *more, "difference [95 %]", "p Holm", "verdict", "plan claims")
     for row in rows:
+        cost = _cost(row["seconds"], row["reference_seconds"])
         shown.add_row(
             Text(row["arm"], "bold"),
-            row["reference"],
-            points(row["score"], sign=False),
+            *([row["reference"], points(row["score"], sign=False), str(row["seeds"]), cost] if wide else []),
             _difference(row),
             "-" if row["p_holm"] is None else "<0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}",
             Text(row["verdict"], _COLOURS.get(row["verdict"], "")),
             _claim(row["claim_low"], row["claim_high"]),
-            str(row["seeds"]),
-            _cost(row["seconds"], row["reference_seconds"]),
         )
     return shown
 
@@ -146,7 +143,7 @@ def _by_task(rows: list[dict[str, Any]]) -> Table:
 def _notes(rows: list[dict[str, Any]], detectable: Detectable) -> list[str]:
     lines = [
         "Points of macro-F1 (hundredths), arm less reference, same seeds and rows. A verdict needs Holm's p below 0.05.",
-        "By task (macro-F1) and then its classes (F1): * a 95 % interval of its own that excludes zero. Nothing is",
+        "By task (macro-F1) and then its classes (F1): * a 95 % interval of its own that excludes zero. Nothing is "
         "corrected there for the number of comparisons, so these are hints.",
     ]
     if all(row["low"] is None for row in rows):

@@ -413,7 +413,7 @@ class _Work:
 
     def _label_errors(self, choice: Choice) -> dict[str, Codes]:
         """{task: rows whose label the out-of-fold stack contradicts with confidence}, listed in label_errors.parquet."""
-        from polarity.report.confident import label_errors
+        from polarity.report.run_rows import label_errors
 
         tables, suspects = [], {}
         for task, classes in self.labels.items():

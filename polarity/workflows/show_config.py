@@ -1,11 +1,8 @@
 """`polarity config --changes` and `polarity points`."""
 
-import io
 from collections.abc import Mapping
 
-from rich.console import Console
-from rich.table import Table
-
+from polarity import tables
 from polarity.benchmark.costs import recorded_costs
 from polarity.config_checks import leaves
 from polarity.resolve import Resolved, resolve
@@ -23,27 +20,30 @@ def changed_lines(resolved: Resolved, preset: str | None) -> str:
 
 def points_table() -> str:
     """The ten points: what each sets, its source, the plan's claim, and the time of its step as a ratio to the baseline's."""
-    costs = recorded_costs()
-    table = Table(title="The plan's ten points")
-    for column in ("point", "tier", "name", "sets", "source", "claim", "step costs"):
-        table.add_column(column, overflow="fold")
-    base = resolve().config
+    costs, base = recorded_costs(), resolve().config
+    lines = ["The plan's ten points; polarity train --points 1,6 switches some of them on", ""]
+    before = leaves(base.model_dump())
     for number, point in POINTS.items():
-        before, after = leaves(base.model_dump()), leaves(point.apply(base).model_dump())
-        sets = "\n".join(f"{key} = {after[key]}" for key in after if before.get(key) != after[key])
-        claim = f"+{point.claim[0]:g} to +{point.claim[1]:g}"
-        table.add_row(str(number), str(point.tier), point.title, sets, point.source, claim, _cost(costs["step"][str(number)]))
-    out = io.StringIO()
-    Console(file=out, width=150).print(table)
+        after = leaves(point.apply(base).model_dump())
+        lines.append(f"{number:>2}  {point.title} (tier {point.tier})")
+        lines += _noted("claim", f"+{point.claim[0]:g} to +{point.claim[1]:g} points")
+        lines += _noted("a step", _cost(costs["step"][str(number)]))
+        lines += _noted("source", point.source)
+        lines += [line for key in after if before.get(key) != after[key] for line in _noted("sets", f"{key} = {after[key]}")]
+        lines.append("")
     about = costs["about"]
     where = f"on {about['when']} on {about['device']} with {about['encoder']} in {about['precision']}, {about['rows']}"
     note = (
-        f"Step costs: time for each row against the baseline's, median [least, greatest] of {about['repeats']} interleaved repeats, "
+        f"Steps: time for each row against the baseline's, median [least, greatest] of {about['repeats']} interleaved repeats, "
         f"measured {where}; all ten together {_cost(costs['step']['all'])}. The baseline has R-Drop already, so its step is two passes. "
         "Points 2 and 3 cost rows and epochs, not time a step: on the plan's data an epoch has 1.5 times as many rows, and there are "
         "twice as many epochs. Measure here: polarity benchmark --parts points"
     )
-    return f"{out.getvalue()}{CLAIMS_NOTE}\n{note}\n"
+    return "\n".join([*lines, *tables.wrapped(CLAIMS_NOTE), *tables.wrapped(note)])
+
+
+def _noted(what: str, text: str) -> list[str]:
+    return tables.wrapped(text, first=f"    {what:<8}", later=" " * 12)
 
 
 def _cost(spread: Mapping[str, float]) -> str:

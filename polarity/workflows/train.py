@@ -30,6 +30,7 @@ from polarity.evaluate.drift import describe_tokens
 from polarity.evaluate.predictions import task_codes
 from polarity.evaluate.summary import Facts, last_screen
 from polarity.paths import typed
+from polarity.quiet import verbose
 from polarity.report.record import Comments
 from polarity.resolve import dump_config
 from polarity.run import Run
@@ -202,7 +203,7 @@ def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Split
     if _is_synthetic(config):
         say("the data is the SYNTHETIC sample corpus: its scores say nothing of real comments")
     ledger = build_ledger(splits.train, config)
-    say(ledger.render())
+    say(ledger.render(whole=verbose()))
     if shards is None:
         tokens = {
             name: tokenize(table, tokenizer, config.data, cache_dir=user_cache_dir(), say=say).drop_columns(

@@ -18,15 +18,19 @@ from typing import Any
 
 import numpy as np
 
+from polarity import tables
+from polarity.artifacts import RunFolder
 from polarity.config import Config
 from polarity.config_checks import leaves
 from polarity.errors import ConfigError, RunError, nearest
 from polarity.resolve import dump_config
 from polarity.study import Arm, Best, Study, TrialRecord, open_study_folder
 from polarity.train.cluster import check_nodes, start_ray
+from polarity.train.events import clock
 from polarity.tune.designs import Base, arm_config
 from polarity.tune.findings import effect_rows, missing, overall_score, savings
-from polarity.tune.plan import StudyPlan, new_study
+from polarity.tune.plan import StudyPlan, new_study, trial_time
+from polarity.tune.ray_tune import place_trials
 from polarity.tune.runner import Limits, Prepared, check_same_rows, prepare_study, run_study, study_rows
 from polarity.tune.terminal import Pace, live_or_lines
 from polarity.workflows.ablate import resumed_study, tell
@@ -154,17 +158,9 @@ class Search:
 
 def tune(search: Search, study_dir: str, *, seed: int = 0, limits: Limits | None = None, say: Say = tell) -> Study:
     """Run the search into `study_dir` and write best.yaml. Raises ConfigError naming the draw that does not make a configuration."""
-    if search.samples < 1:
-        raise ConfigError(f"--samples must be at least 1 (got {search.samples})")
-    arms = search_arms(read_space(search.space), search.samples, seed, grid=search.grid)
-    configs = {arm.name: arm_config(search.base, arm) for arm in arms}
-    require_data(configs[BASE])
-    check_same_rows(configs, BASE)
+    arms, configs = _checked(search, seed)
     folder = open_study_folder(study_dir, resume=False)
-    start_ray(configs[BASE].cluster, say)
-    check_nodes(configs.values(), folder, say, with_data=True)
-    prepared = prepare_study(configs, study_rows(configs[BASE], effects_on="validation", say=say), say)
-    plan = StudyPlan(seeds=1, explore_seeds=1, keep_ahead=False)
+    prepared, plan = _prepare(configs, folder, say), StudyPlan(seeds=1, explore_seeds=1, keep_ahead=False)
     about = {
         "name": folder.uri.rstrip("/").rpartition("/")[2],
         "command": "polarity " + " ".join(sys.argv[1:]),
@@ -175,6 +171,36 @@ def tune(search: Search, study_dir: str, *, seed: int = 0, limits: Limits | None
     study.file.seeds.confirm = []  # the search ranks by the inner rows; nothing is confirmed
     study.save()
     return _run_and_conclude(study, prepared, limits or Limits(), say)
+
+
+def _checked(search: Search, seed: int) -> tuple[list[Arm], dict[str, Config]]:
+    """The configurations to compare, the given one first, by the names of their arms."""
+    if search.samples < 1:
+        raise ConfigError(f"--samples must be at least 1 (got {search.samples})")
+    arms = search_arms(read_space(search.space), search.samples, seed, grid=search.grid)
+    configs = {arm.name: arm_config(search.base, arm) for arm in arms}
+    require_data(configs[BASE])
+    check_same_rows(configs, BASE)
+    return arms, configs
+
+
+def _prepare(configs: dict[str, Config], folder: RunFolder | None, say: Say) -> Prepared:
+    start_ray(configs[BASE].cluster, say)
+    check_nodes(configs.values(), folder, say, with_data=True)
+    return prepare_study(configs, study_rows(configs[BASE], effects_on="validation", say=say), say)
+
+
+def dry_run(search: Search, *, seed: int = 0, concurrent: int | None = None, say: Say = tell) -> str:
+    """Check everything, then the plan in words: each configuration, ASHA's rungs, and a time from a few timed batches of the given one."""
+    arms, configs = _checked(search, seed)
+    prepared = _prepare(configs, None, say)
+    asha = StudyPlan(seeds=1, explore_seeds=1, keep_ahead=False).asha(prepared.configs)
+    beside = place_trials(prepared.configs[BASE].cluster, max_concurrent=concurrent).concurrent
+    seconds = trial_time(prepared, BASE).seconds * len(arms) / beside
+    rungs = "" if asha is None else f"; at {', '.join(f'{rung:.0%}' for rung in asha.rungs)} of its epochs a trial may be stopped"
+    lines = [f"{len(arms)} trials, {beside} at a time{rungs}"]
+    lines += [line for arm in arms for line in tables.wrapped(f"{arm.name}: {described(arm)}", first="  ", later="    ")]
+    return "\n".join([*lines, f"time: about {clock(seconds)} if no trial is stopped, on machines like this one"])
 
 
 def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool = False, say: Say = tell) -> Study:

@@ -11,7 +11,7 @@ from polarity.best.members import out_of_fold, refits
 from polarity.best.record import ceiling_lines
 from polarity.best.stacking import Crossed, Judge
 from polarity.config import SplitConfig
-from polarity.report.confident import label_errors
+from polarity.report.run_rows import label_errors
 from tests.tiny import tiny_comments
 
 LABELS = {"sentiment": ["negative", "neutral", "positive"], "polarization": ["non_polarized", "objective", "partisan"]}

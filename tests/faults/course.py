@@ -29,7 +29,8 @@ class Course:
     """A driver that was started and is read line by line; `command` is that of a shell."""
 
     def __init__(self, arguments: list[str], address: str | None, log: Path) -> None:
-        environment = {**os.environ, **({} if address is None else {"RAY_ADDRESS": address})}
+        # With the process of each line, which tells one group of workers from the next.
+        environment = {**os.environ, "POLARITY_VERBOSE": "1", **({} if address is None else {"RAY_ADDRESS": address})}
         self.started = time.monotonic()
         self.lines: list[str] = []
         self.steps: list[Seen] = []

@@ -16,12 +16,12 @@ import typer
 from typer.testing import CliRunner
 
 from polarity.artifacts import RunFolder
-from polarity.cli.reporting import report as report_command
+from polarity.cli.results import report as report_command
 from polarity.errors import PolarityError, RunError
-from polarity.report.confident import label_errors
 from polarity.report.page import ReportError
 from polarity.report.record import Record, read_record
 from polarity.report.run import render_run, short_path
+from polarity.report.run_rows import label_errors
 from polarity.report.run_scores import projection
 from polarity.report.run_training import duration, nearest_preset
 from polarity.workflows.report import read_texts, report

@@ -408,4 +408,6 @@ def test_the_terminals_table() -> None:
     assert "helps" in line and "+4.0 to +6.0" in line and "10 2.0x" in line
     assert "3.1 before the study" in text and "do not add up" in text and "non_polarized" in text
     assert all(len(line) <= 110 for line in text.splitlines())
+    narrow = render_effects(found.table, width=80)
+    assert all(len(line) <= 80 for line in narrow.splitlines()) and "helps" in narrow and "+4.0 to +6.0" in narrow
     assert "no effects to show" in render_effects(EFFECTS_SCHEMA.empty_table())
