@@ -16,9 +16,9 @@ IN_A_FILE = 110
 """Columns where there is no terminal, as in a log."""
 
 
-def width() -> int:
-    """Columns to print in: those of the terminal (or COLUMNS), and never fewer than LEAST."""
-    return max(LEAST, shutil.get_terminal_size((IN_A_FILE, 24)).columns)
+def width(in_a_file: int = IN_A_FILE) -> int:
+    """Columns to print in: those of the terminal (or COLUMNS), never fewer than LEAST; `in_a_file` where there is no terminal."""
+    return max(LEAST, shutil.get_terminal_size((in_a_file, 24)).columns)
 
 
 def console(columns: int | None = None, *, colour: bool = False) -> Console:

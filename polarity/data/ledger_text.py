@@ -92,7 +92,7 @@ def _cap_note(stratum: "StratumEntry", ledger: "Ledger") -> str:
 
 def render(ledger: "Ledger", *, whole: bool = True) -> str:
     """The classes and the warnings as plain text for the terminal; the `whole` of it has every column, and the label combinations."""
-    console = tables.console()
+    console = tables.console(tables.width(140 if whole else tables.IN_A_FILE))
     console.print(f"points on: {', '.join(map(str, ledger.points)) or 'none of the plan'}")
     console.print(_class_table(ledger, whole))
     if whole:
