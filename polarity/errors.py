@@ -1,11 +1,14 @@
-"""Errors that a user can act on: each names the file, row, column or key, and says what to do.
+"""What is said to a user: lines of progress, and errors that name the file, row, column or key and say what to do.
 
 The command line prints them in one line and exits with status 2; the traceback of everything else goes to a file (polarity.cli.net).
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+
+Say = Callable[[str], None]
+"""Takes a line for people: `print`, or whoever passes lines on."""
 
 _PASSWORD = re.compile(r"(:/{1,2}[^\s/@:]*):(?!\d+(?:/|$))[^\s@]*@")
 _KEY = re.compile(r"([?&](?:access_key|account_key|client_secret|password|sas_token|secret|secret_key|sig|token)=)[^&\s]+", re.IGNORECASE)

@@ -5,7 +5,6 @@ beat it has not earned its cost.
 """
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +15,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from polarity.baselines.majority import class_shares, label_codes
-from polarity.errors import DataError
+from polarity.errors import DataError, Say
 from polarity.evaluate.predictions import Codes, Floats, Labels
-
-Say = Callable[[str], None]
 
 INVERSE_REGULARISATION = 3.0
 MAX_ITERATIONS = 1000  # the plan's rows need about 80

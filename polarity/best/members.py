@@ -19,11 +19,10 @@ from polarity.baselines.majority import label_codes
 from polarity.baselines.title import TitlePrior, fit_title_prior
 from polarity.best.ceiling import Fit, Scores
 from polarity.best.folds import Folds
-from polarity.errors import RunError
+from polarity.errors import RunError, Say
 from polarity.evaluate.predictions import Floats, Labels
 from polarity.predict.stacked import Probabilities
 
-Say = Callable[[str], None]
 Scoring = Callable[[pa.Table], dict[str, Floats]]
 
 

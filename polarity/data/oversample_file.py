@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,9 @@ from polarity.data.formats import open_source
 from polarity.data.oversample import row_hash
 from polarity.data.read import annotated_blocks, refusal_of, settle
 from polarity.data.source import Part, Source
-from polarity.errors import DataError
+from polarity.errors import DataError, Say
 
 ROW_GROUP = 65_536
-Say = Callable[[str], None]
 _SURVEY = pa.schema([("hash", pa.uint64()), ("bad", pa.bool_()), ("fault", pa.large_string())])
 
 

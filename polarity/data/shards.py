@@ -44,7 +44,7 @@ from polarity.data.source import Part, Source
 from polarity.data.split import NOT_LOOKED_FOR, Splits, check_part, leaking_words, report_held_out_pairs, split_words
 from polarity.data.split_rows import noted_split
 from polarity.data.tokenize import plain_backend, settings_hash, tokenize_columns
-from polarity.errors import DataError, PolarityError, RunError
+from polarity.errors import DataError, PolarityError, RunError, Say
 
 FORMAT_VERSION = 1
 MANIFEST, RECORD, SEEN, LEAKED = "shards.json", "piece.json", "seen.parquet", "leaks.parquet"
@@ -54,7 +54,6 @@ ROWS_PER_BATCH = 32_768
 """Rows of a record batch: texts and tokens of so many are in memory at once, in each task that writes."""
 ADVICE = "set data.shard_dir to a folder with room; the pieces that are whole are kept, and the next start goes on from them"
 
-Say = Callable[[str], None]
 Codes = npt.NDArray[np.int8]
 
 

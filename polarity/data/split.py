@@ -15,11 +15,10 @@ import pyarrow.compute as pc
 from polarity.config import DataConfig, SplitConfig
 from polarity.data.annotators import taught, votes_table, without_votes
 from polarity.data.split_rows import noted_split, split_indices
-from polarity.errors import DataError
+from polarity.errors import DataError, Say
 
 __all__ = ["Splits", "load_splits", "split_indices"]
 
-Say = Callable[[str], None]
 _SHOWN = 5
 NOT_LOOKED_FOR = "duplicates across the split were not looked for (data.duplicates: allow): scores may be too good"
 SMALL_BYTES = 32_000_000

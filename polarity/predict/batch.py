@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from polarity.artifacts import disk_errors, replacing
 from polarity.data.source import Part
-from polarity.errors import DataError, RunError
+from polarity.errors import DataError, RunError, Say
 from polarity.predict.input import CHUNK, Input, Place
 
 if TYPE_CHECKING:
@@ -165,7 +165,6 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-Say = Callable[[str], None]
 MOST_THREADS = 4
 """CPUs of an actor on a large machine: a few fast actors need less memory than many slow ones."""
 

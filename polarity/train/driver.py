@@ -14,11 +14,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import ClusterConfig
-from polarity.errors import RunError
+from polarity.errors import RunError, Say
 from polarity.train.cluster import describe_resources
 from polarity.train.control import on_sigterm, seconds
 from polarity.train.importing import importing
-from polarity.train.job import Job, Listener, Say, checkpoint_names
+from polarity.train.job import Job, Listener, checkpoint_names
 from polarity.train.stop import StopDesk, torch_config
 
 RESIZE_S = 30.0

@@ -12,7 +12,6 @@ from polarity.data.batch import Shards
 from polarity.data.ledger import TaskStatistics
 from polarity.encoders import EncoderFiles
 
-Say = Callable[[str], None]
 Listener = Callable[[Mapping[str, float]], None]
 """Called with each epoch's metrics."""
 

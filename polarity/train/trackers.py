@@ -25,10 +25,8 @@ from pydantic import BaseModel
 from polarity.artifacts import ENVIRONMENT, TENSORBOARD, TRACKERS, WANDB, RunFolder, disk_errors
 from polarity.config import Config
 from polarity.config_tracking import TrackingConfig
-from polarity.errors import ConfigError
+from polarity.errors import ConfigError, Say
 from polarity.train.events import Record
-
-Say = Callable[[str], None]
 
 FLUSH_S = 5.0
 """Seconds in which rows for MLflow are gathered into one request."""

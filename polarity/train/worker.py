@@ -15,12 +15,12 @@ from transformers import logging as transformers_logging
 from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, Fill, RunFolder, disk_errors
 from polarity.data.batch import Corpus
 from polarity.encoders import load_tokenizer, same_encoder
-from polarity.errors import PolarityError, RunError
+from polarity.errors import PolarityError, RunError, Say
 from polarity.evaluate import build_predictions
 from polarity.model.multitask import MultitaskModel
 from polarity.train.checkpoints import temporary_room, verify
 from polarity.train.events import Events, Record
-from polarity.train.job import Job, Say, checkpoint_names
+from polarity.train.job import Job, checkpoint_names
 from polarity.train.loop import Result, Tables, run_training
 from polarity.train.trackers import Named, running, trackers_of
 from polarity.train.world import World, use_threads

@@ -26,7 +26,7 @@ from polarity.data.seen import title_keys, titles_apart
 from polarity.data.split import load_splits, split_indices
 from polarity.data.tokenize import tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
-from polarity.errors import ConfigError, DataError, RunError
+from polarity.errors import ConfigError, DataError, RunError, Say
 from polarity.resolve import dump_config
 from polarity.strategy import with_settings
 from polarity.study import Study, TrialRecord
@@ -35,8 +35,6 @@ from polarity.train.world import World, resolve_precision
 from polarity.tune.conductor import MAX_ATTEMPTS, Budget, Conductor, Watcher, confirmation
 from polarity.tune.ray_tune import Tokens, place_trials, run_trials
 from polarity.tune.trial import KEEP_AFTER_S, TrialSpec
-
-Say = Callable[[str], None]
 
 INNER_SHARE = 0.15
 _OWN = ("max_length", "max_comment", "max_title", "order")

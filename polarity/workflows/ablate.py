@@ -1,14 +1,14 @@
 """`polarity ablate`: plan a study, run it with Ray Tune, and say what each arm does to the score."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from polarity.artifacts import REPORT, RunFolder
 from polarity.config import Config
-from polarity.errors import ConfigError, RunError
+from polarity.errors import ConfigError, RunError, Say
 from polarity.resolve import dump_config, parse_config
 from polarity.study import Arm, Chosen, Study, open_study_folder
 from polarity.train.cluster import check_nodes, start_ray
@@ -31,8 +31,6 @@ from polarity.tune.screening import (
 )
 from polarity.tune.terminal import Pace, live_or_lines, render_effects
 from polarity.workflows.train import require_data
-
-Say = Callable[[str], None]
 
 
 def tell(line: str) -> None:

@@ -32,7 +32,7 @@ from polarity.data.read import read_comments
 from polarity.data.seen import SeenRows
 from polarity.encoders import resolve_encoder
 from polarity.environment import describe_environment
-from polarity.errors import RunError
+from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluate_split, render_metrics
 from polarity.evaluate.predictions import Codes, Floats
 from polarity.evaluate.targets import TARGETS
@@ -45,7 +45,6 @@ from polarity.workflows.best_training import fold_config, for_encoder, place_sco
 if TYPE_CHECKING:
     from polarity.model.embedding import Embedder
 
-Say = Callable[[str], None]
 OOF, MEMBERS, FEATURES, LABEL_ERRORS = "out_of_fold", "members", "features", "label_errors.parquet"
 NO_ENCODER = "none"
 LATEST = 1.1

@@ -1,6 +1,5 @@
 """The rows of `polarity best`: which train, and which decide nothing."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,9 +12,8 @@ from polarity.data.annotators import without_votes
 from polarity.data.duplicates import find_leaks
 from polarity.data.read import read_comments
 from polarity.data.split import split_indices
-from polarity.errors import ConfigError, DataError
+from polarity.errors import ConfigError, DataError, Say
 
-Say = Callable[[str], None]
 FEWEST_ROWS = 30
 
 

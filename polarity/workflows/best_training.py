@@ -4,7 +4,7 @@ Shapes: N rows, K classes.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -18,13 +18,12 @@ from polarity.data.batch import soft_column
 from polarity.data.duplicates import find_leaks
 from polarity.data.read import original_error
 from polarity.data.split import Splits, split_indices
-from polarity.errors import RunError
+from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics
 from polarity.evaluate.predictions import Floats
 from polarity.paths import with_absolute_paths
 from polarity.strategy import with_settings
 
-Say = Callable[[str], None]
 PROGRESS_SECONDS = 60.0
 HELD_OUT = 0.1
 """Share of the labelled rows that the student is judged and calibrated on, and is not taught."""

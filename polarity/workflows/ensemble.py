@@ -1,6 +1,6 @@
 """`polarity ensemble`: several runs, and the linear floor if asked, as one run that averages their log-probabilities."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.data.split import Splits, load_splits
-from polarity.errors import RunError, nearest
+from polarity.errors import RunError, Say, nearest
 from polarity.evaluate import Metrics, build_predictions, evaluate_split, paired_difference
 from polarity.evaluate.results import Difference
 from polarity.predict.ensemble import Weighting, choose_weights, member_probabilities, pool
@@ -19,7 +19,6 @@ from polarity.run import Run
 from polarity.workflows.members import Made, copy_folder, new_run, open_members, write_run
 from polarity.workflows.read_again import aligned_predictions
 
-Say = Callable[[str], None]
 WEIGHTS = ("auto", "equal")
 MEMBERS = "members"
 _COPIED = (artifacts.CONFIG, artifacts.ENVIRONMENT, artifacts.METRICS, artifacts.PREDICTIONS)

@@ -1,6 +1,6 @@
 """`polarity evaluate`: a run judged on any labelled file, as training judges, with slices by language and warnings of drift."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -16,7 +16,7 @@ from polarity.config import Config, DataConfig, SplitConfig
 from polarity.data.annotators import without_votes
 from polarity.data.read import read_comments
 from polarity.data.seen import title_keys, titles_apart
-from polarity.errors import DataError, RunError
+from polarity.errors import DataError, RunError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, render_metrics
 from polarity.evaluate.drift import drift, label_counts
 from polarity.evaluate.language import can_tell_languages, language_slices
@@ -26,7 +26,6 @@ from polarity.predict import Classifier, load_classifier
 from polarity.predict.classifier import Votes
 from polarity.run import CheckedRows, Run, SeenChoice, check_rows
 
-Say = Callable[[str], None]
 DECIDED = {"seen": [TRAINING], "unchecked": [UNKNOWN]}
 """What the parts of a judged file decided, beside `test`, which decided nothing."""
 

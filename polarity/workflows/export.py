@@ -1,6 +1,5 @@
 """`polarity export`: a run as a folder that others use without this package."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,10 @@ from typing import Any
 import pyarrow as pa
 
 from polarity.artifacts import CONFIG, STUDENT
-from polarity.errors import DataError, PolarityError, RunError, nearest
+from polarity.errors import DataError, PolarityError, RunError, Say, nearest
 from polarity.predict.exported import Exported, check_free, new_folder
 from polarity.run import Run
 
-Say = Callable[[str], None]
 FORMATS = ("hf", "onnx")
 _SAMPLE_ROWS = 200
 

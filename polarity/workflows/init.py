@@ -15,11 +15,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from polarity.data.loose import read_loosely
-from polarity.errors import ConfigError, DataError, nearest
+from polarity.errors import ConfigError, DataError, Say, nearest
 from polarity.spelling import MISSING_WORDS, canonical, match
 from polarity.yaml_text import scalar
 
-Say = Callable[[str], None]
 Ask = Callable[[str, str], str]
 """Asks a question with a default answer; returns what the user typed."""
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +20,10 @@ from polarity.config import Config
 from polarity.data.seen import SeenRows
 from polarity.data.split import Splits
 from polarity.environment import describe_environment
-from polarity.errors import RunError
+from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_metrics, render_metrics
 from polarity.run import Run
 from polarity.workflows.calibrate import calibrate_run
-
-Say = Callable[[str], None]
 
 
 def _open_member(place: str) -> Run:

@@ -1,7 +1,6 @@
 """`polarity next`: the rows of a file that are worth labelling next, as a CSV for annotators."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pyarrow.compute as pc
 
 from polarity.artifacts import replacing
 from polarity.data.canonical import VISIBLE
-from polarity.errors import DataError
+from polarity.errors import DataError, Say
 from polarity.predict.batch import ChunkScorer, ScoreOptions, unpacked
 from polarity.predict.input import FORMATS, Columns, Input, Place, as_table, chunk_parts, column_text, open_inputs, row_blocks, table_schema
 from polarity.predict.next_rows import next_rows, uncertainty
@@ -20,7 +19,6 @@ from polarity.predict.output import check_out, open_writer
 from polarity.run import Run
 from polarity.workflows.predict import absolute
 
-Say = Callable[[str], None]
 PRIORITY = "priority"
 """The column that is added: 1 is the most urgent row."""
 PROGRESS_SECONDS = 10.0

@@ -1,7 +1,7 @@
 """`polarity predict`: files of comments with their predictions beside them, or one comment, and the shares of the classes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from polarity.artifacts import ENSEMBLE, MODEL, PREDICTIONS, STACK
-from polarity.errors import DataError
+from polarity.errors import DataError, Say
 from polarity.predict.batch import (
     ChunkScorer,
     Parts,
@@ -26,7 +26,6 @@ from polarity.predict.output import JOINED, PartCursor, Written, check_out, choo
 from polarity.predict.stacked import read_stack
 from polarity.run import Run
 
-Say = Callable[[str], None]
 PROGRESS_SECONDS = 10.0
 SMALL_BYTES = 2 << 20
 """Local inputs of up to so many bytes are scored in this process: starting Ray would take longer."""

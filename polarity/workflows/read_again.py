@@ -1,16 +1,12 @@
 """A finished run's rows, read again through its own configuration and held against what it predicted."""
 
-from collections.abc import Callable
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.data.split import Splits, load_splits
-from polarity.errors import RunError
+from polarity.errors import RunError, Say
 from polarity.evaluate.predictions import label_column
 from polarity.run import Run
-
-Say = Callable[[str], None]
 
 
 def read_again(run: Run, say: Say) -> Splits:

@@ -1,7 +1,6 @@
 """`polarity report`: writes report.html of a run or a study, and a run's model card."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import pyarrow as pa
@@ -11,11 +10,10 @@ from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.config import Config, DataConfig, SplitConfig
 from polarity.environment import describe_environment
-from polarity.errors import PolarityError
+from polarity.errors import PolarityError, Say
 from polarity.evaluate.predictions import prediction_column
 from polarity.report.record import Comments, Record
 
-Say = Callable[[str], None]
 CARD = f"{artifacts.MODEL}/README.md"
 
 

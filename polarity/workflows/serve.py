@@ -3,16 +3,13 @@
 import ipaddress
 import signal
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 
 from polarity.config import ClusterConfig
-from polarity.errors import RunError
+from polarity.errors import RunError, Say
 from polarity.predict.batch import ScoreOptions
 from polarity.workflows.predict import absolute
-
-Say = Callable[[str], None]
 
 
 def start(options: ScoreOptions, *, host: str, port: int, replicas: int, say: Say) -> str:

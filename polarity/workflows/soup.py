@@ -17,7 +17,7 @@ from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.data.split import Splits, load_splits
 from polarity.data.tokenize import tokenize
-from polarity.errors import RunError
+from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_predictions
 from polarity.model.multitask import MultitaskModel
 from polarity.predict.ensemble import Weights, average, completed, greedy
@@ -29,7 +29,6 @@ from polarity.train.world import World, device_here, use_threads
 from polarity.workflows.members import Made, new_run, open_members, write_run
 from polarity.workflows.read_again import aligned_predictions
 
-Say = Callable[[str], None]
 _CHECKPOINT = re.compile(rf"(?P<run>.+)/(?P<name>{artifacts.CHECKPOINTS}/epoch_\d+)/?")
 _WEIGHTS = "model.safetensors"
 # What decides a row's tokens; all else of `data` may differ.

@@ -1,6 +1,6 @@
 """`polarity train`: check the data, show the ledger, train, judge beside the floors, and write the run folder."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from polarity.data.split import Splits, in_shards, load_splits
 from polarity.data.tokenize import tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
 from polarity.environment import describe_environment, source_hashes
-from polarity.errors import ConfigError, RunError
+from polarity.errors import ConfigError, RunError, Say
 from polarity.evaluate import Metrics, build_metrics, render_metrics
 from polarity.evaluate.agreement import agreement, error_of_labels, in_words
 from polarity.evaluate.drift import describe_tokens
@@ -39,7 +39,6 @@ from polarity.train.trackers import check_trackers
 from polarity.workflows.calibrate import calibrate_run
 from polarity.workflows.report import report_run
 
-Say = Callable[[str], None]
 MOST_IDS = 1000
 """Rows dropped from training that environment.json names; it counts all."""
 

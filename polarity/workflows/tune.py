@@ -11,7 +11,7 @@ data.oversample.alpha: {quniform: [0, 1, 0.1]}
 import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from polarity import tables
 from polarity.artifacts import RunFolder
 from polarity.config import Config
 from polarity.config_checks import leaves
-from polarity.errors import ConfigError, RunError, nearest
+from polarity.errors import ConfigError, RunError, Say, nearest
 from polarity.resolve import dump_config
 from polarity.study import Arm, Best, Study, TrialRecord, open_study_folder
 from polarity.train.cluster import check_nodes, start_ray
@@ -140,7 +140,6 @@ def search_arms(space: Space, samples: int, seed: int, *, grid: bool = False) ->
     return [Arm(BASE), *(Arm(f"sample-{number:03d}", sets=sets, reference=BASE) for number, sets in enumerate(distinct.values(), 1))]
 
 
-Say = Callable[[str], None]
 BEST = "best.yaml"
 SEARCH = "search"
 """The design of a study that searches."""
