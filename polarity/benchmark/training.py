@@ -7,6 +7,7 @@ import tempfile
 import time
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ def _bare(setting: Setting, batches: list[Rows]) -> Contestant:
         for rows in batches:
             cuts = micro_batches(rows, config.train.micro_batch_size)
             for cut in cuts:
-                labels = {t: torch.from_numpy(v[cut]).to(setting.device) for t, v in corpus.labels.items()}
+                labels = {t: torch.from_numpy(v[cut].astype(np.int64)).to(setting.device) for t, v in corpus.labels.items()}
                 with autocast(setting.precision, setting.device):
                     logits = model(**to_tensors(corpus.collate(cut), setting.device))
                 scaler.scale(weighted_loss(logits, labels, weights) / len(cuts)).backward()

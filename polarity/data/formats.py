@@ -20,7 +20,7 @@ from polarity.data.excel_format import open_excel
 from polarity.data.json_format import open_jsonl
 from polarity.data.sample import DEFAULT_ROWS, sample_blocks, sample_columns
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source, positions, readable
-from polarity.errors import DataError, nearest
+from polarity.errors import DataError, nearest, redacted
 from polarity.paths import absolute
 
 EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".xlsx")
@@ -107,8 +107,7 @@ def modified(name: str) -> list[Any]:
 
 def _filesystem(name: str) -> tuple[pafs.FileSystem, str]:
     if has_secret(name):
-        kind = name.partition(":")[0]
-        raise DataError(f"the {kind}:// address of the data holds a password or key, which would show in logs: give it by the environment")
+        raise DataError(f"{redacted(name)}: this address holds a password or key, which would show in logs: give it by the environment")
     try:
         filesystem, path = pafs.FileSystem.from_uri(name)
     except (pa.ArrowException, ValueError) as error:
