@@ -37,15 +37,25 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(_SCRATCH, ignore_errors=True)
 
 
+NO_RAY = {
+    "best/test_best.py", "evaluate/test_shares.py", "evaluate/test_verdicts_by_simulation.py", "predict/test_export.py",
+    "predict/test_soup_ensemble.py", "report/test_card.py", "test_cli_bad_input.py", "test_notebook.py", "train/test_background.py",
+    "train/test_bad_steps.py", "train/test_object_storage.py", "train/test_resume.py", "tune/test_planted_course.py",
+    "tune/test_planted_truth.py", "tune/test_screen_effects.py",
+}  # fmt: skip
+"""Files whose slow tests start no Ray and time nothing: they run beside the heavy ones."""
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `-n 2 --dist loadgroup`: one process takes all that is heavy or starts Ray, in order as without it; the other the rest.
+    """Under `-n 2 --dist loadgroup`: one process takes all that is slow and starts Ray, in order as without it; the other the rest.
 
     Two clusters at a time on two cores would wait for each other; a file stays in one process for the sake of its fixtures.
     """
-    heavy = {"slow", "cluster"}
     for item in items:
-        alone = heavy & {mark.name for mark in item.iter_markers()} or "ray_cluster" in getattr(item, "fixturenames", ())
+        marks = {mark.name for mark in item.iter_markers()}
+        slow = "slow" in marks and item.path.relative_to(Path(__file__).parent).as_posix() not in NO_RAY
+        alone = slow or "cluster" in marks or "ray_cluster" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("heavy" if alone else item.nodeid.partition("::")[0]))
 
 
