@@ -240,7 +240,9 @@ def test_files_and_runs_that_cannot_be_judged(folder: Path, tmp_path: Path, pola
 
 def test_compare_on_the_runs_own_rows(folder: Path, polarity: Polarity) -> None:
     status, shown, _ = polarity("compare", folder / "first", folder / "second")
-    assert status == 0 and "second - first" in shown and "validation" in shown and "non_polarized" in shown
+    assert (
+        status == 0 and "the second, second, less that of the first, first" in shown and "validation" in shown and "non_polarized" in shown
+    )
     status, shown, _ = polarity("compare", folder / "first", folder / "second", "--json")
     compared = json.loads(shown)
     assert status == 0 and set(compared["splits"]) == {"validation", "test"}
