@@ -74,12 +74,15 @@ def refits(comments: pa.Table, labels: Labels, features_ND: Features | None) -> 
         model = fit_linear(comments.take(pa.array(rows)), labels, say=lambda _: None)
         return lambda scored: model.probabilities(comments.take(pa.array(scored)))
 
-    def fit_vectors(rows: NDArray[np.int64]) -> Scores:
-        assert features_ND is not None
-        model, known = fit_dense(features_ND[rows], {task: code[rows] for task, code in codes.items()}, labels), features_ND
-        return lambda scored: model.probabilities(known[scored])
+    if features_ND is None:
+        return [fit_words]
+    vectors_ND = features_ND
 
-    return [fit_words] if features_ND is None else [fit_words, fit_vectors]
+    def fit_vectors(rows: NDArray[np.int64]) -> Scores:
+        model = fit_dense(vectors_ND[rows], {task: code[rows] for task, code in codes.items()}, labels)
+        return lambda scored: model.probabilities(vectors_ND[scored])
+
+    return [fit_words, fit_vectors]
 
 
 def save_features(folder: RunFolder, name: str, features_ND: Features) -> None:

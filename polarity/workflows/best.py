@@ -232,12 +232,13 @@ class _Work:
         files = resolve_encoder(encoder, for_encoder(self.config, encoder).model.revision)
         return Embedder.load(files.folder, device_here(self.config.cluster.gpu))
 
-    def _features(self, encoder: str, embedder: "Embedder") -> NDArray[np.float32]:
-        """The sentence vectors of the labelled rows, kept until the run is finished."""
+    def _features(self, encoder: str, embedder: "Embedder | None" = None) -> NDArray[np.float32]:
+        """The sentence vectors of the labelled rows, kept until the run is finished; the encoder is loaded only if they are missing."""
         from polarity.best.members import load_features, save_features
 
         kept, rows = f"{FEATURES}/{_names(self.plan.frozen)[encoder]}.safetensors", self.rows.labelled
         if not self.folder.exists(kept):
+            embedder = embedder or self._embedder(encoder)
             save_features(self.folder, kept, embedder.features(rows["comment"].to_pylist(), rows["title"].to_pylist()))
         return load_features(self.folder, kept)
 
@@ -286,10 +287,20 @@ class _Work:
         student = self._student(choice, begun)
         suspects = self._label_errors(choice)
         ceiling = self._ceiling(choice, members, suspects)
-        kinds = {name: member.kind for name, (member, _) in made.items()}
-        outcome = self._outcome(choice, members, kinds, begun)
-        outcome = outcome.model_copy(
-            update={"label_errors": {task: len(rows) for task, rows in suspects.items()}, "ceiling": ceiling, "student": student}
+        rated = self._rated(choice, members, {name: member.kind for name, (member, _) in made.items()})
+        top = max(rated, key=lambda member: member.macro_f1).name
+        alone = member_alone(members[top], self.labels)
+        outcome = Outcome(
+            rule=choice.rule,
+            rules=choice.scores,
+            over_simplest=choice.over_simplest,
+            biases=choice.biases,
+            members=rated,
+            against_best_member=self.judge.difference(choice.crossed, alone) if len(rated) > 1 else None,
+            label_errors={task: len(rows) for task, rows in suspects.items()},
+            ceiling=ceiling,
+            student=student,
+            seconds=time.monotonic() - begun,
         )
         self.record.outcome = outcome
         self.record.write(self.folder)
@@ -322,13 +333,13 @@ class _Work:
         chances, chosen = ({task: getattr(scores[task], name) for task in self.labels} for name in ("probabilities", "predicted"))
         return build_predictions("test", test, chances, self.labels, chosen)
 
-    def _outcome(self, choice: Choice, members: dict[str, dict[str, Floats]], kinds: Mapping[str, str], begun: float) -> Outcome:
+    def _rated(self, choice: Choice, members: dict[str, dict[str, Floats]], kinds: Mapping[str, str]) -> list[MemberWorth]:
+        """Each member's own out-of-fold score, and what the stack loses without it."""
         worth = drop_one(choice, members, self.judge)
-        alone = {name: member_alone(member, self.labels) for name, member in members.items()}
         rated = []
-        for name, crossed in alone.items():
+        for name, member in members.items():
             judged = evaluate_split(
-                self.judge.predictions(crossed),
+                self.judge.predictions(member_alone(member, self.labels)),
                 self.labels,
                 resamples=self.config.train.resamples,
                 by_title=self.by_title,
@@ -344,19 +355,7 @@ class _Work:
                     seconds=self.record.seconds.get(name, 0.0),
                 )
             )
-        top = max(rated, key=lambda member: member.macro_f1)
-        gain: Difference | None = self.judge.difference(choice.crossed, alone[top.name]) if len(rated) > 1 else None
-        return Outcome(
-            rule=choice.rule,
-            rules=choice.scores,
-            over_simplest=choice.over_simplest,
-            biases=choice.biases,
-            members=rated,
-            against_best_member=gain,
-            label_errors={},
-            student=None,
-            seconds=time.monotonic() - begun,
-        )
+        return rated
 
     def _student(self, choice: Choice, begun: float) -> str | None:
         """The student, and how good it is beside the stack on the rows that it was not taught."""
@@ -441,7 +440,7 @@ class _Work:
             return None
         started = time.monotonic()
         encoder = next(iter(self.plan.frozen), None)
-        features = None if encoder is None else self._features(encoder, self._embedder(encoder))
+        features = None if encoder is None else self._features(encoder)
         whole = [members["linear"]] + ([] if encoder is None else [members[f"frozen-{_names(self.plan.frozen)[encoder]}"]])
         fits = refits(self.rows.labelled, self.labels, features)
         sizes, scores = curve_scores(self.judge, self.folds, fits, whole, resamples=self.config.train.resamples)
