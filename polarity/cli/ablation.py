@@ -1,7 +1,7 @@
 """`polarity ablate` and `polarity tune`: studies of many trainings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -24,7 +24,7 @@ from polarity.cli.options import (
 from polarity.errors import ConfigError
 
 if TYPE_CHECKING:
-    from polarity.tune.designs import Base
+    from polarity.tune.designs import Base, Design, Level
     from polarity.tune.runner import Limits
 
 StudyDir = Annotated[str | None, typer.Option(help="The study's folder or URI; default studies/NAME-TIME.")]
@@ -79,12 +79,11 @@ def ablate(
         workflow.resume(_resumed_dir(context, study_dir), limits=limits, retry_failed=retry_failed, confirm_seeds=fresh, say=say)
         return
     _refuse_retry(retry_failed)
-    from polarity.tune.designs import Design, Level
     from polarity.tune.plan import StudyPlan
 
     base = _base(one_file(config, config_option), preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
-    chosen: Design = design  # type: ignore[assignment]  # design_arms refuses what is none
-    at: Level = level or ("points" if design == "screen" else "tiers")  # type: ignore[assignment]
+    chosen = cast("Design", design)  # design_arms refuses what is none
+    at = cast("Level", level or ("points" if design == "screen" else "tiers"))
     question = workflow.Question(base, "custom" if arms is not None and design == "only" else chosen, at, arms, runs)
     if design == "screen":
         _refuse_exploration(context)
