@@ -28,6 +28,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # two processes with two threads each slow one another many times over on two cores
 os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"  # ray.train.report waits for a look of the controller: 2 s by default
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["COLUMNS"] = "110"  # tables are as wide as the terminal: a test must not depend on whose terminal started it
+for _name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "PY_COLORS", "CLICOLOR", "CLICOLOR_FORCE"):
+    os.environ.pop(_name, None)
 for _name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_JOB_CONFIG_JSON_ENV_VAR"):
     os.environ.pop(_name, None)
 

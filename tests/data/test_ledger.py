@@ -60,7 +60,8 @@ def test_counts_shares_and_weights_by_hand() -> None:
     assert build_ledger(train(), config(NEW)).epoch_rows == 12544
 
 
-def test_says_which_caps_bind() -> None:
+def test_says_which_caps_bind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     ledger = build_ledger(train(), config(NOW))
     assert {stratum.labels["polarization"] for stratum in ledger.strata if stratum.capped} == {"objective"}
     assert [entry.name for entry in ledger.tasks["polarization"] if entry.weight_capped] == ["objective"]
@@ -95,7 +96,8 @@ def test_warns_where_a_rarer_class_ends_above() -> None:
     assert not [w for w in build_ledger(train(), config(lenient)).warnings if "warn_factor" in w]
 
 
-def test_logit_adjustment_beside_weights_is_a_second_correction() -> None:
+def test_logit_adjustment_beside_weights_is_a_second_correction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
     ledger = build_ledger(train(), config(NOW, "resampled", logit_adjustment=1.0))
     assert any("logit adjustment" in w and w.startswith("polarization.objective") for w in ledger.warnings)
     assert "adjusted prior" in ledger.render()
