@@ -127,7 +127,7 @@ class OversampleConfig(Section):
 
 class DataConfig(Section):
     source: str | None = None
-    """One labelled source, cut by `split`: a .csv, .parquet, .jsonl or .json file, a folder saved by `datasets`,
+    """One labelled source, cut by `split`: a .csv, .parquet, .jsonl or .json file, a folder of .parquet files or one saved by `datasets`,
     `hf:NAME` or `hf:NAME@SPLIT` from the hub, or `sample` / `sample:ROWS`, the synthetic corpus."""
     train: str | None = None
     """Training rows, when you bring your own split (then `validation` is needed too and `source` is not)."""

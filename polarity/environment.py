@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from polarity.artifacts import replacing, sha256_file, user_cache_dir
+from polarity.artifacts import filesystem_of, replacing, sha256_file, user_cache_dir
 from polarity.encoders import EncoderFiles
 
 REMEMBERED_BYTES = 32_000_000
@@ -124,13 +124,15 @@ def _file_hash(path: Path) -> str:
 
 
 def _source_hash(source: str) -> str | None:
-    """SHA-256 of a local file, or of a saved folder's files with their names; size and time of a file at a URI; None for the hub and the
+    """SHA-256 of a local file, or of a folder's files with their names; size and time of what is at a URI; None for the hub and the
     sample."""
     path = Path(source)
     if "://" in source:
-        filesystem, place = pafs.FileSystem.from_uri(source)
-        info = filesystem.get_file_info(place)
-        return f"{info.size} bytes of {info.mtime}"
+        filesystem, place = filesystem_of(source)
+        found = [filesystem.get_file_info(place)]
+        if found[0].type == pafs.FileType.Directory:
+            found = [i for i in filesystem.get_file_info(pafs.FileSelector(found[0].path)) if i.type == pafs.FileType.File]
+        return f"{sum(i.size for i in found)} bytes of {max(i.mtime for i in found)}"
     if path.is_file():
         return _file_hash(path)
     if path.is_dir():

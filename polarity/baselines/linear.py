@@ -20,8 +20,9 @@ from polarity.evaluate.predictions import Codes, Floats, Labels
 
 INVERSE_REGULARISATION = 3.0
 MAX_ITERATIONS = 1000  # the plan's rows need about 80
-MOST_ROWS = 200_000
-"""Training rows that the floor is fitted on at most: a minute and about 2 GB. More are sampled, and said to be."""
+MOST_ROWS = 50_000
+"""Training rows that the floor is fitted on at most: one or two minutes, and 1.2 GB where all words are random. More are sampled, and said
+to be: of 200,000 such rows the word pairs alone, each with its share of the optimizer's memory, took more than 4 GB."""
 ROWS_AT_ONCE = 50_000
 """Rows whose terms are in memory together in prediction."""
 

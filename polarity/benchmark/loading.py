@@ -103,12 +103,21 @@ def _datasets(folder: Path) -> Iterator[Any]:
 
 def _ray(folder: Path) -> Iterator[Any]:
     import ray
+    from ray.data.collate_fn import ArrowBatchCollateFn
 
     from polarity.data.datasource import quiet_console
 
+    class Collate(ArrowBatchCollateFn):
+        """Ray's own way to batches of its own making: lists of several lengths are no tensor."""
+
+        def __call__(self, batch: pa.Table) -> Any:
+            return _padded([row.values.to_numpy() for row in batch["input_ids"]])
+
     data = ray.data.read_parquet(str(folder / _PARQUET), columns=["input_ids"])
     quiet_console()
-    yield from data.iter_batches(batch_size=BATCH, batch_format="pyarrow", local_shuffle_buffer_size=POOL, local_shuffle_seed=0)
+    yield from data.iter_torch_batches(
+        batch_size=BATCH, collate_fn=Collate(), local_shuffle_buffer_size=POOL, local_shuffle_seed=0, device="cpu"
+    )
 
 
 def _main(method: str, folder: Path, batches: int) -> None:
@@ -121,8 +130,6 @@ def _main(method: str, folder: Path, batches: int) -> None:
     with MemoryOfAll() as memory:
         stream = {"polarity": _polarity, "datasets + DataLoader": _datasets, "Ray Data": _ray}[method](folder)
         for batch in islice(stream, batches + 1):
-            if isinstance(batch, pa.Table):
-                batch = _padded([row.values.to_numpy() for row in batch["input_ids"]])
             if not first:  # the first batch waits for the plan, or for the first blocks
                 first, started = time.perf_counter() - started, time.perf_counter()
                 continue

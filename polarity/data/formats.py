@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from polarity.artifacts import column_of_objects, has_secret, replacing, user_cache_dir
+from polarity.artifacts import column_of_objects, filesystem_of, has_secret, replacing, user_cache_dir
 from polarity.data import hf_format
 from polarity.data.csv_format import open_csv
 from polarity.data.excel_format import open_excel
@@ -25,12 +25,18 @@ from polarity.paths import absolute
 
 EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".xlsx")
 MAX_PARTS = 32
-"""Most tasks that one Parquet file is read by."""
+"""Most tasks that a Parquet source is read by, if its row groups are small."""
+ROWS_PER_PART = 32 * ROWS_PER_BLOCK
+"""A row group of more rows is read by several tasks."""
+MAX_CUTS = 8
+"""Most tasks that one row group is read by: each of them decodes it from its beginning to its own rows."""
+_HIDDEN = "._"
+"""How the names of files begin that other programs do not take for data."""
 
 
 def open_source(name: str) -> Source:
-    """Open `name`: .csv, .tsv, .parquet, .jsonl, .ndjson, .json, .xlsx, a folder saved by `datasets`, `hf:NAME[@SPLIT]`, `sample[:ROWS]`,
-    or a URI of a file (`s3://...`).
+    """Open `name`: .csv, .tsv, .parquet, .jsonl, .ndjson, .json, .xlsx, a folder of .parquet files, or one saved by `datasets`,
+    `hf:NAME[@SPLIT]`, `sample[:ROWS]`, or the URI (`s3://...`) of a file or of a folder of .parquet files.
 
     Only the header or footer is read. Raises DataError for what is missing, unknown, empty or damaged there.
     """
@@ -48,6 +54,8 @@ def open_source(name: str) -> Source:
         if path.is_dir():
             if any((path / mark).is_file() for mark in hf_format.SAVED):
                 return hf_format.open_saved(name, path)
+            if files := sorted(file for file in path.glob("*.parquet") if file.name[0] not in _HIDDEN):
+                return _open_parquet(name, [(f"{name.rstrip('/')}/{file.name}", file) for file in files])
             raise DataError(hf_format.not_a_dataset(name, path))
     return _open_file(name, path)
 
@@ -59,7 +67,7 @@ def _open_file(name: str, path: Path) -> Source:
     if extension == ".tsv":
         return open_csv(name, path, "\t")
     if extension == ".parquet":
-        return _open_parquet(name, path)
+        return _open_parquet(name, [(name, path)])
     if extension in (".jsonl", ".ndjson", ".json"):
         return open_jsonl(name, path)
     if extension == ".xlsx":
@@ -95,9 +103,7 @@ def modified(name: str) -> list[Any]:
     """What tells that a source is another than it was, without reading it: place, size and time of each of its files."""
     with readable(name):
         if "://" in name:
-            filesystem, path = _filesystem(name)
-            info = filesystem.get_file_info(path)
-            return [name, info.size, info.mtime_ns]
+            return [name, *([info.path, info.size, info.mtime_ns] for info in _remote_files(name))]
         if name.split(":")[0] in ("sample", "hf"):
             return [name]
         local = Path(absolute(name))
@@ -109,20 +115,33 @@ def _filesystem(name: str) -> tuple[pafs.FileSystem, str]:
     if has_secret(name):
         raise DataError(f"{redacted(name)}: this address holds a password or key, which would show in logs: give it by the environment")
     try:
-        filesystem, path = pafs.FileSystem.from_uri(name)
+        return filesystem_of(name)
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"{name}: not a URI that pyarrow's filesystems take ({error})") from error
-    return filesystem, str(path)
+
+
+def _remote_files(name: str) -> list[pafs.FileInfo]:
+    """The file at a URI, or the .parquet files of the folder there. Raises DataError where there is neither."""
+    filesystem, path = _filesystem(name)
+    with readable(name):
+        info = filesystem.get_file_info(path)
+        if info.type == pafs.FileType.File:
+            return [info]
+        listed = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    files = (i for i in listed if i.type == pafs.FileType.File and i.extension == "parquet" and i.base_name[0] not in _HIDDEN)
+    found = sorted(files, key=lambda i: str(i.path))
+    if not found:
+        raise DataError(f"{name}: no such file" if info.type == pafs.FileType.NotFound else f"{name}: is a folder without .parquet files")
+    return found
 
 
 def _open_remote(name: str) -> Source:
-    """A file at a URI: Parquet is read where it lies, other formats from a copy in the user's cache, on each machine that reads."""
-    filesystem, path = _filesystem(name)
-    with readable(name):
-        if filesystem.get_file_info(path).type != pafs.FileType.File:
-            raise DataError(f"{name}: no such file")
-    if path.lower().endswith(".parquet"):
-        return _open_parquet(name, partial(_remote_file, name))
+    """A source at a URI: Parquet is read where it lies, other formats from a copy in the user's cache, on each machine that reads."""
+    found = _remote_files(name)
+    if found[0].extension.lower() == "parquet":
+        path = _filesystem(name)[1]
+        below = [str(info.path)[len(path) :] for info in found]
+        return _open_parquet(name, [(name.rstrip("/") + end, partial(_remote_file, name, end)) for end in below])
     opened = _open_file(name, _copied(name))
     return replace(opened, parts=tuple(Part(p.first_row, partial(_remote_blocks, name, i)) for i, p in enumerate(opened.parts)))
 
@@ -131,9 +150,9 @@ def _remote_blocks(name: str, part: int, columns: Sequence[str]) -> Iterator[pa.
     return _open_file(name, _copied(name)).parts[part].blocks(columns)
 
 
-def _remote_file(name: str) -> pa.NativeFile:
+def _remote_file(name: str, end: str) -> pa.NativeFile:
     filesystem, path = _filesystem(name)
-    return filesystem.open_input_file(path)
+    return filesystem.open_input_file(path + end)
 
 
 def _copied(name: str) -> Path:
@@ -147,34 +166,68 @@ def _copied(name: str) -> Path:
     return target
 
 
-def _open_parquet(name: str, place: Path | Callable[[], pa.NativeFile]) -> Source:
-    with readable(name), _parquet(name), _parquet_file(place) as file:
-        metadata, schema = file.metadata, file.schema_arrow
-        if metadata.num_rows == 0:
-            raise DataError(f"{name}: the file has columns but no rows")
-        objects = column_of_objects(schema)
-        if objects is not None:
-            raise DataError(f"{name}: the column {objects!r} holds Ray's pickled objects, which run code when they are read: leave it out")
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    groups_per_part = -(-len(sizes) // MAX_PARTS)
-    parts = []
-    for first in range(0, len(sizes), groups_per_part):
-        groups = list(range(first, min(first + groups_per_part, len(sizes))))
-        parts.append(Part(sum(sizes[:first]), partial(_parquet_blocks, name, place, groups)))
-    return Source(name=name, columns=tuple(schema.names), unit="row", parts=tuple(parts), locate=positions)
+Place = Path | Callable[[], pa.NativeFile]
 
 
-def _parquet_file(place: Path | Callable[[], pa.NativeFile]) -> pq.ParquetFile:
+def _open_parquet(name: str, files: Sequence[tuple[str, Place]]) -> Source:
+    """The rows of one or more files (name, place), one after the other; all have the first one's columns."""
+    columns: list[str] = []
+    groups: list[list[int]] = []
+    for file_name, place in files:
+        with readable(file_name), _parquet(file_name), _parquet_file(place) as file:
+            metadata, schema = file.metadata, file.schema_arrow
+            objects = column_of_objects(schema)
+            if objects is not None:
+                raise DataError(
+                    f"{file_name}: the column {objects!r} holds Ray's pickled objects, which run code when they are read: leave it out"
+                )
+            groups.append([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+        columns = columns or list(schema.names)
+        if sorted(columns) != sorted(schema.names):
+            differing = sorted(set(columns) ^ set(schema.names))
+            raise DataError(f"{file_name}: has not the columns of {files[0][0]} (only one has {', '.join(map(repr, differing[:3]))})")
+    if not sum(map(sum, groups)):
+        raise DataError(f"{name}: the file has columns but no rows")
+    together = -(-sum(map(len, groups)) // MAX_PARTS)
+    parts, first = [], 0
+    for (file_name, place), sizes in zip(files, groups, strict=True):
+        for own, rows, skipped in _cuts(sizes, together):
+            parts.append(Part(first, partial(_parquet_blocks, file_name, place, own, skipped, rows)))
+            first += rows
+    return Source(name=name, columns=tuple(columns), unit="row", parts=tuple(parts), locate=positions)
+
+
+def _cuts(sizes: Sequence[int], together: int) -> Iterator[tuple[list[int], int, int]]:
+    """(row groups, rows, rows of them to skip before) of each part of a file: so many small groups together, or a piece of a large one."""
+    held: list[int] = []
+    for group, size in enumerate(sizes):
+        if size <= ROWS_PER_PART:
+            held.append(group)
+        if held and (len(held) == together or size > ROWS_PER_PART or group == len(sizes) - 1):
+            yield held, sum(sizes[i] for i in held), 0
+            held = []
+        if size > ROWS_PER_PART:
+            blocks = -(-size // ROWS_PER_BLOCK)
+            step = -(-blocks // min(MAX_CUTS, -(-size // ROWS_PER_PART))) * ROWS_PER_BLOCK
+            yield from (([group], min(step, size - start), start) for start in range(0, size, step))
+
+
+def _parquet_file(place: Place) -> pq.ParquetFile:
     return pq.ParquetFile(place if isinstance(place, Path) else place(), pre_buffer=not isinstance(place, Path))
 
 
-def _parquet_blocks(
-    name: str, place: Path | Callable[[], pa.NativeFile], groups: Sequence[int], columns: Sequence[str]
-) -> Iterator[pa.Table]:
+def _parquet_blocks(name: str, place: Place, groups: Sequence[int], skipped: int, rows: int, columns: Sequence[str]) -> Iterator[pa.Table]:
     with readable(name), _parquet(name), _parquet_file(place) as file:
         classes = hf_format.class_names(file.schema_arrow.metadata)
         for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK, row_groups=list(groups), columns=list(columns), use_threads=False):
-            yield hf_format.name_classes(pa.Table.from_batches([batch]), classes)
+            if skipped >= batch.num_rows:
+                skipped -= batch.num_rows
+                continue
+            block = pa.Table.from_batches([batch.slice(skipped, rows)])
+            skipped, rows = 0, rows - block.num_rows
+            yield hf_format.name_classes(block, classes)
+            if not rows:
+                break
 
 
 @contextmanager

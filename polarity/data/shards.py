@@ -233,7 +233,7 @@ class _PartWriter:
         values = table["input_ids"].combine_chunks().flatten().to_numpy()
         self.rows += table.num_rows
         self.tokens += len(values)
-        self._used = np.union1d(self._used, values)
+        self._used = np.union1d(self._used, np.flatnonzero(np.bincount(values)).astype(np.int32))  # sorting so many takes half a second
         for array in (table[ID_HASH].to_numpy(), table["length"].to_numpy(), values, *(table[t].fill_null(-1).to_numpy() for t in tasks)):
             self._digest.update(np.ascontiguousarray(array).data)
 
@@ -407,7 +407,30 @@ class Preparation:
         seconds = time.monotonic() - began
         say(f"shards: {rows:,} rows, {size / 1e9:.2f} GB, prepared in {seconds:,.0f} s ({rows / seconds:,.0f} rows/s)")
         made = {"made": time.strftime("%Y-%m-%d %H:%M:%S"), "notes": notes, "dropped": dropped, "pieces": records, "key": self.key}
-        self.folder.write_json(MANIFEST, made)
+        self.folder.write_json(MANIFEST, {**made, "sources": self._identities})
+        self._tell_of_others(say)
+
+    def _tell_of_others(self, say: Say) -> None:
+        """How much room other shards take beside these, and which of them nobody can use again: those of a source that has changed.
+
+        Nothing is deleted: another run may be reading them.
+        """
+        place = shard_place(self.data)
+        sizes: dict[str, int] = {}
+        for info in place.filesystem.get_file_info(pafs.FileSelector(place.root, recursive=True)):
+            name = info.path[len(place.root.rstrip("/")) + 1 :].partition("/")[0]
+            if info.type == pafs.FileType.File and name != self.key[:32]:
+                sizes[name] = sizes.get(name, 0) + info.size
+        whole = [name for name in sizes if place.is_file(f"{name}/{MANIFEST}")]
+        if not whole:
+            return
+        made_of = {name: place.read_json(f"{name}/{MANIFEST}").get("sources", {}) for name in whole}
+        old = [name for name, of in made_of.items() if any(self._identities.get(source, state) != state for source, state in of.items())]
+        size = sum(sizes[name] for name in whole)
+        say(f"{place.uri} also holds {len(whole)} other shards ({size / 1e9:.2f} GB): delete what you do not need")
+        if old:
+            named = " ".join(place.inside(name) for name in old)
+            say(f"of a source as it was before it changed, and never taken again ({sum(sizes[n] for n in old) / 1e9:.2f} GB): {named}")
 
     @contextmanager
     def _alone(self, say: Say) -> Iterator[None]:

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polarity.config import DataConfig, SplitConfig, TaskConfig
-from polarity.data import csv_format, json_format, source
+from polarity.data import csv_format, formats, json_format, source
+from polarity.data.formats import open_source
 from polarity.data.read import original_error, read_comments, read_dataset
 from polarity.errors import DataError
 
@@ -257,6 +258,27 @@ def test_duplicate_ids_are_found_across_blocks(tmp_path: Path) -> None:
     rows[17][0] = rows[2][0]
     with pytest.raises(DataError, match=r"line 19: the row id 'r2'.*that of line 4"):
         read_comments(write_csv(tmp_path / "x.csv", rows), DataConfig())
+
+
+def test_a_folder_of_parquet_files_is_one_source_and_large_row_groups_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of([f"comment {i}" for i in range(400)])
+    whole = read_comments(write_parquet(tmp_path / "x.parquet", rows), DataConfig())
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_parquet(folder / "a.parquet", rows[:250], row_group_size=240)
+    write_parquet(folder / "b.parquet", rows[250:], row_group_size=60)
+    (folder / "_SUCCESS").touch()
+    assert [part.first_row for part in open_source(str(folder)).parts] == [0, 240, 250, 310, 370]
+    monkeypatch.setattr(formats, "ROWS_PER_BLOCK", 32)
+    monkeypatch.setattr(formats, "ROWS_PER_PART", 100)
+    assert [part.first_row for part in open_source(str(folder)).parts] == [0, 96, 192, 240, 250, 310, 370]
+    assert read_comments(str(folder), DataConfig()).equals(whole)
+    monkeypatch.setattr(formats, "MAX_PARTS", 3)  # small groups go together, two of a file
+    assert [part.first_row for part in open_source(str(folder)).parts] == [0, 96, 192, 240, 250, 370]
+    assert read_comments(folder.as_uri(), DataConfig()).equals(whole)
+    pq.write_table(pq.read_table(folder / "b.parquet").drop_columns(["Title"]), folder / "c.parquet")
+    with pytest.raises(DataError, match=r"c.parquet: has not the columns of .*/a.parquet \(only one has 'Title'\)"):
+        open_source(str(folder))
 
 
 # with Ray

@@ -117,7 +117,14 @@ def test_made_once_and_again_where_anything_differs(tmp_path: Path) -> None:
     again.open(said.append, through_ray=False)
     assert again.key == first.key and "taken from the shards of" in "".join(said) and "".join(said).count("preparing shards") == 1
     os.utime(source, (1, 1))
-    assert preparation(tmp_path, source).key != first.key
+    other = preparation(tmp_path, source)
+    assert other.key != first.key
+    said.clear()
+    other.open(said.append, through_ray=False)
+    assert any("also holds 1 other shards" in line for line in said)
+    assert any("before it changed" in line and line.endswith(f"{tmp_path}/shards/{first.key[:32]}") for line in said)
+    preparation(tmp_path / "elsewhere", source).open(said.append, through_ray=False)
+    assert sum("other shards" in line for line in said) == 1
 
 
 def test_a_truncated_shard_is_named_and_made_anew(tmp_path: Path) -> None:

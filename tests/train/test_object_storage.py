@@ -1,13 +1,17 @@
 """Data, shards, run folder and checkpoints on object storage: moto's server stands in for S3, and gives the numbers of a local disk."""
 
+import itertools
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
-from moto.server import ThreadedMotoServer
+from moto.server import DomainDispatcherApplication, ThreadedMotoServer, create_backend_app
+from werkzeug.serving import make_server
 
 from polarity.artifacts import HISTORY, PREDICTIONS, RunFolder
 from polarity.data.formats import open_source
@@ -66,6 +70,32 @@ def test_files_are_read_where_they_lie(bucket: pafs.FileSystem, tmp_path: Path) 
         assert read_comments(put(bucket, path), data).equals(read_comments(str(path), data))
     with pytest.raises(DataError, match=r"s3://bucket/none.csv: no such file"):
         open_source("s3://bucket/none.csv")
+
+
+@pytest.mark.usefixtures("small_cache")
+def test_requests_that_fail_are_sent_again(bucket: pafs.FileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server that is busy two times of three."""
+    local, numbers, failed = write(tmp_path / "rows.parquet", 60), itertools.count(), 0
+    uri, application = put(bucket, local), DomainDispatcherApplication(create_backend_app)
+
+    def flaky(environ: dict[str, Any], start: Any) -> Any:
+        nonlocal failed
+        if next(numbers) % 3:
+            failed += 1
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            start("503 Slow Down", [("Content-Length", "0")])
+            return []
+        return application(environ, start)
+
+    server = make_server("127.0.0.1", 0, flaky, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    data = configured().data
+    assert read_comments(uri, data).equals(read_comments(str(local), data))
+    folder = RunFolder.at("s3://bucket/flaky")
+    folder.write_text("said.txt", "all of it")
+    assert folder.read_bytes("said.txt") == b"all of it" and failed > 6
+    server.shutdown()
 
 
 @pytest.fixture
