@@ -1,4 +1,4 @@
-"""The main job as its user runs it, with a tiny encoder: in this process, on Ray's workers, stopped and resumed; and bad input."""
+"""The main job as its user runs it, with a tiny encoder: stopped and resumed; and bad input. On Ray's workers: test_quiet.py."""
 
 import json
 import os
@@ -75,23 +75,6 @@ def test_run_in_this_process(
         assert any(all(word in line for word in (entry["name"], *printed)) for line in shown.splitlines()), entry
     assert call(command(inputs, tmp_path / "run", "--workers", "0"), monkeypatch) == 2
     assert "already holds a run" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_workers_of_ray_give_the_numbers_of_one_process(
-    inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
-) -> None:
-    """The workers of Ray stand in other folders: the names are relative to this one, and one could be a name of the hub."""
-    monkeypatch.chdir(Path(inputs[0]).parent.parent)
-    relative = tuple(str(Path(path).relative_to(Path.cwd())) for path in inputs)
-    assert relative[0].count("/") == 1
-    assert call(command(relative, tmp_path / "alone", "--workers", "0"), monkeypatch) == 0
-    assert call(command(relative, tmp_path / "two", "--workers", "2"), monkeypatch) == 0
-    alone, two = (check_run(tmp_path / name)["validation"]["overall"]["macro_f1"] for name in ("alone", "two"))  # type: ignore[index]
-    assert two == pytest.approx(alone, abs=0.02)
-    histories = [pq.read_table(tmp_path / name / "history.parquet").to_pylist() for name in ("alone", "two")]
-    losses = [[row["loss"] for row in rows if row["kind"] == "step"] for rows in histories]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 @pytest.mark.slow

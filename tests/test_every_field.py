@@ -137,7 +137,7 @@ FLIPS: dict[str, Flip] = {
     "train.average_epochs": Flip(("1", "2"), ("train.epochs=4", "optim.lr=2e-2", "train.seed=2")),
     "train.sort_pool": Flip(("0", "1", "32")),
     "train.eval_batch_size": Flip(("64", "8"), observe=observe.encoder_passes),
-    "train.precision": Flip(("fp32", "bf16", "fp16"), either=frozenset({"auto"})),
+    "train.precision": Flip(("fp32", "bf16", "fp16"), ("train.epochs=1", "train.max_steps=1"), either=frozenset({"auto"})),
     "train.dropout_masks": Flip(("cheap", "torch")),
     "train.max_bad_steps": Flip(("1", "3"), observe=observe.bad_steps_survived),
     "train.deterministic": Flip(("false", "true"), observe=observe.refuses_what_cannot_be_repeated),

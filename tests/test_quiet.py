@@ -1,4 +1,4 @@
-"""What is on the screen is ours: a training through Ray says nothing but what `say` was told, and on a terminal its steps are a bar."""
+"""One training through Ray and on a terminal: the screen shows our lines and no other, or a bar for the steps; the numbers are the same."""
 
 import json
 import os
@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
+import pyarrow.parquet as pq
 import pytest
 
 from polarity import quiet
+from polarity.evaluate import metrics_schema
 from tests.tiny import tiny_csv, tiny_encoder
 
 ROOT = Path(__file__).parent.parent
@@ -28,38 +31,42 @@ main()
 
 
 def training(folder: Path, *more: str) -> list[str]:
-    encoder, data = tiny_encoder(folder / "encoder"), tiny_csv(folder / "comments.csv", 200)
+    """By names that are relative to the folder above, in which Ray's workers don't stand; the encoder's could be one of the hub."""
     sets = [word for value in ("train.precision=fp32", "train.resamples=100", "train.log_every=1") for word in ("--set", value)]
-    run = ["train", "--preset", "small", "--encoder", str(encoder), "--data", str(data), "--run-dir", str(folder / "run"), "--epochs", "1"]
-    return [*run, *sets, *more]
+    places = ["--encoder", f"{folder.name}/encoder", "--data", f"{folder.name}/comments.csv"]
+    return ["train", "--preset", "small", *places, "--epochs", "1", *sets, *more]
 
 
-@pytest.mark.slow
-@pytest.mark.cluster
-def test_a_training_through_ray_prints_our_lines_and_no_other(tmp_path: Path) -> None:
-    """Also where TMPDIR is too long for Ray's sockets, as Slurm makes it."""
-    long = tmp_path / ("node_local_tmp_of_a_job_" * 4)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("inputs")
+    tiny_encoder(made / "encoder")
+    tiny_csv(made / "comments.csv", 200)
+    return made
+
+
+@pytest.fixture(scope="module")
+def by_ray(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Two workers of Ray, where TMPDIR is too long for Ray's sockets, as Slurm makes it."""
+    long = folder / ("node_local_tmp_of_a_job_" * 4)
     long.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(long), "COLUMNS": "80"}
     for name in ("PYTHONWARNINGS", "RAY_TMPDIR"):
         environment.pop(name, None)
-    command = [sys.executable, "-c", RECORDED, str(tmp_path / "said"), *training(tmp_path, "--workers", "1")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    said = [line for text in (tmp_path / "said").read_text().splitlines() for line in json.loads(text).splitlines()]
-    assert done.stderr == ""
-    assert sorted(done.stdout.splitlines()) == sorted(said)
-    steps = [line for line in said if line.startswith("epoch 1/1  step ")]
-    assert steps and any(line.startswith("epoch 1 done") for line in said), "the worker's own lines come through"
-    assert any("TMPDIR is too long" in line for line in said) and any("Ray on this machine" in line for line in said) and "Next:" in said
+    run = training(folder, "--workers", "2", "--run-dir", str(folder / "two"))
+    command = [sys.executable, "-c", RECORDED, str(folder / "said"), *run]
+    return subprocess.run(command, env=environment, cwd=folder.parent, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
-def test_on_a_terminal_the_steps_are_a_bar(tmp_path: Path) -> None:
-    done, screen = [sys.executable, "-m", "polarity", *training(tmp_path, "--workers", "0")], b""
+@pytest.fixture(scope="module")
+def on_a_terminal(folder: Path) -> str:
+    """What a terminal shows of the training in one process."""
+    run, screen = training(folder, "--workers", "0", "--run-dir", str(folder / "alone")), b""
     master, end = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
-    driver = subprocess.Popen(done, stdin=end, stdout=end, stderr=end, env=environment)
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "polarity", *run], stdin=end, stdout=end, stderr=end, env=environment, cwd=folder.parent
+    )
     os.close(end)
     while True:
         try:
@@ -70,11 +77,44 @@ def test_on_a_terminal_the_steps_are_a_bar(tmp_path: Path) -> None:
             break
         screen += part
     assert driver.wait() == 0, screen.decode()
-    shown = screen.decode()
+    return screen.decode()
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_training_through_ray_prints_our_lines_and_no_other(by_ray: subprocess.CompletedProcess[str], folder: Path) -> None:
+    assert by_ray.returncode == 0, by_ray.stderr
+    said = [line for text in (folder / "said").read_text().splitlines() for line in json.loads(text).splitlines()]
+    assert by_ray.stderr == ""
+    assert sorted(by_ray.stdout.splitlines()) == sorted(said)
+    steps = [line for line in said if line.startswith("epoch 1/1  step ")]
+    assert steps and any(line.startswith("epoch 1 done") for line in said), "the worker's own lines come through"
+    assert any("TMPDIR is too long" in line for line in said) and any("Ray on this machine" in line for line in said) and "Next:" in said
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_workers_of_ray_give_the_numbers_of_one_process(by_ray: subprocess.CompletedProcess[str], on_a_terminal: str, folder: Path) -> None:
+    runs = [folder / name for name in ("alone", "two")]
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in runs]
+    for found in metrics:
+        jsonschema.validate(found, metrics_schema())
+    alone, two = (found["validation"]["overall"]["macro_f1"] for found in metrics)
+    assert two == pytest.approx(alone, abs=0.02)
+    histories = [pq.read_table(run / "history.parquet").to_pylist() for run in runs]
+    losses = [[row["loss"] for row in rows if row["kind"] == "step"] for rows in histories]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert len(list((runs[1] / "tensorboard").iterdir())) == 1, "one worker of two writes"
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_on_a_terminal_the_steps_are_a_bar(on_a_terminal: str, folder: Path) -> None:
+    shown = on_a_terminal
     assert "\x1b[" in shown and "epoch 1/1" in shown and "rows/s" in shown and "\u2501" in shown
     assert "  lr " not in shown, "no line a step"
     assert "epoch 1 done" in shown and "Next:" in shown
-    plain = [line for line in shown.replace("\r", "\n").split("\n") if "\x1b" not in line and str(tmp_path) not in line]
+    plain = [line for line in shown.replace("\r", "\n").split("\n") if "\x1b" not in line and str(folder) not in line]
     aligned = [line for line in plain if "  " in line.strip() and " done: " not in line]  # sentences are wrapped by the terminal
     assert len(aligned) > 8 and max(map(len, aligned)) <= 80
 

@@ -19,7 +19,8 @@ CHOSEN = "worker killed"
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_a_run_survives_a_fault(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "jobs" / "faults.py"), "--injections", "1", "--only", CHOSEN, "--out", str(tmp_path / "table.md")]
+    options = ["--injections", "1", "--epochs", "2", "--only", CHOSEN, "--out", str(tmp_path / "table.md")]
+    command = [sys.executable, str(ROOT / "jobs" / "faults.py"), *options]
     environment = {**os.environ, "TMPDIR": "/tmp"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

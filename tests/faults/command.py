@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from polarity.errors import PolarityError
-from tests.faults.matrix import HEADER, OWN_MOUNTS, line, plan, run_matrix
+from tests.faults.matrix import HEADER, OWN_MOUNTS, Size, line, plan, run_matrix
 
 _UNSHARE = ["unshare", "-rm"]
 
@@ -20,6 +20,7 @@ def faults(
     injections: Annotated[int, typer.Option(min=1, help="How many faults to inject, in turn.")] = 24,
     seed: Annotated[int, typer.Option(help="Of the order and the moments.")] = 0,
     only: Annotated[list[str] | None, typer.Option(help="A fault's name in the table. Repeatable; default: all.")] = None,
+    epochs: Annotated[int, typer.Option(min=2, help="Of the small training.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Write the table to this file.")] = None,
     keep: Annotated[Path | None, typer.Option(help="Copy the runs' logs into this folder.")] = None,
 ) -> None:
@@ -31,7 +32,7 @@ def faults(
     _with_own_mounts()
     place = Path(tempfile.mkdtemp(prefix="pf-", dir="/tmp" if Path("/tmp").is_dir() else None))
     try:
-        rows = run_matrix(place, order, seed, lambda text: print(text, flush=True))
+        rows = run_matrix(place, order, seed, lambda text: print(text, flush=True), Size(epochs=epochs))
     finally:
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)

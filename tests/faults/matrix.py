@@ -64,9 +64,8 @@ def plan(injections: int, seed: int, only: list[str]) -> list[str]:
     return found[:injections]
 
 
-def run_matrix(place: Path, faults: list[str], seed: int, say: Say, size: Size | None = None) -> list[Row]:
+def run_matrix(place: Path, faults: list[str], seed: int, say: Say, size: Size) -> list[Row]:
     """Inject the faults one after another below the empty folder `place`, whose path is short: Ray puts sockets there."""
-    size = size or Size()
     own_home(place)
     encoder = make_encoder(place / "encoder")
     disk = _small_disk(place / "disk")

@@ -1,5 +1,6 @@
 """Tiny trainings for the tests of this folder: a random encoder, random comments with missing labels, and ranks as processes."""
 
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -103,8 +104,9 @@ def timeless(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "tokens_per_s", "mfu")} for row in history]
 
 
-def _rank(rank: int, size: int, function: Callable[..., Any], arguments: tuple[Any, ...], folder: str) -> None:
+def _rank(rank: int, size: int, function: Callable[..., Any], arguments: tuple[Any, ...], folder: str, encoder: str) -> None:
     torch.set_num_threads(1)
+    os.environ[_ENCODER] = encoder
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=300))
     result = function(*arguments)
@@ -114,10 +116,13 @@ def _rank(rank: int, size: int, function: Callable[..., Any], arguments: tuple[A
 
 
 def on_ranks(size: int, folder: Path, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run a module-level function on `size` gloo ranks and return the first one's result."""
+    """Run a module-level function on `size` gloo ranks and return the first one's result.
+
+    The ranks are forked from a server that has imported torch and the training once for all tests of a session.
+    """
     if size == 1:
         return function(*arguments)
     folder.mkdir()
-    encoder_folder()
-    mp.spawn(_rank, args=(size, function, arguments, str(folder)), nprocs=size)
+    multiprocessing.set_forkserver_preload(["tests.train.runs"])
+    mp.start_processes(_rank, args=(size, function, arguments, str(folder), str(encoder_folder())), nprocs=size, start_method="forkserver")
     return torch.load(folder / "result.pt", weights_only=False)

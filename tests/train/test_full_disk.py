@@ -43,19 +43,14 @@ def shell(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-# Kilobytes of the disk, and the checkpoints that found room. The first one takes about 1,350, the second at most 1,800.
-STAGES = {"the first checkpoint": (900, set()), "a later checkpoint": (2500, {"epoch_0001"})}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(stage: str, command: str, tmp_path: Path) -> None:
-    size, kept = STAGES[stage]
+def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(command: str, tmp_path: Path) -> None:
+    """The first checkpoint takes about 1,350 kB, the second at most 1,800: the first finds room."""
     disk = tmp_path / "disk"
     disk.mkdir()
     done = shell(
         f"""
-        mount -t tmpfs -o size={size}k tmpfs $DISK
+        mount -t tmpfs -o size=2500k tmpfs $DISK
         {POLARITY} train {command} --run-dir $DISK/run; echo "status $?"
         echo "left $(ls -A $DISK/run $DISK/run/checkpoints 2>/dev/null | tr '\\n' ' ')"
         mount -o remount,size=64m $DISK
@@ -67,9 +62,9 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(stage: str, command: s
     assert said(done, "status") == "2" and said(done, "then") == "0", done.stdout + done.stderr
     assert "error: " in done.stderr and "the disk is full" in done.stderr and "Traceback" not in done.stderr
     left = set(said(done, "left").split())
-    assert {name for name in left if name.startswith("epoch")} == kept
+    assert {name for name in left if name.startswith("epoch")} == {"epoch_0001"}
     assert "config.yaml" in left and not left & FINISHED and not [name for name in left if name.startswith(".")]
-    assert ("resumed after epoch 1" in done.stdout) == bool(kept)
+    assert "resumed after epoch 1" in done.stdout
     metrics = json.loads((tmp_path / "kept" / "metrics.json").read_text())
     assert 0 < metrics["validation"]["overall"]["macro_f1"] <= 1
 

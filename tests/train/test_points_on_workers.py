@@ -1,4 +1,4 @@
-"""All ten points, each alone, and thirty random subsets: the same losses and gradients on one worker and on two, labels missing."""
+"""All ten points, each alone, and ten random subsets: the same losses and gradients on one worker and on two, labels missing."""
 
 import random
 from pathlib import Path
@@ -21,7 +21,7 @@ STEPS = 3
 
 def combinations() -> list[tuple[int, ...]]:
     rng = random.Random(0)
-    return [ALL, *[(point,) for point in ALL], *[tuple(p for p in ALL if rng.random() < 0.5) for _ in range(30)]]
+    return [ALL, *[(point,) for point in ALL], *[tuple(p for p in ALL if rng.random() < 0.5) for _ in range(10)]]
 
 
 def small(points: tuple[int, ...]) -> Config:
@@ -137,7 +137,7 @@ def test_r_drop_is_one_doubled_batch_and_samples_cost_no_encoder(alpha: float, p
 @pytest.mark.slow
 def test_every_combination_is_the_same_on_one_and_two_workers(tmp_path: Path) -> None:
     every = combinations()
-    assert len(every) == 41
+    assert len(every) == 21
     for points, alone, together in zip(every, all_first_steps(every), on_ranks(2, tmp_path / "ranks", all_first_steps, every), strict=True):
         assert_same(points, alone, together)
         consistency = [value for name, value in alone["record"][0][0].items() if name.startswith("consistency")]

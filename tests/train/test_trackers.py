@@ -386,14 +386,6 @@ SMALL += [part for name in ("train.precision=fp32", "train.resamples=100", "trai
 
 
 @pytest.mark.slow
-@pytest.mark.cluster
-def test_one_worker_of_two_writes(inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None) -> None:
-    assert call(["train", *inputs, *SMALL, "--workers", "2", "--run-dir", str(tmp_path / "two")], monkeypatch) == 0
-    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
-    assert [at for at, _ in read_tensorboard(tmp_path / "two")["train/loss"]] == [2, 4]
-
-
-@pytest.mark.slow
 def test_without_trackers_nothing_of_them_is_written(inputs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(["train", *inputs, *SMALL, "--set", OFF, "--workers", "0", "--run-dir", str(tmp_path / "off")], monkeypatch) == 0
     assert (tmp_path / "off" / "metrics.json").exists()
