@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from polarity.errors import RunError
-from polarity.report.plots import Scale, nice_ticks
+from polarity.report.charts import Scale, nice_ticks
 from polarity.strategy import POINTS
 from polarity.study import Arm, Study
 

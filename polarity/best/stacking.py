@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from polarity.baselines.majority import label_codes
 from polarity.best.record import BiasGain, Difference
 from polarity.evaluate import build_predictions, paired_difference
-from polarity.evaluate.biases import fit_biases, gain_of
+from polarity.evaluate.calibration import fit_biases, gain_of
 from polarity.evaluate.predictions import Codes, Floats, Labels
 from polarity.predict.ensemble import fit_weights
 from polarity.predict.scorers import SMALLEST

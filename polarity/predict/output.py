@@ -24,7 +24,7 @@ from polarity.data.excel_format import ExcelSheet
 from polarity.data.formats import EXTENSIONS
 from polarity.errors import DataError, nearest
 from polarity.evaluate.predictions import probability_column
-from polarity.evaluate.tally import Tally
+from polarity.evaluate.shares import Tally
 from polarity.predict.input import FORMATS, Input, Rows, as_table, column_text, json_text, row_blocks, table_schema
 
 DIGITS = 6

@@ -9,10 +9,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from polarity.artifacts import RunFolder
+from polarity.evaluate.render import plain_verdict
 from polarity.evaluate.results import how_intervals, what_rows_decided
-from polarity.evaluate.summary import plain_verdict
+from polarity.report.charts import fraction, signed
 from polarity.report.page import environment
-from polarity.report.plots import fraction, signed
 from polarity.report.record import Record, read_record
 from polarity.report.run import short_path
 from polarity.report.run_scores import ordered_floors, projection, scoped

@@ -7,12 +7,10 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from polarity.evaluate.calibration import apply
+from polarity.evaluate.calibration import CalibrationError, apply, calibration_error, reliability, risk_coverage
 from polarity.evaluate.predictions import Codes, Floats, probability_column, task_codes
-from polarity.evaluate.reliability import CalibrationError, calibration_error, reliability, risk_coverage
-from polarity.report.charts import Axis, Point, Series, lines
+from polarity.report.charts import Axis, Point, Series, lines, signed_short
 from polarity.report.page import Section, columns, fragment, table
-from polarity.report.plots import signed_short
 from polarity.report.record import Comments, Record
 
 BINS = 10

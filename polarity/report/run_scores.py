@@ -5,9 +5,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from polarity.evaluate.render import FLOOR_ORDER
+from polarity.evaluate.render import FLOOR_ORDER, FLOORS, plain_verdict
 from polarity.evaluate.results import WITHHELD, how_intervals, what_rows_decided
-from polarity.evaluate.summary import FLOORS, plain_verdict
 from polarity.evaluate.targets import BASELINE, PLAN_CLASSES, TARGETS, WEAKEST
 from polarity.report.charts import Band, Bar, Effect, Mark, bars, confusion, forest, fraction, signed
 from polarity.report.page import Section, columns, details, table, verdict_pill

@@ -8,9 +8,8 @@ import pyarrow.compute as pc
 
 from polarity.artifacts import CALIBRATION, PREDICTIONS, RunFolder
 from polarity.errors import RunError
-from polarity.evaluate.calibration import calibrate, check_on
+from polarity.evaluate.calibration import CalibrationError, calibrate, check_on
 from polarity.evaluate.predictions import Labels
-from polarity.evaluate.reliability import CalibrationError
 from polarity.run import Run
 
 FITTED_ON = "validation"

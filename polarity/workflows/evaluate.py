@@ -19,9 +19,9 @@ from polarity.data.seen import title_keys, titles_apart
 from polarity.errors import DataError, RunError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, render_metrics
 from polarity.evaluate.drift import drift, label_counts
-from polarity.evaluate.language import can_tell_languages, language_slices
 from polarity.evaluate.predictions import Labels, label_column
 from polarity.evaluate.results import TRAINING, UNKNOWN, Drift, judged_parts
+from polarity.evaluate.slices import can_tell_languages, language_slices
 from polarity.predict import Classifier, load_classifier
 from polarity.predict.classifier import Votes
 from polarity.run import CheckedRows, Run, SeenChoice, check_rows

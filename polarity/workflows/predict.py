@@ -247,8 +247,7 @@ def _say_shares(options: ScoreOptions, labels: Any, written: Written, path: str 
     import json
 
     from polarity.artifacts import replacing
-    from polarity.evaluate.shares import class_shares
-    from polarity.evaluate.shares_text import render_shares
+    from polarity.evaluate.shares import class_shares, render_shares
 
     scored = written.rows - written.empty
     if scored < FEWEST:
@@ -270,7 +269,7 @@ def validation_tallies(options: ScoreOptions, labels: Any) -> dict[str, Any]:
     """Per task the run's validation predictions, calibrated as predictions are; empty where the run has none."""
     from polarity.evaluate.calibration import apply
     from polarity.evaluate.predictions import probability_column, task_codes
-    from polarity.evaluate.tally import Tally
+    from polarity.evaluate.shares import Tally
 
     run = Run.open(options.run)
     if not run.has(PREDICTIONS):

@@ -28,7 +28,7 @@ from polarity.evaluate import Metrics, build_metrics, render_metrics
 from polarity.evaluate.agreement import agreement, error_of_labels, in_words
 from polarity.evaluate.drift import describe_tokens
 from polarity.evaluate.predictions import task_codes
-from polarity.evaluate.summary import Facts, last_screen
+from polarity.evaluate.render import Facts, last_screen
 from polarity.paths import typed
 from polarity.quiet import verbose
 from polarity.report.record import Comments

@@ -13,11 +13,19 @@ from sklearn.metrics import f1_score, log_loss
 
 from polarity.artifacts import CALIBRATION, PREDICTIONS, RunFolder
 from polarity.errors import DataError, RunError
-from polarity.evaluate.biases import fit_biases, gain_of
-from polarity.evaluate.calibration import apply, calibrate, fit_temperature, read_calibration
+from polarity.evaluate.calibration import (
+    apply,
+    calibrate,
+    expected_calibration_error,
+    fit_biases,
+    fit_temperature,
+    gain_of,
+    read_calibration,
+    reliability,
+    risk_coverage,
+)
+from polarity.evaluate.calibration import log_loss as own_log_loss
 from polarity.evaluate.predictions import build_predictions
-from polarity.evaluate.reliability import expected_calibration_error, reliability, risk_coverage
-from polarity.evaluate.reliability import log_loss as own_log_loss
 from polarity.workflows.calibrate import calibrate_run
 from tests.evaluate.judged import PLAN, judged
 

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from polarity.errors import DataError
-from polarity.evaluate import language
-from polarity.evaluate.language import LANGUAGES, language_slices, languages
+from polarity.evaluate import slices as language
+from polarity.evaluate.slices import LANGUAGES, language_slices, languages
 from tests.evaluate.judged import PLAN, judged
 
 SENTENCES = {

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from polarity.evaluate.shares import ClassShares, class_shares, confusion, mixture_weights
-from polarity.evaluate.shares_text import render_shares
-from polarity.evaluate.tally import Tally
+from polarity.evaluate.shares import ClassShares, Tally, class_shares, confusion, mixture_weights, render_shares
 
 CLASSES = ["a", "b", "c"]
 VALIDATION = np.array([0.6, 0.28, 0.12])

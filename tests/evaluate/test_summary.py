@@ -4,8 +4,8 @@ from typing import Any, cast
 
 import pytest
 
+from polarity.evaluate.render import Facts, last_screen, plain_verdict
 from polarity.evaluate.results import Metrics
-from polarity.evaluate.summary import Facts, last_screen, plain_verdict
 
 FACTS = Facts("runs/first", "comments.csv", 5000, False, True, [0.5, 0.6, 0.61])
 

@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from polarity.evaluate.biases import KEPT_ERRORS, after_selection, gain_of
-from polarity.evaluate.calibration import cross_fit
+from polarity.evaluate.calibration import KEPT_ERRORS, after_selection, calibration_error, cross_fit, gain_of
 from polarity.evaluate.intervals import smallest_interval
 from polarity.evaluate.metrics import class_scores
-from polarity.evaluate.reliability import calibration_error
-from polarity.evaluate.shares import class_shares
-from polarity.evaluate.shares_text import render_shares
-from polarity.evaluate.tally import Tally
+from polarity.evaluate.shares import Tally, class_shares, render_shares
 
 
 def weakest_verdicts(truth: np.ndarray, target: float, rows: int, simulations: int, resamples: int = 400) -> tuple[float, float]:
