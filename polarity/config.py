@@ -1,16 +1,54 @@
-"""The configuration: one typed tree. Every field is followed by a line that says what it trades.
+"""What the sections of the configuration are made of.
+
+The configuration: one typed tree. Every field is followed by a line that says what it trades.
 
 Presets, files and options are merged in `resolve.py`; here stand only the fields, their defaults (those of the plan's
 baseline, see `presets/baseline.yaml`) and the checks that a value makes sense by itself and beside the others.
 """
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from polarity.config_base import Count, Fraction, NonNegative, Positive, PositiveInt, Section
-from polarity.config_tracking import TrackingConfig
 from polarity.spelling import MISSING_WORDS, canonical, lookup
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A part of the tree: unknown keys are errors, values are fixed once built."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class TrackingConfig(Section):
+    """Where a run's curves are shown besides its own files; nothing here changes a number of the run."""
+
+    tensorboard: bool = True
+    """Write event files into the run folder, for `tensorboard --logdir runs`."""
+    mlflow: str | None = None
+    """MLflow's tracking URI, such as http://host:5000 or sqlite:///mlflow.db; null: off. Needs the extra `mlflow`. User and password
+    go into MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, not into the URI."""
+    mlflow_experiment: str = Field(default="polarity", min_length=1)
+    """MLflow's experiment; it is made where there is none."""
+    wandb: str | None = Field(default=None, pattern=r"^[^/\\#?%:]+$")
+    """Project of Weights & Biases; null: off. Needs the extra `wandb`; WANDB_API_KEY, WANDB_ENTITY and WANDB_MODE=offline are heeded."""
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> "TrackingConfig":
+        parts = urlsplit(self.mlflow or "")
+        if parts.password is not None or (parts.scheme in ("http", "https") and parts.username is not None):
+            raise ValueError(
+                "tracking.mlflow holds a user or password, and a run's config.yaml is no place for secrets: leave them out of the URI and "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (for a database directly, what its own client reads)"
+            )
+        return self
+
 
 MIN_COMMENT_TOKENS = 32
 

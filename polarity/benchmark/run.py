@@ -8,11 +8,9 @@ from typing import Any
 import torch
 
 from polarity.benchmark.machine import describe_machine
-from polarity.benchmark.points import point_costs
-from polarity.benchmark.prediction import prediction_contestants
 from polarity.benchmark.setting import Setting
 from polarity.benchmark.timing import Contestant, Race, Spread, race
-from polarity.benchmark.training import training_contestants
+from polarity.benchmark.training import point_costs, prediction_contestants, training_contestants
 from polarity.config import Config
 from polarity.model.flops import flops_per_row, peak_flops
 
@@ -41,7 +39,7 @@ def run_benchmark(
     if "prediction" in parts:
         _raced("prediction", prediction_contestants(setting), repeats, result, say)
     if "checkpoint" in parts:
-        from polarity.benchmark.checkpointing import checkpoint_contestants
+        from polarity.benchmark.training import checkpoint_contestants
 
         with tempfile.TemporaryDirectory(prefix="polarity-benchmark-") as folder:
             _raced("checkpoint", checkpoint_contestants(setting, Path(folder)), repeats, result, say, unit="checkpoints")
@@ -62,7 +60,7 @@ def run_benchmark(
 
         result["startup"] = startup(options, max(1, config.cluster.workers), repeats=repeats, say=say)
     if "trials" in parts:
-        from polarity.benchmark.trials import trials
+        from polarity.benchmark.startup import trials
 
         result["trials"] = trials(options, repeats=repeats, say=say)
     return result

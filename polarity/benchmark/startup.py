@@ -1,12 +1,53 @@
-"""From a cold start to the first step: `polarity train` by its own lines of progress, beside a bare TorchTrainer with an empty loop."""
+"""Time that is not training: from the start of a command to the lines that matter, and between the trials of a study."""
 
+import itertools
+import json
+import re
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from polarity.benchmark.processes import seconds_to
+from polarity.artifacts import STUDY
 from polarity.benchmark.timing import Spread
+from polarity.errors import PolarityError
+
+
+def seconds_to(command: list[str], marks: list[str]) -> list[float]:
+    """Seconds from the start of a process until a line with each mark appears, in order; waits for its end.
+
+    Raises PolarityError with the last lines where a mark never comes.
+    """
+    waiting = iter(marks)
+    mark = next(waiting, None)
+    reached: list[float] = []
+
+    def see(seconds: float, line: str) -> None:
+        nonlocal mark
+        if mark is not None and mark in line:
+            reached.append(seconds)
+            mark = next(waiting, None)
+
+    last = watch_lines(command, see)
+    if mark is not None:
+        raise PolarityError(f"no line with {mark!r} came from {' '.join(command[:5])} ...:\n{''.join(last)}")
+    return reached
+
+
+def watch_lines(command: list[str], see: Callable[[float, str], None]) -> list[str]:
+    """Run a process to its end; `see` gets each line of its output with the seconds since the start. Returns its last lines."""
+    started = time.perf_counter()
+    lines: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines = [*lines[-9:], line]
+            see(time.perf_counter() - started, line)
+    return lines
+
 
 # What a line of output says has just ended, in order.
 _MARKS = (
@@ -55,4 +96,45 @@ def startup(options: list[str], workers: int, *, repeats: int, say: Callable[[st
     }
     first = Spread.of(parts["first step"])
     say(f"cold start to the first step: {first} s; bare TorchTrainer {Spread.of(bare)} s; ratio {Spread.of(ratios)}")
+    return result
+
+
+_ENDED = re.compile(r"(\S+): finished after")
+EPOCHS = 2
+
+
+def trials(options: list[str], *, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """{"first", "next": seconds a trial that are not training}; `options` are those of `polarity ablate`.
+
+    A study of two arms alike, `repeats` + 1 trials or one more, one at a time in one process, which the first trial starts. Validation,
+    scoring and writing the results are not training.
+    """
+    with tempfile.TemporaryDirectory(prefix="polarity-trials-") as folder:
+        arms = Path(folder) / "arms.yaml"
+        arms.write_text("- {name: baseline}\n- {name: again, set: {train.log_every: 20}}\n")
+        study = Path(folder) / "study"
+        plan = ["--design", "custom", "--arms", str(arms), "--seeds", str(-(-(repeats + 1) // 2)), "--no-asha", "--max-concurrent", "1"]
+        command = [sys.executable, "-m", "polarity.cli", "ablate", *options, *plan, "--epochs", str(EPOCHS), "--study-dir", str(study)]
+        ends: list[tuple[str, float]] = []
+
+        def see(seconds: float, line: str) -> None:
+            if found := _ENDED.search(line):
+                ends.append((found[1], seconds))
+
+        last = watch_lines(command, see)
+        if len(ends) < 2:
+            raise PolarityError(f"the study of trials did not end:\n{''.join(last)}")
+        record = json.loads((study / STUDY).read_text())
+    by_id = {trial["id"]: trial for trial in record["trials"]}
+    after = [(by_id[name], seconds - before) for (_, before), (name, seconds) in itertools.pairwise(ends)]
+    spent = [seconds - trial["train_seconds"] for trial, seconds in after][:repeats]
+    first = by_id[ends[0][0]]
+    alone = first["seconds"] - first["train_seconds"]
+    result = {
+        "first": Spread.of([alone]).to_json(),
+        "next": Spread.of(spent).to_json(),
+        "training": Spread.of([trial["train_seconds"] for trial, _ in after]).to_json(),
+        "epochs": EPOCHS,
+    }
+    say(f"between trials: {Spread.of(spent)} s that are not training; the first one {alone:.1f} s")
     return result

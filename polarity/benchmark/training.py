@@ -1,27 +1,45 @@
-"""Training speed: this package, a bare torch loop on the same batches, and transformers' Trainer with and without length grouping.
+"""Speed of training, of each point of the plan, of prediction and of checkpoints, beside peers that do the same work.
 
-All do the same work: encoder, heads, class-weighted cross-entropy, rows of a step and of a forward pass, number format, fused AdamW.
+Training: this package, a bare torch loop on the same batches, and transformers' Trainer with and without length grouping. All do the same:
+encoder, heads, class-weighted cross-entropy, rows of a step and of a forward pass, number format, fused AdamW.
+
+A checkpoint: the loop's own, into a run folder, beside `torch.save` of the same weights and optimizer into one file. The loop's is measured
+twice: how long the training stands still for it, and how long it takes until it is on the disk.
 """
 
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers import logging as transformers_logging
 
+from polarity.artifacts import RunFolder
 from polarity.benchmark.setting import Setting, count_tokens, shuffled
-from polarity.benchmark.timing import Contestant, Measured, timed
-from polarity.data.batch import Rows, global_batches, micro_batches
+from polarity.benchmark.timing import Contestant, Measured, Spread, race, timed
+from polarity.config import Config
+from polarity.data.batch import Corpus, Rows, evaluation_batches, global_batches, micro_batches
+from polarity.data.ledger import build_ledger
+from polarity.data.sample import sample_comments
+from polarity.data.tokenize import tokenize
+from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.errors import ConfigError
-from polarity.model.inference import to_tensors
+from polarity.model.inference import autocast, to_tensors
 from polarity.model.multitask import MultitaskModel
-from polarity.model.precision import autocast
-from polarity.train.loop import Training
+from polarity.resolve import resolve
+from polarity.strategy import ALL_POINTS
+from polarity.train.loop import Tables, Training
+from polarity.train.validate import predict
+from polarity.train.worker import RunEvents
+from polarity.train.world import World, device_here
 
 PEERS = ("bare loop", "Trainer, length grouping", "Trainer")
 
@@ -200,3 +218,123 @@ class _Collate:
 def _wait(setting: Setting) -> None:
     if setting.device.type == "cuda":
         torch.cuda.synchronize(setting.device)
+
+
+TIMED_ROWS = 144
+"""Rows of one measurement: whole batches for the baseline's 36 rows a step and for point 10's 48."""
+
+
+@dataclass(frozen=True)
+class PointCosts:
+    """By point the ratio of a step's time for each row; `all` is all ten together."""
+
+    step: dict[str, Spread]
+    about: dict[str, Any]
+
+
+def point_costs(encoder: str, *, repeats: int = 5, rows: int = 300, say: Callable[[str], None]) -> PointCosts:
+    """Measure the baseline, each point alone and all ten on rows of the sample corpus, in float32 and one process.
+
+    R-Drop is at its full weight in every arm that has it (the baseline has it too), so a step is two passes there.
+    """
+    files = resolve_encoder(encoder)
+    comments = sample_comments(rows, seed=0)
+    arms = {"baseline": (), **{str(n): (n,) for n in ALL_POINTS}, "all": ALL_POINTS}
+    lengths = ["data.order=comment_first", "data.max_comment=32", "data.max_title=8", "data.max_length=48"]  # to end in minutes
+    sets = [*lengths, f"model.encoder={encoder}", "train.precision=fp32", "train.log_every=1000000"]
+    found: dict[str, Spread] = {}
+    for name in arms:
+        if name == "baseline":
+            continue
+        # Pairs, not all at once: twelve models with their optimizer states would not fit a small machine.
+        pair = {
+            arm: _stepper(resolve("baseline", points=list(arms[arm]), sets=sets).config, comments, files.folder)
+            for arm in ("baseline", name)
+        }
+        found[name] = race(pair, repeats, warm_up=False).cost(name, "baseline")
+        say(f"point {name}: {found[name]} of the baseline's step")
+    about = {"encoder": encoder, "rows": "sample corpus, at most 48 tokens", "threads": torch.get_num_threads()}
+    about |= {"repeats": repeats, "precision": "fp32"}
+    return PointCosts(found, about)
+
+
+def _stepper(config: Config, comments: pa.Table, folder: Any) -> Contestant:
+    """A function that takes the optimizer steps of TIMED_ROWS rows and returns their number."""
+    tokenizer = load_tokenizer(folder)
+    tasks = list(config.labels)
+    ledger = build_ledger(comments, config)
+    corpus = Corpus.from_table(tokenize(comments, tokenizer, config.data), tasks, tokenizer.pad_token_id)
+    statistics = ledger.task_statistics
+    model = MultitaskModel.from_encoder(folder, config.model, config.labels, seed=0)
+    world = World.current(device_here(config.cluster.gpu))
+    training = Training(config, Tables(corpus, corpus, None, statistics), model, world)
+    rows = np.argsort(corpus.lengths[:TIMED_ROWS], kind="stable")  # the same rows for every arm, whatever it would sample
+    batches = [rows[start : start + config.train.global_batch_size] for start in range(0, len(rows), config.train.global_batch_size)]
+
+    def take() -> dict[str, float]:
+        for batch in batches:
+            training.step(batch, config.loss.r_drop_alpha)
+        return {"rows": float(len(rows))}
+
+    # Processor time where it is the processor that computes: ratios of a few percent drown in what else a machine does.
+    return timed(take, time.process_time if world.device.type == "cpu" else time.perf_counter)
+
+
+def prediction_contestants(setting: Setting) -> dict[str, Contestant]:
+    """Each scores all the setting's rows once."""
+    corpus, size = setting.corpus, setting.config.train.eval_batch_size
+    model = setting.model()
+    torch.nn.Module.train(model, False)
+    in_order = micro_batches(shuffled(corpus), size)
+
+    def ours() -> dict[str, float]:
+        predict(model, corpus, setting.world, batch_size=size, precision=setting.precision)
+        return count_tokens(corpus, evaluation_batches(corpus.lengths, size), size)
+
+    def usual() -> dict[str, float]:
+        with torch.inference_mode(), autocast(setting.precision, setting.device):
+            for rows in in_order:
+                _probabilities(setting, model, rows)
+        return count_tokens(corpus, in_order, size)
+
+    return {"polarity": timed(ours), "usual loop": timed(usual)}
+
+
+def _probabilities(setting: Setting, model: torch.nn.Module, rows: Rows) -> None:
+    logits = model(**to_tensors(setting.corpus.collate(rows), setting.device))
+    for values in logits.values():
+        values[0].float().softmax(-1).cpu().numpy()
+
+
+def checkpoint_contestants(setting: Setting, folder: Path) -> dict[str, Contestant]:
+    """Each writes one whole checkpoint below `folder`, of a model after one step; units are checkpoints and MB on disk.
+
+    Of "polarity" only the time counts during which no step can be taken, of "polarity, until it is on disk" all of it.
+    """
+    run = RunFolder.create(folder / "run")
+    events = RunEvents(run, lambda line: None, lambda row: None, lambda metrics: None)
+    training = Training(setting.config, setting.tables(), setting.model(), setting.world, events, precision=setting.precision)
+    training.step(torch.arange(min(4, len(setting.corpus))).numpy(), 0.0)
+    training.state.history.append({"kind": "epoch", "epoch": 1})
+
+    def ours(*, whole: bool) -> Measured:
+        training.state.epoch += 1  # of which none was validated: the weights are copied, as after an epoch that is not the best
+        started = time.perf_counter()
+        training.save()
+        still = time.perf_counter() - started
+        training.background.wait()
+        seconds = time.perf_counter() - started if whole else still
+        newest = folder / "run" / "checkpoints" / training.state.name()
+        return Measured({"checkpoints": 1.0, "mb": sum(f.stat().st_size for f in newest.iterdir()) / 1e6}, seconds)
+
+    def bare() -> dict[str, float]:
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".pt") as file:
+            torch.save({"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}, file)
+            file.flush()
+            return {"checkpoints": 1.0, "mb": Path(file.name).stat().st_size / 1e6}
+
+    return {
+        "polarity": lambda: ours(whole=False),
+        "polarity, until it is on disk": lambda: ours(whole=True),
+        "torch.save": timed(bare),
+    }

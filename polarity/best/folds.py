@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 
 from polarity.config import SplitConfig
 from polarity.data.duplicates import find_leaks
-from polarity.data.split import Splits, split_indices
-from polarity.data.split_rows import Rows
+from polarity.data.split import Rows, Splits, split_indices
 from polarity.errors import DataError
 
 

@@ -14,9 +14,8 @@ from polarity.data.batch import Corpus
 from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.model.dropout import use_cheap_dropout
-from polarity.model.inference import to_tensors
+from polarity.model.inference import autocast, to_tensors
 from polarity.model.multitask import MultitaskModel
-from polarity.model.precision import autocast
 
 PASSES = 4
 ALL_ELSE = 1.1

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 
 from polarity.artifacts import column_of_objects, filesystem_of, has_secret, replacing, user_cache_dir
 from polarity.data import hf_format
-from polarity.data.csv_format import open_csv
 from polarity.data.excel_format import open_excel
-from polarity.data.json_format import open_jsonl
 from polarity.data.sample import DEFAULT_ROWS, sample_blocks, sample_columns
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source, positions, readable
+from polarity.data.text_formats import open_csv, open_jsonl
 from polarity.errors import DataError, nearest, redacted
 from polarity.paths import absolute
 

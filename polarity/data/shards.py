@@ -41,8 +41,7 @@ from polarity.data.oversample import ID_HASH, id_hash
 from polarity.data.read import annotated_blocks, left_out_of, missing_words, original_error, ray_is_running, refusal_of, settle
 from polarity.data.seen import KEYS, SeenRows, row_keys
 from polarity.data.source import Part, Source
-from polarity.data.split import NOT_LOOKED_FOR, Splits, check_part, leaking_words, report_held_out_pairs, split_words
-from polarity.data.split_rows import noted_split
+from polarity.data.split import NOT_LOOKED_FOR, Splits, check_part, leaking_words, noted_split, report_held_out_pairs, split_words
 from polarity.data.tokenize import plain_backend, settings_hash, tokenize_columns
 from polarity.errors import DataError, PolarityError, RunError, Say
 
@@ -177,7 +176,7 @@ def _run(
     import ray
 
     from polarity.data.datasource import dataset_of_reads
-    from polarity.data.oversample_stage import arrow_batches
+    from polarity.data.oversample_file import arrow_batches
 
     large = {id(a): ray.put(a) for arguments in given for a in arguments if isinstance(a, Leaks)}
     sent = [tuple(large.get(id(a), a) for a in arguments) for arguments in given]

@@ -1,25 +1,306 @@
 """Train, validation and test tables: read, cut, freed of leaks, and checked to hold every class.
 
-Nothing is resampled before this point, and nothing after it moves a row from one part to another.
+Nothing is resampled before this point, and nothing after it moves a row from one part to another. First which rows train, which choose the
+epoch and which decide nothing: positions only, a pure function of labels, titles and seed.
+
+plan    scikit-learn's `train_test_split`, twice
+joint   dealt out of the rows sorted by label combination: every combination gets its share, give or take one row
+group   whole titles, the best balanced of many seeded orders
+column  as the file says
 """
 
 import math
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from polarity.config import DataConfig, SplitConfig
 from polarity.data.annotators import taught, votes_table, without_votes
-from polarity.data.split_rows import noted_split, split_indices
+from polarity.data.oversample import MISSING, label_arrays, stratum_ids
 from polarity.errors import DataError, Say
+from polarity.spelling import canonical
+
+Rows = npt.NDArray[np.int64]
+Parts = tuple[Rows, Rows, Rows]
+TRAIN, VALIDATION, TEST = 0, 1, 2
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("validation", "val", "valid", "dev"), VALIDATION),
+    "test": TEST,
+}
+_ORDERS = 2000
+"""Orders of titles tried by the group split; fewer where there are very many titles, which any order balances well."""
+_ORDER_CELLS = 4_000_000
+FEWEST = 20
+"""Rows below which no class is seen to: nothing can be learnt from them."""
+_SHOWN = 5
+
+
+def split_indices(comments: pa.Table, split: SplitConfig, tasks: list[str]) -> Parts:
+    """(train, validation, test) row positions of a canonical table; each row is in exactly one, test is empty where its share is 0.
+
+    plan gives scikit-learn's own order, the other kinds file order. Rows without the label that the plan is stratified by are a class
+    of their own. Raises DataError where the rows, titles or values of the split column do not allow the split.
+    """
+    return noted_split(comments, split, tasks)[0]
+
+
+def noted_split(comments: pa.Table, split: SplitConfig, tasks: list[str]) -> tuple[Parts, list[str]]:
+    """As `split_indices`, with a line for each row that plan or joint moved so that a part has a row of every class."""
+    if not comments.num_rows:
+        raise DataError("no rows to split")
+    if split.kind == "column":
+        return _by_part(_column_parts(comments, split.column)), []
+    labels = label_arrays(comments, tasks)
+    if split.kind == "group":
+        strata, _ = stratum_ids(labels)
+        titles = _title_ids(comments)
+        return _by_part(_group_folds(strata, titles, split) if split.folds else _group_shares(comments, titles, split, tasks)), []
+    if split.kind == "plan":
+        parts = _plan(label_arrays(comments, [split.stratify])[split.stratify], split)
+    elif split.folds:  # each row is in one fold's test part, so none can be moved
+        return _by_part(_joint_folds(stratum_ids(labels)[0], split)), []
+    else:
+        parts = _by_part(_joint_shares(stratum_ids(labels)[0], split))
+    return _with_every_class(parts, labels)
+
+
+def _with_every_class(parts: Parts, labels: dict[str, Rows]) -> tuple[Parts, list[str]]:
+    """The parts as they are, or, where one lacks a class that has a row for each, with a row swapped in from where most of it lie.
+
+    Rare classes of few rows come out so by chance. No row is moved that is the last of some class in its part.
+    """
+    if sum(map(len, parts)) < FEWEST:
+        return parts, []
+    if all(_holds_every_class(part, labels) for part in parts if len(part)):
+        return parts, []
+    held = [list(part.tolist()) for part in parts]
+    used = [index for index in (TRAIN, VALIDATION, TEST) if held[index]]
+    notes: list[str] = []
+
+    def count(index: int, task: str, label: int) -> int:
+        return int((labels[task][held[index]] == label).sum())
+
+    def spare(index: int) -> list[int]:
+        """Rows of a part that are the last of no class there."""
+        return [row for row in held[index] if all(v[row] == MISSING or count(index, t, int(v[row])) > 1 for t, v in labels.items())]
+
+    def swap_in(index: int, task: str, label: int) -> None:
+        for giver in sorted((other for other in used if other != index), key=lambda other: -count(other, task, label)):
+            given = next((row for row in spare(giver) if labels[task][row] == label), None)
+            back = next(iter(spare(index)), None)
+            if given is not None and back is not None:
+                held[giver].remove(given)
+                held[index].remove(back)
+                held[index].append(given)
+                held[giver].append(back)
+                to, source = (("train", "validation", "test")[part] for part in (index, giver))
+                notes.append(f"{to} had no row of class number {label} of {task}: one of {source} changed places with one of its own")
+                return
+
+    for task, values in labels.items():
+        for label in np.unique(values[values != MISSING]).tolist():
+            if (values == label).sum() >= len(used):
+                for index in used:
+                    if not count(index, task, label):
+                        swap_in(index, task, label)
+    if not notes:
+        return parts, []
+    train, validation, test = (np.array(sorted(rows), np.int64) for rows in held)
+    return (train, validation, test), notes
+
+
+def _holds_every_class(part: Rows, labels: dict[str, Rows]) -> bool:
+    """Whether a part has a row of every class that has any."""
+    return all(
+        not (np.bincount(v + 1)[1:].astype(bool) & ~np.bincount(v[part] + 1, minlength=v.max() + 2)[1:].astype(bool)).any()
+        for v in labels.values()
+    )
+
+
+def _by_part(part: Rows) -> Parts:
+    return np.flatnonzero(part == TRAIN), np.flatnonzero(part == VALIDATION), np.flatnonzero(part == TEST)
+
+
+def _share(value: float) -> float:
+    return round(value, 12)  # 0.1 + 0.2 is a little above 0.3, and scikit-learn would round one row up
+
+
+def _draw(rows: Rows, classes: Rows, share: float, split: SplitConfig) -> tuple[Rows, Rows]:
+    """Rows that are kept and rows that are drawn, stratified by class; a row that is the only one of its class is kept."""
+    counts = np.bincount(classes[rows] - MISSING)
+    single = np.isin(classes[rows], np.flatnonzero(counts == 1) + MISSING)  # a stratified split needs two rows of a class
+    stays, rows = rows[single], rows[~single]
+    try:
+        kept, drawn = train_test_split(rows, test_size=share, random_state=split.seed, stratify=classes[rows])
+    except ValueError as error:
+        raise DataError(f"data.split.kind plan: {len(rows)} rows are too few for these shares ({error}); add rows") from error
+    return np.concatenate([kept, stays]), drawn
+
+
+def _plan(classes: Rows, split: SplitConfig) -> Parts:
+    rows = np.arange(len(classes), dtype=np.int64)
+    held_share = _share(split.validation + split.test)
+    train, held = _draw(rows, classes, held_share, split)
+    if not split.test:
+        return train, held, held[:0]
+    validation, test = _draw(held, classes, _share(split.test / held_share), split)
+    return train, validation, test
+
+
+def _dealt(strata: Rows, seed: int) -> Rows:
+    """Row positions sorted by stratum, shuffled within: neighbours are alike, so that every k-th row is a stratified sample."""
+    shuffled: Rows = np.random.default_rng(seed).permutation(len(strata))
+    return shuffled[np.argsort(strata[shuffled], kind="stable")]
+
+
+def _every(share: float, count: int, offset: float) -> npt.NDArray[np.bool_]:
+    """(count,) True at evenly spaced places: round(share x count) of them, and share x length within one on any stretch."""
+    wanted = round(share * count)
+    steps = np.floor(np.arange(count + 1) * (wanted / max(count, 1)) + offset + 1e-9)
+    taken: npt.NDArray[np.bool_] = np.diff(steps) > 0
+    return taken
+
+
+def _joint_shares(strata: Rows, split: SplitConfig) -> Rows:
+    """Part of each row. Combinations of few rows need no pooling: in the sorted order they share with their neighbours, which have
+    the same label of the first task wherever there are any."""
+    order = _dealt(strata, split.seed)
+    held_share = split.validation + split.test
+    held = order[_every(held_share, len(order), 0.5)]
+    part = np.full(len(strata), TRAIN, dtype=np.int64)
+    part[held] = VALIDATION
+    part[held[_every(split.test / held_share, len(held), 0.5)]] = TEST
+    return part
+
+
+def _fold_parts(fold_of: Rows, split: SplitConfig) -> Rows:
+    part = np.full(len(fold_of), TRAIN, dtype=np.int64)
+    part[fold_of == (split.fold + 1) % split.folds] = VALIDATION
+    part[fold_of == split.fold] = TEST
+    return part
+
+
+def _joint_folds(strata: Rows, split: SplitConfig) -> Rows:
+    """Every k-th row of the sorted order is a fold, as scikit-learn's StratifiedKFold allocates, but for any size of combination."""
+    if len(strata) < split.folds:
+        raise DataError(f"data.split.folds is {split.folds}, but there are only {len(strata)} rows")
+    fold_of = np.empty(len(strata), dtype=np.int64)
+    fold_of[_dealt(strata, split.seed)] = np.arange(len(strata)) % split.folds
+    return _fold_parts(fold_of, split)
+
+
+def _title_ids(comments: pa.Table) -> Rows:
+    """Title of each row as a number, by first appearance of titles that differ in more than case and spaces."""
+    distinct = comments["title"].combine_chunks().dictionary_encode()
+    folded = [" ".join(title.split()).casefold() for title in distinct.dictionary.to_pylist()]
+    if folded in ([], [""]):
+        raise DataError("data.split.kind group keeps titles together, but there are no titles: set data.title_column, or use joint")
+    number = {title: i for i, title in enumerate(dict.fromkeys(folded))}
+    ids: Rows = np.array([number[title] for title in folded], dtype=np.int64)[distinct.indices.to_numpy()]
+    return ids
+
+
+def _need_titles(titles: Rows, parts: int, why: str) -> None:
+    have = int(titles.max()) + 1
+    if have < parts:
+        raise DataError(f"data.split.kind group needs at least {parts} titles ({why}), but there are {have}; use data.split.kind joint")
+
+
+def _group_folds(strata: Rows, titles: Rows, split: SplitConfig) -> Rows:
+    _need_titles(titles, split.folds, f"data.split.folds is {split.folds}")
+    folds = StratifiedGroupKFold(n_splits=split.folds, shuffle=True, random_state=split.seed)
+    fold_of = np.empty(len(strata), dtype=np.int64)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "least populated class": the parts are checked when they are loaded
+            for fold, (_, held) in enumerate(folds.split(np.zeros(len(strata)), strata, titles)):
+                fold_of[held] = fold
+    except ValueError as error:
+        raise DataError(f"data.split.kind group: these rows do not make {split.folds} folds ({error})") from error
+    if len(np.unique(fold_of)) < split.folds:
+        raise DataError(f"data.split.folds {split.folds}: a fold would be empty, as titles differ too much in size; use fewer folds")
+    return _fold_parts(fold_of, split)
+
+
+def _group_shares(comments: pa.Table, titles: Rows, split: SplitConfig, tasks: Sequence[str]) -> Rows:
+    shares = np.array([1 - split.validation - split.test, split.validation, split.test])
+    wanted = [part for part in (TRAIN, VALIDATION, TEST) if shares[part] > 0]
+    _need_titles(titles, len(wanted), "one for each part")
+    counts = _counts_by_title(comments, titles, tasks)
+    best: tuple[float, Rows] | None = None
+    rng = np.random.default_rng(split.seed)
+    for _ in range(int(np.clip(_ORDER_CELLS // len(counts[0]), 20, _ORDERS))):
+        part = _cut_order(rng.permutation(len(counts[0])), counts[0][:, 0], shares)
+        badness = _badness(part, counts, shares, wanted)
+        if best is None or badness < best[0]:
+            best = badness, part
+    if best is None or not np.isfinite(best[0]):
+        raise DataError("data.split.kind group: no way was found to give every part a title; use data.split.kind joint, or other shares")
+    return best[1][titles]
+
+
+def _counts_by_title(comments: pa.Table, titles: Rows, tasks: Sequence[str]) -> list[npt.NDArray[np.float64]]:
+    """Rows a title (T, 1), then one (T, K) table of label counts a task."""
+    number = int(titles.max()) + 1
+    tables = [np.bincount(titles, minlength=number).astype(np.float64)[:, None]]
+    for values in label_arrays(comments, list(tasks)).values():
+        k = int(values.max(initial=0)) + 1
+        has = values != MISSING
+        tables.append(np.bincount(titles[has] * k + values[has], minlength=number * k).reshape(number, k).astype(np.float64))
+    return tables
+
+
+def _cut_order(order: Rows, sizes: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) -> Rows:
+    """Part of each title: the order is laid out as a line of rows, and a title goes where its middle lies."""
+    ends = np.cumsum(sizes[order])
+    middle = (ends - sizes[order] / 2) / ends[-1]
+    part = np.full(len(order), TRAIN, dtype=np.int64)
+    part[order[middle < shares[VALIDATION] + shares[TEST]]] = VALIDATION
+    part[order[middle < shares[TEST]]] = TEST
+    return part
+
+
+def _badness(part: Rows, counts: list[npt.NDArray[np.float64]], shares: npt.NDArray[np.float64], wanted: Sequence[int]) -> float:
+    """How far sizes (relative to each share) and label shares (total variation, mean over tasks) are off, summed over the parts; a class
+    that a part lacks altogether costs more than any imbalance, an empty part is impossible."""
+    total = 0.0
+    for index in wanted:
+        rows = [table[part == index].sum(axis=0) for table in counts]
+        size = rows[0][0]
+        if not size:
+            return float("inf")
+        total += abs(size / counts[0].sum() / shares[index] - 1)
+        for own, table in zip(rows[1:], counts[1:], strict=True):
+            everywhere = table.sum(axis=0)
+            total += 100.0 * int(((own == 0) & (everywhere > 0)).sum())
+            total += np.abs(own / max(own.sum(), 1) - everywhere / max(everywhere.sum(), 1)).sum() / 2 / (len(rows) - 1)
+    return float(total)
+
+
+def _column_parts(comments: pa.Table, column: str) -> Rows:
+    if "split" not in comments.column_names:
+        raise DataError(f"data.split.kind column: the data has no column {column!r}; set data.split.column to the one that says train, ...")
+    words = comments["split"].combine_chunks().dictionary_encode()
+    known = [PART_NAMES.get(canonical(word or ""), -1) for word in words.dictionary.to_pylist()]
+    part: Rows = np.array([*known, -1], dtype=np.int64)[words.indices.fill_null(len(known)).to_numpy()]
+    unknown = np.flatnonzero(part < 0)
+    if len(unknown):
+        shown = ", ".join(f"{comments['split'][int(i)].as_py()!r} in row {comments['row_id'][int(i)].as_py()}" for i in unknown[:_SHOWN])
+        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+        raise DataError(f"column {column!r}: must say train, validation (val, valid, dev) or test, but holds {shown}{more}")
+    return part
+
 
 __all__ = ["Splits", "load_splits", "split_indices"]
 
-_SHOWN = 5
 NOT_LOOKED_FOR = "duplicates across the split were not looked for (data.duplicates: allow): scores may be too good"
 SMALL_BYTES = 32_000_000
 """A file up to this size is read, in about a second, while Ray is still starting."""

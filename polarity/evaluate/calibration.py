@@ -1,19 +1,13 @@
-"""How far probabilities can be trusted: calibration error, reliability diagrams, and risk against coverage.
-
-A row's confidence is its largest probability; bins hold equally many rows (Nguyen and O'Connor 2015), so that none is nearly empty.
-Shapes: N rows, K classes.
-
-Class biases: constants added to the classes' log-probabilities so that the argmax has the best macro-F1.
-
-Shapes: N rows, K classes, C cells, R resamples.
-
-Calibration: a temperature and class biases a task, fitted on validation predictions only and stored with the model.
+"""Calibration: a temperature and class biases a task, fitted on validation predictions only and stored with the model.
 
 The temperature minimises the negative log-likelihood (Guo et al. 2017) and changes no class. The biases maximise macro-F1 and change
 the class only, not the probabilities. What they gain is measured by cross-fitting: fitted on four fifths of the rows, judged on the
 last, for each fifth in turn. Biases are kept only where the 95 % interval of their gain excludes zero.
 
-Shapes: N rows, K classes.
+First how far probabilities can be trusted: calibration error, reliability diagrams, and risk against coverage. A row's confidence is its
+largest probability; bins hold equally many rows (Nguyen and O'Connor 2015), so that none is nearly empty.
+
+Shapes: N rows, K classes, C cells, R resamples.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

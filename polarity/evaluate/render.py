@@ -1,4 +1,4 @@
-"""What a run comes to in plain words: a sentence for report, card and terminal, and the last screen with what to do next."""
+"""metrics.json for people: a sentence in plain words with what to do next, and the tables of the terminal."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence

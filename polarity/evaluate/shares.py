@@ -1,9 +1,4 @@
-"""Predictions of any number of rows condensed to a few thousand cells, so that class shares of millions of rows need little memory.
-
-Rows are put together where label, predicted class and the log ratios of the probabilities (to the largest one, on a grid) agree;
-a cell keeps its rows' mean log ratios. Tallies of parts can be added. Shape suffixes: N rows, C cells, K classes.
-
-Shares of the classes among unlabelled rows: counted, and corrected for the classifier's errors, with 95 % intervals.
+"""Shares of the classes among unlabelled rows: counted, and corrected for the classifier's errors, with 95 % intervals.
 
 What is counted is not what is there: a classifier moves rows from some classes to others, and one that was trained on resampled,
 weighted rows does so on purpose. Two corrections, both of which assume that comments of one class look alike here and among the
@@ -16,7 +11,11 @@ validation rows, so that only the mix of classes differs (prior shift):
                rows first (a temperature and a bias a class; Alexandari, Kundaje and Shrikumar 2020), whose own shares are then the prior
 
 Intervals are percentiles of a bootstrap of the validation rows (within each class) and of the predicted rows, together.
-Shape suffixes: C cells, K classes, R resamples.
+
+Rows come as a `Tally`: predictions of any number of rows condensed to a few thousand cells, in which label, predicted class and the log
+ratios of the probabilities (to the largest one, on a grid) agree. Tallies of parts can be added.
+
+Shape suffixes: N rows, C cells, K classes, R resamples.
 """
 
 from collections.abc import Mapping, Sequence

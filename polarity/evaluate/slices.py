@@ -1,10 +1,9 @@
-"""Scores of parts of a split: each title with enough rows, and each task within the classes of the other tasks.
+"""Scores of parts of a split: each title with enough rows, each task within the classes of the other tasks, and each language.
 
 A slice seldom holds every class, so its macro-F1 is the mean over the classes that have a labelled row in it, as everywhere:
 compare slices with each other, not with the headline, which is of more classes.
 
-The language of a comment: tagalog, cebuano, english, mixed or other. Needs the extra `languages` (pycld2, which works offline).
-
+The language of a comment (tagalog, cebuano, english, mixed or other) needs the extra `languages` (pycld2, which works offline).
 pycld2 was chosen by measurement: on 60 sentences of our own in one language it named 59 rightly, fastText's lid.176 50, py3langid and
 lingua 40 (they do not know Cebuano). Mixed is what has at least a tenth of its four-word windows on each side of English against
 Tagalog or Cebuano: 17 of 20 mixed sentences were found, 2 of 60 others taken for mixed. (The window was chosen on these same

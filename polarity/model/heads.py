@@ -1,9 +1,89 @@
-"""A task's classification head. Shapes: N rows (samples x batch), P pooled size, K classes."""
+"""From the states of a row's tokens to logits: pooling makes one vector, shared by the tasks, and each task has a head.
+
+Shapes: B rows, L tokens, D hidden size, P pooled size (D, 2D or 3D), K classes.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from polarity.model.noise import RowNoise
+
+LAST_LAYERS = 4
+"""Layers that `last4_mean` averages, where the encoder has so many."""
+
+
+def masked_mean(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """Mean over each row's real tokens, in float32."""
+    mask_BL1 = mask_BL.unsqueeze(-1).to(torch.float32)
+    return (hidden_BLD.float() * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1.0)
+
+
+def last_token(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """The state (B, D) of each row's last real token, in float32."""
+    places_B = (mask_BL.sum(1) - 1).clamp(min=0)
+    return hidden_BLD[torch.arange(hidden_BLD.shape[0], device=hidden_BLD.device), places_B].float()
+
+
+class AttentionPooling(nn.Module):
+    """Masked softmax of v^T tanh(W h) over the tokens (Lin et al. 2017, "A structured self-attentive sentence embedding")."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.score = nn.Linear(hidden_size, 1, bias=False)
+
+    def forward(self, hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        scores_BL = self.score(torch.tanh(self.project(hidden_BLD))).squeeze(-1).float()
+        weights_BL = scores_BL.masked_fill(mask_BL == 0, float("-inf")).softmax(-1)
+        pooled_BD: Tensor = (weights_BL.unsqueeze(-1) * hidden_BLD.float()).sum(1)
+        return pooled_BD
+
+
+class Pooling(nn.Module):
+    """One of `last4_mean`, `attention`, `cls`, `mean`, and what is concatenated to it: base, then CLS, then mean."""
+
+    def __init__(
+        self, kind: str, hidden_size: int, *, concat_cls: bool, concat_mean: bool, layers: int = LAST_LAYERS,
+        cls_place: str = "first",
+    ) -> None:  # fmt: skip
+        """`layers` is how many the encoder has: one of fewer than four averages those it has, not its embeddings too.
+
+        `cls_place`: `cls` is the first token, or, where the encoder is causal, the last one, which alone has seen the whole row.
+        """
+        super().__init__()
+        self.averaged = min(LAST_LAYERS, layers)
+        self.cls_place = cls_place
+        self.kind, self.concat_cls, self.concat_mean = kind, concat_cls, concat_mean
+        self.output_size = hidden_size * (1 + concat_cls + concat_mean)
+        self.attention = AttentionPooling(hidden_size) if kind == "attention" else None
+
+    @property
+    def needs_all_layers(self) -> bool:
+        """Whether the encoder must return every layer's states, not the last one's alone."""
+        return self.kind == "last4_mean"
+
+    def forward(self, layers: tuple[Tensor, ...], mask_BL: Tensor) -> Tensor:
+        """Pool `layers`, the encoder's states in order (only the last is needed unless `needs_all_layers`), to (B, P) float32."""
+        last_BLD = layers[-1]
+        parts = [self._base(layers, mask_BL)]
+        if self.concat_cls:
+            parts.append(self._cls(last_BLD, mask_BL))
+        if self.concat_mean:
+            parts.append(masked_mean(last_BLD, mask_BL))
+        return torch.cat(parts, dim=-1)
+
+    def _base(self, layers: tuple[Tensor, ...], mask_BL: Tensor) -> Tensor:
+        if self.attention is not None:
+            pooled: Tensor = self.attention(layers[-1], mask_BL)
+            return pooled
+        if self.kind == "last4_mean":
+            return masked_mean(torch.stack(layers[-self.averaged :]).float().mean(0), mask_BL)
+        if self.kind == "cls":
+            return self._cls(layers[-1], mask_BL)
+        return masked_mean(layers[-1], mask_BL)
+
+    def _cls(self, last_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+        return last_token(last_BLD, mask_BL) if self.cls_place == "last" else last_BLD[:, 0].float()
 
 
 class NoisyDropout(nn.Module):

@@ -16,9 +16,8 @@ from polarity.config import ModelConfig
 from polarity.errors import ConfigError, RunError
 from polarity.model.configuration import PolarityConfig, model_configuration
 from polarity.model.encoder import empty_encoder, examine, freeze_unused, load_encoder, probe_ids
-from polarity.model.heads import Head
+from polarity.model.heads import Head, Pooling
 from polarity.model.noise import RowNoise, row_keys
-from polarity.model.pooling import Pooling
 
 
 class Mix(NamedTuple):

@@ -160,7 +160,7 @@ def greedy(scores: Sequence[float], score_of: Callable[[list[int]], float]) -> t
 def completed(part: Weights, whole: Weights, table: str, used: Tensor) -> Weights:
     """A checkpoint's weights as a whole model's: what training left out of it comes from the run's own model, `whole`.
 
-    That is frozen layers, and in the word table `table` the rows that are not in `used` (see `polarity.model.vocabulary`), of which
+    That is frozen layers, and in the word table `table` the rows that are not in `used` (see `polarity.model.frozen`), of which
     `whole` has what weight decay left at the run's best epoch.
     """
     found = {**whole, **part}

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from polarity import config, errors
 from polarity.data import tokenize
 from polarity.evaluate import calibration, predictions
-from polarity.model import configuration, encoder, heads, inference, multitask, noise, pooling
+from polarity.model import configuration, encoder, heads, inference, multitask, noise
 from polarity.model.encoder import probe_ids
 from polarity.model.multitask import MultitaskModel
 from polarity.predict import portable
@@ -44,6 +44,8 @@ TEXT_PARTS = (
 FRAME_NAMES = ("Int64", "Frame", "frames", "_frame", "_read_frame", "kept_lengths")
 TEXT_NAMES = ("Row", "encode_texts", "_framed", "longest_first", "pad_rows")
 
+PRECISION_NAMES = ("_DTYPES", "has_fast_bf16", "_product_seconds", "precision_here", "autocast")
+
 NOT_CARRIED = ["training: the loss, the optimizer, and loading pretrained encoder weights"]
 FAINT = 2.0**-13
 """tanh(FAINT x) / FAINT is x within 1e-5 of it for |x| up to 40: a pooler's tanh is passed without a trace, in bfloat16 too."""
@@ -63,11 +65,10 @@ def modeling_source() -> str:
         Part(tokenize, only=(*FRAME_NAMES, "plain_backend")),
         Part(configuration, without=("model_configuration",)),
         Part(noise),
-        Part(pooling),
         Part(heads),
         Part(encoder, only=("text_encoder", "empty_encoder")),
         Part(multitask, without=("MultitaskModel.from_encoder", "MultitaskModel._freeze_unused", "load_model")),
-        Part(inference, without=("to_tensors",)),
+        Part(inference, without=("to_tensors", *PRECISION_NAMES)),
         Part(portable, only=(*TEXT_NAMES, "PolarityForSequenceClassification", "PolarityPipeline")),
     ]
     return standalone(parts, header, aliases=[SETTINGS])

@@ -30,9 +30,8 @@ from polarity.data.tokenize import plain_backend, tokenize_columns
 from polarity.encoders import load_tokenizer
 from polarity.errors import EncoderError, RunError
 from polarity.evaluate.drift import describe_tokens
-from polarity.model.inference import score, to_tensors
+from polarity.model.inference import autocast, precision_here, score, to_tensors
 from polarity.model.multitask import MultitaskModel, load_model
-from polarity.model.precision import autocast, precision_here
 from polarity.run import Run
 
 if TYPE_CHECKING:

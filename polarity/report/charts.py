@@ -1,10 +1,8 @@
-"""Charts with two linear axes: lines and dots.
-
-Charts as inline SVG in plain HTML: no script, no network, colours from the page's CSS variables, and a tooltip on every mark.
+"""Charts as inline SVG in plain HTML: no script, no network, colours from the page's CSS variables, and a tooltip on every mark.
 
 Positions inside an SVG are percentages, so a chart fills whatever width the page gives it while its text keeps its size: the same
 markup is readable at 1280 and at 390 pixels. Everything that is passed in as text is escaped. Tones are the names of CSS classes
-(style.css): accent, good, bad, flat, and s1 to s6 for series.
+(style.css): accent, good, bad, flat, and s1 to s6 for series. First scales, lines and dots; then bars, intervals and heat maps.
 """
 
 import math

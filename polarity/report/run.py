@@ -1,4 +1,4 @@
-"""The part of a run's report on a stack: what each member is worth and cost, what combines them, suspect labels, and the student."""
+"""A run's report.html, from its artifacts only: the verdict first, then what supports it; of a stack also what each member is worth."""
 
 from collections.abc import Callable
 from pathlib import PurePosixPath

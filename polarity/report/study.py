@@ -1,4 +1,4 @@
-"""How a study went: learning curves, rungs and what ASHA saved, effective priors, every trial, and how to repeat them."""
+"""A study's report.html: its screen, learning curves, rungs and what ASHA saved, effective priors, every trial, and how to repeat them."""
 
 from markupsafe import Markup
 from scipy.stats import norm

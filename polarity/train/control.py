@@ -1,7 +1,8 @@
-"""Control: the one channel from outside into a training. Signs of life go out, requests to save or to stop come in.
+"""Who talks to a training: events, the one channel out, and control, the one channel in.
 
-The loop knows no signals, threads or clusters. Once a step it asks what is requested, and the workers act on the sum of their answers, so
-that all of them save at the same step.
+Out: lines for people, rows of the history for trackers, scores of epochs, checkpoints to keep. In: requests to save or to stop, and with
+them a sign of life of every step. The loop knows no signals, threads or clusters. Once a step it asks what is requested, and the workers
+act on the sum of their answers, so that all of them save at the same step.
 """
 
 import os
@@ -9,12 +10,41 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import NamedTuple
 
+from polarity.artifacts import Fill
 from polarity.quiet import MARK
+
+Record = Mapping[str, float | str | None]
+"""A row of the history: `kind` is "step" or "epoch"."""
+
+
+class Events:
+    """What a training tells whoever started it; each method does nothing unless it is overridden."""
+
+    def say(self, line: str) -> None:
+        """On every worker: a line for people. Whoever wants the first worker's alone leaves out the others'."""
+
+    def record(self, row: Record) -> None:
+        """On the first worker, every `train.log_every` steps and after each epoch: the history's row, and what only a watcher needs:
+        `rows_per_s`, `padded_tokens_per_s`, `padded_share`, `epochs_left` (a fraction), `validation_seconds`, and F1 of each class."""
+
+    def epoch_ended(self, metrics: Mapping[str, float]) -> None:
+        """On every worker, after each epoch; what it raises, a PolarityError, ends the training."""
+
+    def save(self, name: str, write: Fill) -> None:
+        """On the first worker, in a thread beside the training: keep the checkpoint `name`, whose files `write` writes."""
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
 
 FIRST_STEP = 3.0
 """Until the first step a worker may be silent so many times longer: libraries load, a model compiles, workers find each other."""

@@ -36,9 +36,8 @@ from polarity.data.ledger import TaskStatistics
 from polarity.errors import RunError
 from polarity.loss import AdaptiveGamma, Counts, Mixing, TaskObjective, r_drop_alpha
 from polarity.model.frozen import given_states
-from polarity.model.inference import to_tensors
+from polarity.model.inference import autocast, to_tensors
 from polarity.model.multitask import Mix, MultitaskModel
-from polarity.model.precision import autocast
 from polarity.optim import centralizable, centralize_gradients, learning_rate, parameter_groups
 from polarity.train.checkpoints import (
     Background,
@@ -53,8 +52,7 @@ from polarity.train.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from polarity.train.control import Requests
-from polarity.train.events import Events
+from polarity.train.control import Events, Requests
 from polarity.train.progress import Progress, Utilisation
 from polarity.train.reduce import reduced
 from polarity.train.validate import Predictions, class_f1_scores, macro_f1_scores, predict, states_of

@@ -10,9 +10,9 @@ from transformers import PreTrainedConfig
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows
 from polarity.model.flops import peak_flops, training_flops
-from polarity.model.precision import precision_here
+from polarity.model.inference import precision_here
 from polarity.strategy import points_on
-from polarity.train.events import Events, Record, clock
+from polarity.train.control import Events, Record, clock
 from polarity.train.world import World
 
 

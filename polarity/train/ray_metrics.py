@@ -16,7 +16,7 @@ from ray.util.metrics import Counter, Gauge
 
 from polarity.config import Config
 from polarity.data.oversample import sampling_plan
-from polarity.train.events import Record
+from polarity.train.control import Record
 from polarity.train.job import Job
 from polarity.train.validate import class_f1_key
 

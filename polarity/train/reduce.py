@@ -21,12 +21,10 @@ from transformers import PreTrainedModel
 from polarity.config import Config
 from polarity.data.batch import Corpus, evaluation_batches
 from polarity.model.dropout import use_cheap_dropout
-from polarity.model.frozen import split_model
-from polarity.model.inference import to_tensors
+from polarity.model.frozen import WholeTable, split_model, use_rows
+from polarity.model.inference import autocast, to_tensors
 from polarity.model.multitask import MultitaskModel
-from polarity.model.precision import autocast
-from polarity.model.vocabulary import WholeTable, use_rows
-from polarity.train.events import clock
+from polarity.train.control import clock
 from polarity.train.world import World
 
 LARGE_GB = 4.0

@@ -23,10 +23,9 @@ from typing import Any, Protocol
 from pydantic import BaseModel
 
 from polarity.artifacts import ENVIRONMENT, TENSORBOARD, TRACKERS, WANDB, RunFolder, disk_errors
-from polarity.config import Config
-from polarity.config_tracking import TrackingConfig
+from polarity.config import Config, TrackingConfig
 from polarity.errors import ConfigError, Say
-from polarity.train.events import Record
+from polarity.train.control import Record
 
 FLUSH_S = 5.0
 """Seconds in which rows for MLflow are gathered into one request."""

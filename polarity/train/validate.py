@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from polarity.data.batch import Corpus, TokenBatch, evaluation_batches
 from polarity.evaluate.metrics import class_scores, confusion_matrix, macro_f1
 from polarity.model.frozen import given_states
-from polarity.model.inference import score, to_tensors
+from polarity.model.inference import autocast, score, to_tensors
 from polarity.model.multitask import MultitaskModel
-from polarity.model.precision import autocast
 from polarity.train.world import World
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from polarity.errors import RunError
-from polarity.model.precision import precision_here
+from polarity.model.inference import precision_here
 from polarity.train.control import Control
 
 

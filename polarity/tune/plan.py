@@ -18,7 +18,7 @@ from polarity.model.multitask import MultitaskModel
 from polarity.resolve import dump_config
 from polarity.strategy import with_settings
 from polarity.study import Arm, Asha, Detectable, Seeds, Study, StudyData, StudyFile, TrialRecord
-from polarity.train.events import clock
+from polarity.train.control import clock
 from polarity.train.loop import Tables, Training
 from polarity.train.world import World, use_threads
 from polarity.tune.conductor import confirmation, exploration, plan_asha, screening

@@ -15,7 +15,7 @@ from rich.text import Text
 from polarity import tables
 from polarity.strategy import CLAIMS_NOTE
 from polarity.study import Detectable, Interaction, ScreenEntry, SharedSetting, Stage, Study, TrialRecord
-from polarity.train.events import clock
+from polarity.train.control import clock
 from polarity.tune.conductor import Watcher
 from polarity.tune.statistics import HELPS, HURTS
 from polarity.tune.variance import OVERALL

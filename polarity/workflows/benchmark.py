@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from polarity.artifacts import disk_errors
-from polarity.benchmark.page import render_benchmark
-from polarity.benchmark.result import render
+from polarity.benchmark.result import render, render_benchmark
 from polarity.benchmark.run import PARTS, run_benchmark
 from polarity.config import Config
 from polarity.errors import ConfigError, RunError

@@ -1,6 +1,6 @@
-"""Two models on the same rows: scores side by side, and the paired difference with its interval.
+"""`polarity compare`: two runs on the same rows, by their own held-out predictions or on a labelled file.
 
-The difference is second minus first: name the run to beat first.
+The difference is second minus first, paired, with its interval: name the run to beat first.
 """
 
 from collections.abc import Callable, Mapping, Sequence

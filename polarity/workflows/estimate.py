@@ -11,7 +11,7 @@ from polarity.config import Config
 from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
 from polarity.encoders import load_tokenizer
 from polarity.model.multitask import MultitaskModel
-from polarity.train.events import clock
+from polarity.train.control import clock
 from polarity.train.loop import Tables, Training
 from polarity.train.world import World, device_here, use_threads
 from polarity.workflows.train import prepare

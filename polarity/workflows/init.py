@@ -1,10 +1,10 @@
 """`polarity init`: look at a file that nobody described, guess what its columns hold, and write the configuration that trains on it.
 
 The guesses use names and values: texts are long and differ, titles are long and repeat, labels are few, short and repeat, ids differ in
-every row.
-What cannot be guessed is asked, or with `--yes` said with the option that decides it. All problems are told at once.
+every row. What cannot be guessed is asked, or with `--yes` said with the option that decides it. All problems are told at once.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,10 +14,72 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from polarity.data.loose import read_loosely
+from polarity.data.formats import open_source
 from polarity.errors import ConfigError, DataError, Say, nearest
 from polarity.spelling import MISSING_WORDS, canonical, match
 from polarity.yaml_text import scalar
+
+TEXT = pa.large_string()
+
+
+@dataclass(frozen=True)
+class LooseTable:
+    """What a file holds: all its columns as text (null where a cell is missing), and the lines to tell the user.
+
+    `notes` say how it was read (encoding, delimiter, sheet); `fault` is why reading ended before the end, else None: then `table` holds the
+    rows before that.
+    """
+
+    table: pa.Table
+    notes: tuple[str, ...]
+    fault: str | None
+
+
+def read_loosely(name: str, most_rows: int = 100_000) -> LooseTable:
+    """Read the first `most_rows` rows of any source that `open_source` knows into text columns.
+
+    Numbers are as they would be read as labels (1.0 as 1), nested values are JSON, bytes are decoded as UTF-8. Raises DataError only for
+    what cannot be opened at all (missing, empty, damaged, no header, a column twice).
+    """
+    source = open_source(name)
+    blocks: list[pa.Table] = []
+    rows, fault = 0, None
+    try:
+        for part in source.parts:
+            if rows >= most_rows:
+                break
+            for block in part.blocks(source.columns):
+                blocks.append(_as_text(block.slice(0, most_rows - rows), source.columns))
+                rows += blocks[-1].num_rows
+                if rows >= most_rows:
+                    break
+    except DataError as error:
+        fault = str(error)
+    empty = pa.schema([pa.field(column, TEXT) for column in source.columns])
+    return LooseTable(pa.concat_tables([empty.empty_table(), *blocks]), source.notes, fault)
+
+
+def _as_text(block: pa.Table, columns: Sequence[str]) -> pa.Table:
+    return pa.Table.from_arrays([_text(block.column(at)) for at in range(len(columns))], names=list(columns))
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return column.cast(TEXT)
+    return pa.chunked_array([pa.array([_value(value) for value in column.to_pylist()], TEXT)])
+
+
+def _value(value: object) -> str | None:
+    if value is None or value != value:
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else str(value)
+
 
 Ask = Callable[[str, str], str]
 """Asks a question with a default answer; returns what the user typed."""

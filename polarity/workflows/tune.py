@@ -26,7 +26,7 @@ from polarity.errors import ConfigError, RunError, Say, nearest
 from polarity.resolve import dump_config
 from polarity.study import Arm, Best, Study, TrialRecord, open_study_folder
 from polarity.train.cluster import check_nodes, start_ray
-from polarity.train.events import clock
+from polarity.train.control import clock
 from polarity.tune.designs import Base, arm_config
 from polarity.tune.findings import effect_rows, missing, overall_score, savings
 from polarity.tune.plan import StudyPlan, new_study, trial_time

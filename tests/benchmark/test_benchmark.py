@@ -9,8 +9,7 @@ import pytest
 from polarity.benchmark import oversampling
 from polarity.benchmark.loading import write_tokens
 from polarity.benchmark.oversampling import _in_process, in_process, write_rows
-from polarity.benchmark.page import render_benchmark
-from polarity.benchmark.result import render
+from polarity.benchmark.result import render, render_benchmark
 from polarity.benchmark.setting import Setting
 from polarity.benchmark.training import training_contestants
 from polarity.errors import ConfigError
@@ -141,7 +140,7 @@ def test_the_peak_is_the_contestants_own(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_time_between_trials_is_what_training_leaves() -> None:
-    from polarity.benchmark.trials import trials
+    from polarity.benchmark.startup import trials
 
     sets = [part for value in (*SETS, "train.eval_batch_size=8") for part in ("--set", value)]
     found = trials(["--preset", "small", "--encoder", str(encoder_folder()), *sets], repeats=1, say=lambda _: None)

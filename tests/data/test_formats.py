@@ -11,9 +11,9 @@ import pytest
 from polarity.config import DataConfig
 from polarity.data.excel_format import ExcelSheet
 from polarity.data.formats import open_source
-from polarity.data.loose import read_loosely
 from polarity.data.read import read_comments
 from polarity.errors import DataError
+from polarity.workflows.init import read_loosely
 
 HEADER = ["row_id", "Title", "Comment", "Final Sentiment", "Final Polarization"]
 ROWS = [

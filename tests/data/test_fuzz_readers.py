@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from polarity.config import DataConfig
 from polarity.data.formats import open_source
-from polarity.data.loose import read_loosely
 from polarity.data.read import read_comments
 from polarity.errors import DataError
+from polarity.workflows.init import read_loosely
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "60"))
 fuzzed = settings(

@@ -10,8 +10,7 @@ import pytest
 
 from polarity.config import Config, DataConfig, OversampleConfig
 from polarity.data.oversample import multiplicities, repeat_rows, row_hash
-from polarity.data.oversample_file import write_oversampled, write_parquet
-from polarity.data.oversample_stage import arrow_batches, oversample_dataset
+from polarity.data.oversample_file import arrow_batches, oversample_dataset, write_oversampled, write_parquet
 from polarity.data.read import read_comments
 from polarity.errors import DataError
 
@@ -50,7 +49,7 @@ def test_any_blocks_give_the_rows_of_the_pure_function(
 ) -> None:
     import ray
 
-    monkeypatch.setattr("polarity.data.oversample_stage.BATCH_ROWS", 97 if cuts else 16_384)
+    monkeypatch.setattr("polarity.data.oversample_file.BATCH_ROWS", 97 if cuts else 16_384)
     table, sampling = comments(2400), SETTINGS[name]
     expected = repeat_rows(table, multiplicities(table, LABELS, sampling, seed=5, epoch=2))
     blocks = [table.slice(start, end - start).combine_chunks() for start, end in zip([0, *cuts], [*cuts, 2400], strict=True)]
@@ -62,7 +61,7 @@ def test_any_blocks_give_the_rows_of_the_pure_function(
 
 def test_rows_of_equal_hash_are_told_apart_by_id() -> None:
     """The last row of a stratum that gets one more is named by hash and id: a row of that hash with a larger id does not."""
-    from polarity.data.oversample_stage import _Draw, _repeat
+    from polarity.data.oversample_file import _Draw, _repeat
 
     table = comments(40, missing=0.0).set_column(3, "sentiment", pa.array([0] * 40, pa.int8()))
     table = table.set_column(4, "polarization", pa.array([0] * 40, pa.int8()))

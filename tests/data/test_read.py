@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polarity.config import DataConfig, SplitConfig, TaskConfig
-from polarity.data import csv_format, formats, json_format, source
+from polarity.data import formats, source, text_formats
 from polarity.data.formats import open_source
 from polarity.data.read import original_error, read_comments, read_dataset
 from polarity.errors import DataError
@@ -78,8 +78,7 @@ def write_all(folder: Path, rows: list[list[str]]) -> dict[str, str]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Several blocks from a few rows."""
-    monkeypatch.setattr(json_format, "ROWS_PER_BLOCK", 3)
-    monkeypatch.setattr(csv_format, "ROWS_PER_BLOCK", 3)
+    monkeypatch.setattr(text_formats, "ROWS_PER_BLOCK", 3)
     yield
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from polarity.config import ClassWeightConfig
-from polarity.data.weights import class_weights
+from polarity.data.ledger import class_weights
 
 FREE = ClassWeightConfig(max_weight=1e9)
 

@@ -16,8 +16,8 @@ from polarity.errors import ConfigError, EncoderError
 from polarity.model.dropout import use_cheap_dropout
 from polarity.model.encoder import check_length, probe_ids, usable_positions
 from polarity.model.flops import flops_per_row
+from polarity.model.frozen import use_rows
 from polarity.model.multitask import MultitaskModel, load_model
-from polarity.model.vocabulary import use_rows
 from polarity.optim import parameter_groups
 from tests.model.families import CONFIGS, POSITIONS, build_family
 

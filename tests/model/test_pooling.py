@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from polarity.model.pooling import Pooling
+from polarity.model.heads import Pooling
 
 MASK = [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from polarity.config import Config
+from polarity.model.frozen import UsedRows, use_rows
 from polarity.model.multitask import MultitaskModel
-from polarity.model.vocabulary import UsedRows, use_rows
 from tests.tiny import FAMILIES, tiny_encoder
 
 MODEL = Config.model_validate({"model": {"head": {"layers": 0}, "pooling": "mean"}}).model

@@ -20,8 +20,7 @@ from polarity.predict import Classifier, load_classifier
 from polarity.predict.batch import ScoreOptions
 from polarity.predict.explain import MOST_SPANS, explain, top_words
 from polarity.predict.linear_member import LinearClassifier
-from polarity.predict.next_rows import next_rows, uncertainty
-from polarity.workflows.next_rows import choose_next
+from polarity.workflows.next_rows import choose_next, next_rows, uncertainty
 from polarity.workflows.predict import PredictOptions, predict, predict_text, render_text
 from polarity.workflows.report import report
 from tests.tiny import DEFAULT_TASKS, FILLER, marker, tiny_comments

@@ -23,7 +23,7 @@ from polarity.loss import TaskObjective
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import resolve
 from polarity.strategy import apply_points
-from polarity.train.events import Events, Record
+from polarity.train.control import Events, Record
 from polarity.train.loop import Stepper, Tables
 from polarity.train.worker import RunEvents
 from polarity.train.world import World

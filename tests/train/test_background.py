@@ -17,8 +17,7 @@ from polarity.artifacts import CHECKPOINTS, Fill, RunFolder
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.train.checkpoints import Background, Checkpoint, load_checkpoint, verify
-from polarity.train.control import Control, Requests
-from polarity.train.events import Events, Record
+from polarity.train.control import Control, Events, Record, Requests
 from polarity.train.loop import Result, run_training
 from polarity.train.world import World
 from tests.train.runs import Heard, configured, fresh_model, on_ranks, saved, tables, timeless

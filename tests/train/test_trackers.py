@@ -24,7 +24,7 @@ from polarity.config import Config
 from polarity.errors import ConfigError
 from polarity.resolve import resolve
 from polarity.train.checkpoints import fingerprint
-from polarity.train.events import Record
+from polarity.train.control import Record
 from polarity.train.trackers import Named, TrackedRun, flattened, running, scalars, trackers_of
 from tests.tiny import tiny_csv, tiny_encoder
 from tests.train.runs import configured, tables
