@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from polarity.benchmark.machine import describe_machine
-from polarity.benchmark.setting import Setting
+from polarity.benchmark.setting import Setting, describe_machine
 from polarity.benchmark.timing import Contestant, Race, Spread, race
 from polarity.benchmark.training import point_costs, prediction_contestants, training_contestants
 from polarity.config import Config

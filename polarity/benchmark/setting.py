@@ -1,5 +1,6 @@
-"""What a benchmark of training and prediction works on: a configuration, tokenized rows, statistics and fresh models."""
+"""The machine that is measured, in words."""
 
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,20 @@ from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.model.multitask import MultitaskModel
 from polarity.train.loop import Tables
 from polarity.train.world import World, device_here, resolve_precision
+
+
+def describe_machine(device: torch.device) -> dict[str, str | int]:
+    """What the figures were measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.processor())
+    except OSError:
+        return platform.processor()
 
 
 @dataclass(frozen=True)

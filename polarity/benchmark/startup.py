@@ -80,7 +80,7 @@ def startup(options: list[str], workers: int, *, repeats: int, say: Callable[[st
         with tempfile.TemporaryDirectory(prefix="polarity-startup-") as folder:
             entered = seconds_to([sys.executable, "-c", _BARE, str(workers), folder], ["entered"])[0]
             extra = ["--max-steps", "1", "--workers", str(workers), "--set", "train.log_every=1", "--run-dir", f"{folder}/run"]
-            command = [sys.executable, "-m", "polarity.cli", "train", *options, *extra]
+            command = [sys.executable, "-m", "polarity", "train", *options, *extra]
             marks = seconds_to(command, [mark for _, mark in _MARKS])
         before = 0.0
         for (name, _), reached in zip(_MARKS, marks, strict=True):
@@ -114,7 +114,7 @@ def trials(options: list[str], *, repeats: int, say: Callable[[str], None]) -> d
         arms.write_text("- {name: baseline}\n- {name: again, set: {train.log_every: 20}}\n")
         study = Path(folder) / "study"
         plan = ["--design", "custom", "--arms", str(arms), "--seeds", str(-(-(repeats + 1) // 2)), "--no-asha", "--max-concurrent", "1"]
-        command = [sys.executable, "-m", "polarity.cli", "ablate", *options, *plan, "--epochs", str(EPOCHS), "--study-dir", str(study)]
+        command = [sys.executable, "-m", "polarity", "ablate", *options, *plan, "--epochs", str(EPOCHS), "--study-dir", str(study)]
         ends: list[tuple[str, float]] = []
 
         def see(seconds: float, line: str) -> None:

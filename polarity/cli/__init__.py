@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from polarity import quiet
-from polarity.cli import ablation, data, models, net, ops, prediction, results, training
+from polarity.cli import ablation, net, prediction, runs, setup, training
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and judge multi-task classifiers of comments."
@@ -32,29 +32,29 @@ def _common(
 
 # In the order in which people meet them; `--help` lists them so.
 for command in (
-    data.init,
+    setup.init,
     training.train,
-    models.best,
-    results.evaluate,
-    results.compare,
+    runs.best,
+    runs.evaluate,
+    runs.compare,
     prediction.predict,
     prediction.serve,
-    results.report,
+    runs.report,
     ablation.ablate,
     ablation.tune,
-    models.soup,
-    models.ensemble,
-    models.export,
+    runs.soup,
+    runs.ensemble,
+    runs.export,
     training.config,
     training.points,
-    ops.benchmark,
-    ops.doctor,
+    setup.benchmark,
+    setup.doctor,
 ):
     app.command()(command)
 # What follows the job's name belongs to the job.
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False})(ops.submit)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False})(setup.submit)
 app.command("next")(prediction.next_rows)
-app.add_typer(data.app, name="data")
+app.add_typer(setup.app, name="data")
 
 
 def main() -> None:

@@ -45,8 +45,7 @@ def train(
     """
     config = one_file(config, config_option)
     from polarity.artifacts import default_run_dir
-    from polarity.workflows.resume import resumed_configuration
-    from polarity.workflows.train import require_data
+    from polarity.workflows.train import require_data, resumed_configuration
     from polarity.workflows.train import train as run
 
     given = {

@@ -97,7 +97,7 @@ def variables_of(given: list[str]) -> dict[str, str]:
 def entrypoint(job: str, arguments: list[str], root: Path) -> str:
     """The command that the cluster runs. Raises RunError: no such job there, or a password that everyone would read."""
     if job == DOCTOR:
-        start = "python -m polarity.cli doctor"
+        start = "python -m polarity doctor"
     elif job in JOBS and (root / "jobs" / f"{job}.py").is_file():
         start = f"python jobs/{job}.py"
     else:

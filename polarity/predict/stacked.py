@@ -189,7 +189,7 @@ def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dic
     with tempfile.TemporaryDirectory(prefix="polarity-member-") as temporary:
         place = folder.fetch_folder(member.folders[0], Path(temporary))
         if member.kind == "title":
-            from polarity.baselines.title import TitlePrior
+            from polarity.baselines.floors import TitlePrior
 
             return TitlePrior.load(place).probabilities
         if member.kind == "linear":

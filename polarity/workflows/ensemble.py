@@ -16,8 +16,7 @@ from polarity.evaluate.results import Difference
 from polarity.predict.ensemble import Weighting, choose_weights, member_probabilities, pool
 from polarity.predict.linear_member import LINEAR
 from polarity.run import Run
-from polarity.workflows.members import Made, copy_folder, new_run, open_members, write_run
-from polarity.workflows.read_again import aligned_predictions
+from polarity.workflows.members import Made, aligned_predictions, copy_folder, new_run, open_members, write_run
 
 WEIGHTS = ("auto", "equal")
 MEMBERS = "members"

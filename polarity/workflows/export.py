@@ -153,7 +153,7 @@ def _onnx(run: Run, out: Path, *, int8: bool, raw: bool, say: Say) -> dict[str, 
 
 def _validation_rows(run: Run, int8: bool, say: Say) -> pa.Table | None:
     """The run's validation rows; None, and said, where they cannot be read and int8 does not need them."""
-    from polarity.workflows.read_again import read_again
+    from polarity.workflows.members import read_again
 
     try:
         return read_again(run, lambda _: None).validation

@@ -1,12 +1,20 @@
-"""`polarity config --changes` and `polarity points`."""
+"""The recorded costs of the points, for `polarity points`."""
 
+import json
 from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
 
 from polarity import tables
-from polarity.benchmark.costs import recorded_costs
 from polarity.config_checks import leaves
 from polarity.resolve import Resolved, resolve
 from polarity.strategy import CLAIMS_NOTE, POINTS
+
+
+def recorded_costs() -> dict[str, Any]:
+    """The ratios that were measured when this version was made: {"about": {...}, "step": {point: {"median", "low", "high"}}}."""
+    costs: dict[str, Any] = json.loads(files("polarity.benchmark").joinpath("point_costs.json").read_text(encoding="utf-8"))
+    return costs
 
 
 def changed_lines(resolved: Resolved, preset: str | None) -> str:

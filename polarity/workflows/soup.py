@@ -26,8 +26,7 @@ from polarity.predict.scorers import load_parts
 from polarity.run import Run
 from polarity.train.validate import Predictions, macro_f1_scores, predict
 from polarity.train.world import World, device_here, use_threads
-from polarity.workflows.members import Made, new_run, open_members, write_run
-from polarity.workflows.read_again import aligned_predictions
+from polarity.workflows.members import Made, aligned_predictions, new_run, open_members, write_run
 
 _CHECKPOINT = re.compile(rf"(?P<run>.+)/(?P<name>{artifacts.CHECKPOINTS}/epoch_\d+)/?")
 _WEIGHTS = "model.safetensors"

@@ -1,5 +1,6 @@
 """`polarity train`: check the data, show the ledger, train, judge beside the floors, and write the run folder."""
 
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity import artifacts
-from polarity.artifacts import RunFolder, user_cache_dir
+from polarity.artifacts import CONFIG, RunFolder, user_cache_dir
 from polarity.config import Config
 from polarity.data.annotators import votes_column, votes_of
 from polarity.data.batch import Shards
@@ -29,7 +30,7 @@ from polarity.evaluate.agreement import agreement, error_of_labels, in_words
 from polarity.evaluate.drift import describe_tokens
 from polarity.evaluate.predictions import task_codes
 from polarity.evaluate.render import Facts, last_screen
-from polarity.paths import typed
+from polarity.paths import DATA_KEYS, is_local_data, typed, with_absolute_paths
 from polarity.quiet import verbose
 from polarity.report.record import Comments
 from polarity.resolve import dump_config
@@ -313,3 +314,56 @@ def require_data(config: Config) -> None:
     """Raise where the configuration names no data."""
     if not (config.data.source or config.data.train):
         raise ConfigError("no data: give --data FILE, or --train FILE --validation FILE, or set data.source")
+
+
+_PLACES = {"--data": "source", "--train": "train", "--validation": "validation", "--test": "test"}
+_FREE = {*_PLACES, "--encoder", "--workers", "--max-steps"}
+
+
+def resumed_configuration(run_dir: str | None, given: dict[str, Any], sets: list[str]) -> Config:
+    """The run's own config.yaml; raises ConfigError where an option that decides its numbers is given anew.
+
+    The number of workers may change, because results do not depend on it (`given["--workers"]` is a pair, the least and the most or
+    None), and so may the step limit (but a run that it cut inside an epoch cannot go on). Data and encoder may have been moved; new places
+    are written into the run's config.yaml, so that later commands find them too.
+    """
+    if not run_dir:
+        raise RunError("--resume needs --run-dir: which run is to go on?")
+    refused = [name for name, value in given.items() if value is not None and name not in _FREE]
+    if refused or sets:
+        raise ConfigError(f"--resume takes the run's own settings; leave out {', '.join(refused + ['--set'] * bool(sets))}")
+    folder = RunFolder.create(run_dir, resume=True)
+    kept = Run(folder).config
+    moved = _with_new_places(kept, given)
+    _check_places(moved)
+    if moved != kept:
+        folder.write_text(CONFIG, dump_config(moved, typed(kept, moved)))
+    update: dict[str, Any] = moved.model_dump()
+    if given.get("--workers") is not None:
+        update["cluster"]["workers"], update["cluster"]["max_workers"] = given["--workers"]
+    if given.get("--max-steps") is not None:
+        update["train"]["max_steps"] = given["--max-steps"]
+    return Config.model_validate(update)
+
+
+def _with_new_places(config: Config, given: dict[str, Any]) -> Config:
+    """The configuration with the places that are given, absolute."""
+    tree: dict[str, Any] = config.model_dump()
+    for option, key in _PLACES.items():
+        if given.get(option) is None:
+            continue
+        if tree["data"][key] is None:
+            own = ", ".join(name for name, other in _PLACES.items() if tree["data"][other] is not None)
+            raise ConfigError(f"{option}: the run began without it; it has {own}: give its new place")
+        tree["data"][key] = given[option]
+    if given.get("--encoder") is not None:
+        tree["model"].update(encoder=given["--encoder"], revision=None)
+    return with_absolute_paths(Config.model_validate(tree)) if tree != config.model_dump() else config
+
+
+def _check_places(config: Config) -> None:
+    """Raise ConfigError where the run's data is gone, with the way out."""
+    for option, key in zip(_PLACES, DATA_KEYS, strict=True):
+        place = getattr(config.data, key.removeprefix("data."))
+        if place is not None and is_local_data(place) and not os.path.exists(place):
+            raise ConfigError(f"{key}: {place}: no such file; if the run's data was moved, name its new place with {option}")

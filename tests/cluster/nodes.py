@@ -96,6 +96,6 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
 
 def run(environment: dict[str, str], *command: str, timeout: float = 200, cwd: Path = ROOT) -> tuple[int, str]:
     """Exit status and output of a command in the project's folder; `polarity` is the one of this checkout."""
-    words = [sys.executable, "-m", "polarity.cli", *command[1:]] if command[0] == "polarity" else list(command)
+    words = [sys.executable, "-m", "polarity", *command[1:]] if command[0] == "polarity" else list(command)
     done = subprocess.run(words, env=environment, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
     return done.returncode, done.stderr + done.stdout

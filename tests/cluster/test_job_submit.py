@@ -179,7 +179,7 @@ def test_who_cannot_submit_is_told_why_in_one_line(cluster: Cluster, tmp_path: P
 def terminal(cluster: Cluster, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """`polarity submit` at a terminal of its own: the process, and what reads and writes there."""
     ours, its = os.openpty()
-    command = [sys.executable, "-m", "polarity.cli", "submit", *arguments]
+    command = [sys.executable, "-m", "polarity", "submit", *arguments]
     process = subprocess.Popen(command, env=cluster.client(), cwd=ROOT, stdin=its, stdout=its, stderr=its)
     os.close(its)
     try:

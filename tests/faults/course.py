@@ -35,7 +35,7 @@ class Course:
         self.lines: list[str] = []
         self.steps: list[Seen] = []
         self.driver = subprocess.Popen(
-            [sys.executable, "-m", "polarity.cli", "train", *arguments],
+            [sys.executable, "-m", "polarity", "train", *arguments],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, errors="replace",
         )  # fmt: skip
         self._log = log

@@ -122,7 +122,7 @@ def test_the_command_serves_until_it_is_told_to_end(run: Path) -> None:
     port = _free_port()
     command = [str(Path(sys.executable).with_name("polarity")), "serve", run.as_uri(), "--port", str(port), "--device", "cpu"]
     if not Path(command[0]).exists():
-        command[:1] = [sys.executable, "-m", "polarity.cli"]
+        command[:1] = [sys.executable, "-m", "polarity"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:

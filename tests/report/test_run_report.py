@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 from polarity.artifacts import RunFolder
-from polarity.cli.results import report as report_command
+from polarity.cli.runs import report as report_command
 from polarity.errors import PolarityError, RunError
 from polarity.report.page import ReportError
 from polarity.report.record import Record, read_record

@@ -10,7 +10,7 @@ import pytest
 
 from tests.tiny import tiny_csv, tiny_encoder
 
-POLARITY = f"{sys.executable} -m polarity.cli"
+POLARITY = f"{sys.executable} -m polarity"
 SETTINGS = (
     "--preset small --workers 0 --epochs 2 --set train.precision=fp32 --set train.resamples=100 --set train.log_every=1000 "
     "--set train.global_batch_size=64"

@@ -1,3 +1,0 @@
-from polarity.cli import main
-
-main()
