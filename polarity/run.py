@@ -29,7 +29,7 @@ from polarity.data.seen import SeenRows, titles_apart
 from polarity.errors import ConfigError, DataError, RunError
 from polarity.evaluate.calibration import TaskCalibration, read_calibration
 from polarity.evaluate.predictions import check_predictions, labels_of
-from polarity.evaluate.results import SeenCounts
+from polarity.evaluate.results import Metrics, SeenCounts, read_metrics
 from polarity.evaluate.targets import Stability
 from polarity.resolve import parse_config, with_sets
 
@@ -204,9 +204,9 @@ class Run:
         return read_calibration(self.folder, self.labels) if self.has(artifacts.CALIBRATION) else {}
 
     @cached_property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> Metrics:
         """metrics.json. Raises RunError where the run is not judged yet."""
-        return self.folder.read_json(artifacts.METRICS)
+        return read_metrics(self.folder)
 
     @cached_property
     def seen(self) -> SeenRows | None:

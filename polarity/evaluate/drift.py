@@ -5,13 +5,14 @@ A warning needs a distance that matters and one that chance does not explain (ch
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.evaluate.predictions import Codes, Floats, Labels, task_codes
+from polarity.evaluate.results import Drift, LengthShift, Shift, UnknownShift
 
 EDGES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Upper ends of the bins of token counts; the last bin is open."""
@@ -20,7 +21,18 @@ UNKNOWN_MORE, UNKNOWN_TIMES = 0.01, 2.0
 MIN_ROWS = 50
 
 
-def describe_tokens(input_ids: pa.ChunkedArray, unknown_id: int | None) -> dict[str, Any]:
+class TokenStatistics(TypedDict):
+    """What a run keeps of its training rows' tokens, in environment.json."""
+
+    rows: int
+    tokens: int
+    unknown_tokens: int
+    median_length: float
+    length_edges: list[int]
+    length_counts: list[int]
+
+
+def describe_tokens(input_ids: pa.ChunkedArray, unknown_id: int | None) -> TokenStatistics:
     """What a run keeps of its training rows' tokens: rows, tokens, unknown ones, and a histogram of the rows' lengths.
 
     `input_ids` are lists of token ids; `unknown_id` is None for tokenizers that know every byte.
@@ -52,17 +64,17 @@ def label_counts(ledger: Mapping[str, Any], labels: Labels) -> dict[str, list[in
 
 def drift(
     predictions: pa.Table,
-    tokens: Mapping[str, Any] | None,
+    tokens: TokenStatistics | None,
     labels: Labels,
     *,
     train_labels: Mapping[str, Sequence[int]],
-    train_tokens: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+    train_tokens: TokenStatistics | None,
+) -> Drift:
     """{"labels": {T: ...}, "lengths", "unknown", "warnings": [...]}: what could be compared, and in words what differs.
 
     `tokens` and `train_tokens` are `describe_tokens` of these rows and of training's, `train_labels` its counts by class.
     """
-    found: dict[str, Any] = {"labels": {}, "warnings": []}
+    found: Drift = {"labels": {}, "warnings": []}
     for task, counts in train_labels.items():
         here = _label_counts(task_codes(predictions, task, labels[task])[0], len(labels[task]))
         compared = _compare(np.asarray(counts), here)
@@ -70,8 +82,8 @@ def drift(
         if compared["drifted"]:
             found["warnings"].append(_label_warning(task, labels[task], compared))
     if tokens is not None and train_tokens is not None and train_tokens["length_edges"] == tokens["length_edges"]:
-        lengths = _compare(np.asarray(train_tokens["length_counts"]), np.asarray(tokens["length_counts"]))
-        lengths |= {"train_median": train_tokens["median_length"], "median": tokens["median_length"]}
+        shift = _compare(np.asarray(train_tokens["length_counts"]), np.asarray(tokens["length_counts"]))
+        lengths: LengthShift = {**shift, "train_median": train_tokens["median_length"], "median": tokens["median_length"]}
         found["lengths"] = lengths
         if lengths["drifted"]:
             medians = f"median {tokens['median_length']:g} tokens, {train_tokens['median_length']:g} in training"
@@ -87,7 +99,7 @@ def _label_counts(codes: Codes, classes: int) -> Codes:
     return np.bincount(codes[codes >= 0], minlength=classes)
 
 
-def _compare(train: Codes, here: Codes) -> dict[str, Any]:
+def _compare(train: Codes, here: Codes) -> Shift:
     """Both distributions, their distance and the chance of one as large from the same source; `drifted` where both are remarkable."""
     from scipy.stats import chi2_contingency
 
@@ -109,12 +121,12 @@ def _shares(counts: Codes) -> Floats:
     return counts / counts.sum() if counts.sum() else np.zeros(len(counts))
 
 
-def _unknown(train: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+def _unknown(train: TokenStatistics, here: TokenStatistics) -> UnknownShift:
     before, rate = (side["unknown_tokens"] / max(1, side["tokens"]) for side in (train, here))
     return {"train_rate": before, "rate": rate, "drifted": rate > before + UNKNOWN_MORE and rate > UNKNOWN_TIMES * before}
 
 
-def _label_warning(task: str, classes: Sequence[str], compared: Mapping[str, Any]) -> str:
+def _label_warning(task: str, classes: Sequence[str], compared: Shift) -> str:
     moves = np.asarray(compared["shares"]) - np.asarray(compared["train_shares"])
     largest = int(np.abs(moves).argmax())
     before, here = compared["train_shares"][largest], compared["shares"][largest]

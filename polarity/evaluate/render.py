@@ -1,9 +1,8 @@
 """metrics.json for people: a sentence in plain words with what to do next, and the tables of the terminal."""
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rich import box
 from rich.columns import Columns
@@ -13,7 +12,22 @@ from rich.table import Table
 from rich.text import Text
 
 from polarity import tables
-from polarity.evaluate.results import JudgedRows, Metrics, PartResult, how_intervals, judged_parts, what_rows_decided
+from polarity.evaluate.results import (
+    Metrics,
+    PartName,
+    PartResult,
+    TaskResult,
+    Verdict,
+    WeakestClass,
+    difference_of,
+    floors_of,
+    how_intervals,
+    judged_parts,
+    score_of,
+    strongest_first,
+    verdict_of,
+    what_rows_decided,
+)
 from polarity.evaluate.targets import BASELINE, PLAN_CLASSES
 
 WIDTH = 80
@@ -46,20 +60,23 @@ class Facts:
     """Validation macro-F1 after each epoch."""
 
 
-def judged_part(metrics: Metrics) -> tuple[str, PartResult]:
+JUDGED_BY: tuple[PartName, ...] = ("test", "validation", "unchecked", "seen")
+
+
+def judged_part(metrics: Metrics) -> tuple[PartName, PartResult]:
     """The part that a run is judged by: test where there is one, else validation, else whatever was judged."""
-    parts: Mapping[str, Any] = metrics
-    name = next(name for name in ("test", "validation", "unchecked", "seen") if name in parts)
+    parts = dict(judged_parts(metrics))
+    name = next(name for name in JUDGED_BY if name in parts)
     return name, parts[name]
 
 
-def plain_verdict(part: JudgedRows) -> str:
+def plain_verdict(part: PartResult) -> str:
     """The verdict on a part in a sentence: the model beside its strongest floor; and another one where the rows can give no verdict."""
     chose = what_rows_decided(part)
     return _beside_floors(part) + (f" No verdict: these rows {chose}." if chose else "")
 
 
-def _beside_floors(part: Mapping[str, Any]) -> str:
+def _beside_floors(part: PartResult) -> str:
     floors = part.get("floors", {})
     if not floors:
         return "Nothing was judged beside this model, so that its score stands alone."
@@ -79,13 +96,11 @@ def last_screen(metrics: Metrics, facts: Facts) -> str:
     overall = part["overall"]
     lines = ["━" * WIDTH, *textwrap.wrap(plain_verdict(part), WIDTH), ""]
     lines.append(_line("macro-F1", overall["macro_f1"], overall["ci95"], f"{part['rows']:,} {name} rows; 1 is perfect"))
-    for floor in ("linear", "title", "majority"):
-        if floor in part.get("floors", {}):
-            found = part["floors"][floor]
-            difference = found["difference"]["overall"]
-            low, high = difference["ci95"]
-            shown = f"model {difference['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-            lines.append(f"  {f'{floor} floor':18}{found['overall']['macro_f1']:.3f}                 {shown}")
+    for floor, found in floors_of(part).items():
+        difference = found["difference"]["overall"]
+        low, high = difference["ci95"]
+        shown = f"model {difference['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(f"  {f'{floor} floor':18}{found['overall']['macro_f1']:.3f}                 {shown}")
     # What the plan wants of real comments says nothing of made-up ones.
     lines += [] if "data" in metrics else _targets_in_words(part)
     task, weakest = _weakest(part)
@@ -101,14 +116,14 @@ def _line(what: str, value: float, ci95: Sequence[float], note: str) -> str:
     return f"{what:20}{value:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]  {note}"[:WIDTH]
 
 
-def _weakest(part: PartResult) -> tuple[str, Any]:
+def _weakest(part: PartResult) -> tuple[str, WeakestClass]:
     found = {task: scores["weakest_class"] for task, scores in part["tasks"].items()}
     task = min(found, key=lambda task: found[task]["f1"])
     return task, found[task]
 
 
 def _targets_in_words(part: PartResult) -> list[str]:
-    minimum: Sequence[Mapping[str, Any]] = part.get("verdict", {}).get("minimum", [])
+    minimum = verdict_of(part)["minimum"]
     overall = next((entry for entry in minimum if entry["metric"] == "overall"), None)
     if overall is None:
         return []
@@ -155,7 +170,6 @@ def _titles_tell(part: PartResult) -> bool:
 
 WIDE = 106
 """Columns of the widest table with the plan's tasks; where there are fewer, it is printed without its last ones."""
-FLOOR_ORDER = ("linear", "title", "majority")
 _COLOURS = {"met": "green", "gain": "green", "above": "green", "missed": "red", "loss": "red", "below": "red"}
 
 
@@ -183,7 +197,7 @@ def _print_split(console: Console, name: str, split: PartResult, *, synthetic: b
         if "absent_classes" in scores:
             named = " or ".join(scores["absent_classes"])
             console.print(f"Note: no row of {task} is {named}: its macro-F1 is the mean over the other classes.", style="yellow")
-    verdict = split.get("verdict", {})
+    verdict = verdict_of(split)
     # On made-up comments a comparison with what the plan's model reached on real ones would say nothing.
     baseline = [] if synthetic else _baseline(verdict)
     for part in (
@@ -202,23 +216,23 @@ def _table(*columns: str, right: Iterable[str] = (), gap: int = 2) -> Table:
     return table
 
 
-def _against_floors(split: Mapping[str, Any], gap: int) -> RenderableType:
+def _against_floors(split: PartResult, gap: int) -> RenderableType:
     """For overall and each task the model, and below it each floor with the paired difference."""
-    floors = _floors(split)
+    floors = floors_of(split)
     table = _table("macro-F1", "", "score", *(["model - floor", ""] if floors else []), gap=gap)
     for scope in ("overall", *split["tasks"]):
-        own = _scope(split, scope)
+        own = score_of(split, scope)
         table.add_section()
         table.add_row(Text(scope, "bold"), Text("model", "bold"), _score(own["macro_f1"], own["ci95"], "bold"))
         for name, floor in floors.items():
-            score, difference = _scope(floor, scope), _scope(floor["difference"], scope)
+            score, difference = score_of(floor, scope), difference_of(floor["difference"], scope)
             words = difference["verdict"]
             shown = _signed(difference["difference"], difference["ci95"])
             table.add_row("", f"{name} floor", _score(score["macro_f1"], score["ci95"]), shown, _verdict(words))
     return table
 
 
-def _per_class(split: Mapping[str, Any], synthetic: bool) -> RenderableType:
+def _per_class(split: PartResult, synthetic: bool) -> RenderableType:
     has_linear = "linear" in split.get("floors", {})
     has_plan = not synthetic and any(_is_plan(task, scores) for task, scores in split["tasks"].items())
     columns = ["class", "F1", "precision", "recall", "rows"]
@@ -239,13 +253,13 @@ def _per_class(split: Mapping[str, Any], synthetic: bool) -> RenderableType:
     return table
 
 
-def _confusions(split: Mapping[str, Any]) -> RenderableType:
+def _confusions(split: PartResult) -> RenderableType:
     """Counts, the tasks' tables side by side where they fit."""
     tables = [Padding(_confusion(task, scores), (0, 4, 1, 0)) for task, scores in split["tasks"].items()]
     return Group(Text("Confusions: a row is a label, a column what was predicted.", "dim"), Columns(tables, padding=(0, 0)))
 
 
-def _confusion(task: str, scores: Mapping[str, Any]) -> Table:
+def _confusion(task: str, scores: TaskResult) -> Table:
     labels = list(scores["per_class"])
     table = _table(task, *labels, right=labels)
     for row, label in enumerate(labels):
@@ -254,9 +268,9 @@ def _confusion(task: str, scores: Mapping[str, Any]) -> Table:
     return table
 
 
-def _targets(verdict: Mapping[str, Any], wide: bool) -> list[RenderableType]:
+def _targets(verdict: Verdict, wide: bool) -> list[RenderableType]:
     """The plan's targets, minimum and, where it is `wide` enough, stretch; nothing where the tasks are not the plan's."""
-    if not verdict.get("minimum"):
+    if not verdict["minimum"]:
         return []
     stretch = {entry["metric"]: entry for entry in verdict["stretch"]}
     table = _table("the plan's targets", "F1", "minimum", "", *(["stretch", ""] if wide else []))
@@ -273,23 +287,23 @@ def _targets(verdict: Mapping[str, Any], wide: bool) -> list[RenderableType]:
     return [table]
 
 
-def _checks(verdict: Mapping[str, Any]) -> list[RenderableType]:
+def _checks(verdict: Verdict) -> list[RenderableType]:
     """Floors and stability."""
     table = _table("checks", "value", "target", "verdict")
-    by_floor = {entry["floor"]: entry for entry in verdict.get("floors", [])}
-    for name in _ordered(by_floor):
+    by_floor = {entry["floor"]: entry for entry in verdict["floors"]}
+    for name in strongest_first(by_floor):
         entry = by_floor[name]
         shown = _signed(entry["difference"], entry["difference_ci95"])
         table.add_row(f"overall, model - {name} floor", shown, "> 0", _verdict(entry["verdict"]))
-    for entry in verdict.get("stability", []):
-        whole = isinstance(entry["value"], int)
-        shown = Text("-" if entry["value"] is None else f"{entry['value']:{'d' if whole else '+.3f'}}")
-        table.add_row(entry["metric"], shown, "0" if whole else "< 0", _verdict(entry["verdict"]))
+    for stable in verdict["stability"]:
+        whole = isinstance(stable["value"], int)
+        shown = Text("-" if stable["value"] is None else f"{stable['value']:{'d' if whole else '+.3f'}}")
+        table.add_row(stable["metric"], shown, "0" if whole else "< 0", _verdict(stable["verdict"]))
     return [table] if table.row_count else []
 
 
-def _baseline(verdict: Mapping[str, Any]) -> list[RenderableType]:
-    found = {entry["metric"]: entry for entry in verdict.get("baseline", [])}
+def _baseline(verdict: Verdict) -> list[RenderableType]:
+    found = {entry["metric"]: entry for entry in verdict["baseline"]}
     shown = [name for name in ("overall", *PLAN_CLASSES) if name in found]
     if not shown:
         return []
@@ -301,22 +315,7 @@ def _baseline(verdict: Mapping[str, Any]) -> list[RenderableType]:
     return [line]
 
 
-def _floors(split: Mapping[str, Any]) -> dict[str, Any]:
-    floors = split.get("floors", {})
-    return {name: floors[name] for name in _ordered(floors)}
-
-
-def _ordered(names: Iterable[str]) -> list[str]:
-    """The strongest floor first."""
-    return sorted(names, key=lambda name: FLOOR_ORDER.index(name) if name in FLOOR_ORDER else len(FLOOR_ORDER))
-
-
-def _scope(side: Mapping[str, Any], scope: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = side["overall"] if scope == "overall" else side["tasks"][scope]
-    return found
-
-
-def _is_plan(task: str, scores: Mapping[str, Any]) -> bool:
+def _is_plan(task: str, scores: TaskResult) -> bool:
     return set(PLAN_CLASSES.get(task, ())) == set(scores["per_class"])
 
 

@@ -3,10 +3,13 @@
 Scores are fractions, not percent. A type here is a plain dictionary at run time, so that what `polarity.fit` returns is what the file says.
 """
 
-from typing import Annotated, Any, Literal, NotRequired, get_args
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, NotRequired, cast, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
+
+from polarity.artifacts import METRICS, RunFolder
 
 SCHEMA_VERSION: Literal[1] = 1
 BOOTSTRAP: Literal["percentile bootstrap"] = "percentile bootstrap"
@@ -170,13 +173,24 @@ class FloorResult(TypedDict):
 
 
 @_closed
-class Judgement(TypedDict):
+class TargetJudgement(TypedDict):
     """within noise: the interval contains the target."""
+
+    metric: str
+    target: Fraction
+    value: Fraction
+    ci95: Interval
+    verdict: Judged
+
+
+@_closed
+class StabilityJudgement(TypedDict):
+    """Of a training; value is null where nothing is known, and there is no interval."""
 
     metric: str
     target: float
     value: float | None
-    ci95: Interval | None
+    ci95: None
     verdict: Judged
 
 
@@ -209,9 +223,9 @@ class BaselineJudgement(TypedDict):
 class Verdict(TypedDict):
     """minimum, stretch and baseline are empty where tasks and classes are not the plan's; stability where nothing was trained."""
 
-    minimum: list[Judgement]
-    stretch: list[Judgement]
-    stability: list[Judgement]
+    minimum: list[TargetJudgement]
+    stretch: list[TargetJudgement]
+    stability: list[StabilityJudgement]
     floors: list[FloorJudgement]
     baseline: list[BaselineJudgement]
 
@@ -344,6 +358,44 @@ def how_intervals(about: Intervals) -> str:
 def judged_parts(metrics: Metrics) -> list[tuple[PartName, PartResult]]:
     """(name, results) of the parts that were judged."""
     return [(name, metrics[name]) for name in PART_NAMES if name in metrics]
+
+
+FLOOR_ORDER = ("linear", "title", "majority")
+
+
+def strongest_first(names: Iterable[str]) -> list[str]:
+    """Names of floors in the order in which they are shown."""
+    return sorted(names, key=lambda name: FLOOR_ORDER.index(name) if name in FLOOR_ORDER else len(FLOOR_ORDER))
+
+
+def floors_of(part: PartResult) -> dict[str, FloorResult]:
+    """A part's floors, the strongest first; none where an older run has none."""
+    floors = part.get("floors", {})
+    return {name: floors[name] for name in strongest_first(floors)}
+
+
+def verdict_of(part: PartResult) -> Verdict:
+    """A part's verdict; empty lists where an older run has none."""
+    none: Verdict = {"minimum": [], "stretch": [], "stability": [], "floors": [], "baseline": []}
+    return {**none, **part.get("verdict", none)}
+
+
+def score_of(side: JudgedRows | FloorResult, scope: str) -> Overall | TaskResult:
+    """The scores `overall` or of a task, of a part or of a floor: both have macro_f1 and ci95."""
+    return side["overall"] if scope == "overall" else side["tasks"][scope]
+
+
+def difference_of(found: PairedDifference, scope: str) -> Difference:
+    """The difference `overall` or of a task."""
+    return found["overall"] if scope == "overall" else found["tasks"][scope]
+
+
+def read_metrics(folder: RunFolder) -> Metrics:
+    """metrics.json of a folder. It isn't validated: what an older version wrote and this one doesn't know must stay readable.
+
+    Raises RunError where it is missing or no JSON.
+    """
+    return cast(Metrics, folder.read_json(METRICS))
 
 
 def metrics_schema() -> dict[str, Any]:

@@ -8,7 +8,15 @@ from itertools import pairwise
 from math import isfinite
 from typing import TypedDict, cast
 
-from polarity.evaluate.results import BaselineJudgement, FloorJudgement, FloorResult, JudgedRows, Judgement, Verdict
+from polarity.evaluate.results import (
+    BaselineJudgement,
+    FloorJudgement,
+    FloorResult,
+    JudgedRows,
+    StabilityJudgement,
+    TargetJudgement,
+    Verdict,
+)
 
 PLAN_CLASSES = {
     "sentiment": ("negative", "neutral", "positive"),
@@ -72,21 +80,21 @@ def verdict(split: JudgedRows, stability: Stability | None) -> Verdict:
     }
 
 
-def judge_stability(stability: Stability) -> list[Judgement]:
+def judge_stability(stability: Stability) -> list[StabilityJudgement]:
     """No non-finite step, and an epoch-mean training loss that falls with every epoch up to the best one."""
     bad = stability["non_finite_steps"]
-    steps = _entry("non-finite steps", 0, bad, None, "met" if bad == 0 else f"missed by {bad}")
+    steps = _stable("non-finite steps", 0, bad, "met" if bad == 0 else f"missed by {bad}")
     return [steps, _judge_losses(stability["epoch_losses"][: stability["best_epoch"]])]
 
 
-def _judge_losses(losses: Sequence[float]) -> Judgement:
+def _judge_losses(losses: Sequence[float]) -> StabilityJudgement:
     name = "largest change of the training loss, epoch to epoch"
     if not all(isfinite(loss) for loss in losses):
-        return _entry(name, 0.0, None, None, "missed by inf")
+        return _stable(name, 0.0, None, "missed by inf")
     if len(losses) < 2:  # nothing to fall yet: neither a success nor a failure
-        return _entry(name, 0.0, None, None, "within noise")
+        return _stable(name, 0.0, None, "within noise")
     change = max(after - before for before, after in pairwise(losses))
-    return _entry(name, 0.0, change, None, "met" if change < 0 else f"missed by {change:.3f}")
+    return _stable(name, 0.0, change, "met" if change < 0 else f"missed by {change:.3f}")
 
 
 def _scores(split: JudgedRows) -> dict[str, tuple[float, list[float]]]:
@@ -104,7 +112,7 @@ def _scores(split: JudgedRows) -> dict[str, tuple[float, list[float]]]:
     return found
 
 
-def _judge(name: str, target: float, value: float, ci95: list[float], withheld: str | None) -> Judgement:
+def _judge(name: str, target: float, value: float, ci95: list[float], withheld: str | None) -> TargetJudgement:
     low, high = ci95
     if withheld:
         words = withheld
@@ -114,7 +122,7 @@ def _judge(name: str, target: float, value: float, ci95: list[float], withheld: 
         words = f"missed by {target - value:.3f}"
     else:
         words = "within noise"
-    return _entry(name, target, value, ci95, words)
+    return {"metric": name, "target": target, "value": value, "ci95": ci95, "verdict": words}
 
 
 def _judge_floor(name: str, floor: FloorResult, split: JudgedRows) -> FloorJudgement:
@@ -146,5 +154,5 @@ def _against_baseline(name: str, baseline: float, value: float, ci95: list[float
     return {"metric": name, "baseline": baseline, "value": value, "ci95": ci95, "verdict": words}
 
 
-def _entry(metric: str, target: float, value: float | None, ci95: list[float] | None, words: str) -> Judgement:
-    return {"metric": metric, "target": target, "value": value, "ci95": ci95, "verdict": words}
+def _stable(metric: str, target: float, value: float | None, words: str) -> StabilityJudgement:
+    return {"metric": metric, "target": target, "value": value, "ci95": None, "verdict": words}

@@ -5,7 +5,7 @@ Shapes: N rows, K classes.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,7 @@ from polarity.config import DataConfig
 from polarity.data.canonical import VISIBLE
 from polarity.errors import DataError, RunError, nearest
 from polarity.evaluate.calibration import TaskCalibration, apply, read_calibration
+from polarity.evaluate.drift import TokenStatistics
 from polarity.evaluate.predictions import probability_column
 from polarity.predict.output import PREFIX
 from polarity.predict.scorers import ModelScorer, Scorer, Scores, load_ensemble
@@ -72,7 +73,7 @@ class Classifier:
         # A temperature moves no argmax, and must not undo a vote.
         return Scores(probabilities.astype(np.float32), scores.predicted if fitted.biases is None else predicted)
 
-    def token_statistics(self, table: pa.Table) -> dict[str, Any] | None:
+    def token_statistics(self, table: pa.Table) -> TokenStatistics | None:
         """Lengths and unknown tokens of a comments table's rows, as `polarity.evaluate.drift` compares them."""
         return self._scorer.token_statistics(table)
 

@@ -29,7 +29,7 @@ from polarity.data.batch import Corpus, evaluation_batches
 from polarity.data.tokenize import plain_backend, tokenize_columns
 from polarity.encoders import load_tokenizer
 from polarity.errors import EncoderError, RunError
-from polarity.evaluate.drift import describe_tokens
+from polarity.evaluate.drift import TokenStatistics, describe_tokens
 from polarity.model.inference import autocast, precision_here, score, to_tensors
 from polarity.model.multitask import MultitaskModel, load_model
 from polarity.run import Run
@@ -54,7 +54,7 @@ class Scorer(Protocol):
 
     def __call__(self, table: pa.Table) -> dict[str, Scores]: ...
 
-    def token_statistics(self, table: pa.Table) -> dict[str, Any] | None:
+    def token_statistics(self, table: pa.Table) -> TokenStatistics | None:
         """What `polarity.evaluate.drift.describe_tokens` says of the rows; None for a scorer without a tokenizer."""
 
 
@@ -115,7 +115,7 @@ class ModelScorer:
         tokens = self._tokens(table)
         return Corpus.from_table(tokens.append_column("row_id", pa.nulls(table.num_rows, pa.string())), [], self.pad_id)
 
-    def token_statistics(self, table: pa.Table) -> dict[str, Any]:
+    def token_statistics(self, table: pa.Table) -> TokenStatistics:
         """Lengths and unknown tokens of the rows, to be compared with those of training."""
         return describe_tokens(self._tokens(table)["input_ids"], self.unknown_id)
 
@@ -183,7 +183,7 @@ class EnsembleScorer:
     def labels(self) -> dict[str, list[str]]:
         return self.members[0].labels
 
-    def token_statistics(self, table: pa.Table) -> dict[str, Any] | None:
+    def token_statistics(self, table: pa.Table) -> TokenStatistics | None:
         """Those of the first member that has a tokenizer."""
         return next((found for member in self.members if (found := member.token_statistics(table)) is not None), None)
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from polarity.artifacts import STACK, RunFolder
 from polarity.errors import RunError
+from polarity.evaluate.drift import TokenStatistics
 from polarity.evaluate.predictions import Floats
 from polarity.predict.scorers import SMALLEST, Scorer, Scores, combine
 from polarity.run import Run
@@ -133,7 +134,7 @@ class StackScorer:
         found = [_in_order(member(table), self.labels) for member in self.members]
         return {task: stacked(found, task, how) for task, how in self.stack.tasks.items()}
 
-    def token_statistics(self, table: pa.Table) -> dict[str, Any] | None:
+    def token_statistics(self, table: pa.Table) -> TokenStatistics | None:
         return None if self.statistics is None else self.statistics.token_statistics(table)
 
 

@@ -10,12 +10,22 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from polarity.artifacts import RunFolder
 from polarity.evaluate.render import plain_verdict
-from polarity.evaluate.results import how_intervals, what_rows_decided
+from polarity.evaluate.results import (
+    Overall,
+    PartResult,
+    TaskResult,
+    difference_of,
+    floors_of,
+    how_intervals,
+    score_of,
+    verdict_of,
+    what_rows_decided,
+)
 from polarity.report.charts import fraction, signed
 from polarity.report.page import environment
 from polarity.report.record import Record, read_record
 from polarity.report.run import short_path
-from polarity.report.run_scores import ordered_floors, projection, scoped
+from polarity.report.run_scores import projection
 
 FEW_ROWS = 100
 """Judged rows of a class below which its score is called rough."""
@@ -46,12 +56,12 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
         usage=usage,
         split=record.main,
         rows=split["rows"],
-        intervals=how_intervals(record.part["intervals"]),
-        chose=what_rows_decided(record.part),
-        plain_verdict=plain_verdict(record.part),
+        intervals=how_intervals(record.split["intervals"]),
+        chose=what_rows_decided(record.split),
+        plain_verdict=plain_verdict(record.split),
         scores=_score_rows(split),
         classes=_class_rows(split),
-        targets=[(plain(e["metric"]), e["target"], e["verdict"]) for e in split.get("verdict", {}).get("minimum", []) if task is None],
+        targets=[(plain(e["metric"]), e["target"], e["verdict"]) for e in verdict_of(split)["minimum"] if task is None],
         sizes=record.environment.get("rows", {}),
         dropped=record.environment.get("dropped_from_train", {}).get("rows"),
         grouped=bool(config and config.data.split.kind == "group" and config.data.source is not None),
@@ -67,7 +77,7 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
     return f"---\n{card_data(record, task).to_yaml()}\n---\n\n{body}"
 
 
-def _of_task(split: dict[str, Any], task: str | None) -> dict[str, Any]:
+def _of_task(split: PartResult, task: str | None) -> PartResult:
     """The metrics of a split with one task's scores alone."""
     return split if task is None else {**split, "tasks": {task: split["tasks"][task]}}
 
@@ -76,7 +86,7 @@ def card_data(record: Record, task: str | None = None) -> ModelCardData:
     """The header: tags, base model where it is a hub's name, and the judged scores (of one `task`, or all) as evaluation results."""
     encoder = record.config.model.encoder if record.config else ""
     on_hub = bool(encoder) and ":" not in encoder and not encoder.startswith(("/", "~", "."))
-    chose = what_rows_decided(record.part)
+    chose = what_rows_decided(record.split)
     judged, results = f"{record.main} rows{f' ({chose})' if chose else ''}", []
     for scope in (task,) if task else ("overall", *record.split["tasks"]):
         results.append(
@@ -87,7 +97,7 @@ def card_data(record: Record, task: str | None = None) -> ModelCardData:
                 dataset_split=record.main,
                 metric_type="f1",
                 metric_name=f"macro-F1, {scope}",
-                metric_value=round(scoped(record.split, scope)["macro_f1"], 4),
+                metric_value=round(score_of(record.split, scope)["macro_f1"], 4),
             )
         )
     return ModelCardData(
@@ -105,27 +115,38 @@ def plain(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")
 
 
-def _with_interval(scores: Mapping[str, Any], key: str) -> str:
-    low, high = scores["ci95"]
-    return f"{fraction(scores[key])} [{fraction(low)}, {fraction(high)}]"
+def _with_interval(value: float, ci95: Sequence[float]) -> str:
+    low, high = ci95
+    return f"{fraction(value)} [{fraction(low)}, {fraction(high)}]"
 
 
-def _score_rows(split: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _macro_f1(scores: Overall | TaskResult) -> str:
+    return _with_interval(scores["macro_f1"], scores["ci95"])
+
+
+def _score_rows(split: PartResult) -> list[tuple[str, str, str]]:
     """(what, score with interval, paired difference) of the model and each floor, for overall and each task."""
     rows = []
     for scope in split["tasks"] if len(split["tasks"]) == 1 else ("overall", *split["tasks"]):
-        rows.append((f"**{plain(scope)}**", f"**{_with_interval(scoped(split, scope), 'macro_f1')}**", ""))
-        for name, floor in ordered_floors(split).items():
-            difference = scoped(floor["difference"], scope)
+        rows.append((f"**{plain(scope)}**", f"**{_macro_f1(score_of(split, scope))}**", ""))
+        for name, floor in floors_of(split).items():
+            difference = difference_of(floor["difference"], scope)
             low, high = difference["ci95"]
             words = f"{signed(difference['difference'])} [{signed(low)}, {signed(high)}], {difference['verdict']}"
-            rows.append((f"{name} floor", _with_interval(scoped(floor, scope), "macro_f1"), words))
+            rows.append((f"{name} floor", _macro_f1(score_of(floor, scope)), words))
     return rows
 
 
-def _class_rows(split: Mapping[str, Any]) -> list[tuple[str, str, str, str, str, str]]:
+def _class_rows(split: PartResult) -> list[tuple[str, str, str, str, str, str]]:
     return [
-        (plain(task), plain(label), _with_interval(s, "f1"), fraction(s["precision"]), fraction(s["recall"]), f"{s['support']:,}")
+        (
+            plain(task),
+            plain(label),
+            _with_interval(s["f1"], s["ci95"]),
+            fraction(s["precision"]),
+            fraction(s["recall"]),
+            f"{s['support']:,}",
+        )
         for task, scores in split["tasks"].items()
         for label, s in scores["per_class"].items()
     ]
@@ -140,7 +161,7 @@ def _balance(record: Record) -> list[tuple[str, str, str]]:
     return [(plain(task), plain(entry["name"]), f"{entry['rows']:,} ({entry['share']:.1%})") for task, entry in listed]
 
 
-def _rough(split: Mapping[str, Any]) -> list[str]:
+def _rough(split: PartResult) -> list[str]:
     return [
         f"{plain(task)} {plain(label)} ({scores['support']:,} rows)"
         for task, judged in split["tasks"].items()

@@ -15,14 +15,14 @@ from polarity.config import Config
 from polarity.evaluate.calibration import TaskCalibration, read_calibration
 from polarity.evaluate.judge import evaluate_split
 from polarity.evaluate.predictions import check_predictions
-from polarity.evaluate.results import JACKKNIFE, JudgedRows, PartResult
+from polarity.evaluate.results import JACKKNIFE, JudgedRows, Metrics, PartName, PartResult, judged_parts, read_metrics
 from polarity.evaluate.targets import PLAN_CLASSES, verdict
 from polarity.report.page import ReportError
 from polarity.resolve import parse_config
 from polarity.strategy import points_on
 
 TOLERANCE = 1e-9
-ORDER = ("test", "validation")
+ORDER: tuple[PartName, ...] = ("test", "validation")
 """The split that heads the report: test where there is one."""
 
 
@@ -49,7 +49,7 @@ class Record:
     """What a run folder holds; what only a training writes may be missing (an ensemble has no history of its own)."""
 
     uri: str
-    metrics: dict[str, Any]
+    metrics: Metrics
     predictions: pa.Table
     config: Config | None
     config_text: str
@@ -74,26 +74,19 @@ class Record:
         return {task: list(scores["per_class"]) for task, scores in self.split["tasks"].items()}
 
     @property
-    def splits(self) -> list[str]:
+    def splits(self) -> list[PartName]:
         """The judged splits, the one that heads the report first."""
-        found = [name for name, value in self.metrics.items() if isinstance(value, dict) and "overall" in value]
-        return sorted(found, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+        return sorted((name for name, _ in judged_parts(self.metrics)), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
     @property
-    def main(self) -> str:
+    def main(self) -> PartName:
         """The split that heads the report."""
         return self.splits[0]
 
     @property
-    def split(self) -> dict[str, Any]:
+    def split(self) -> PartResult:
         """The metrics of the heading split."""
-        found: dict[str, Any] = self.metrics[self.main]
-        return found
-
-    @property
-    def part(self) -> PartResult:
-        """As `split`, typed."""
-        return cast(PartResult, self.split)
+        return self.metrics[self.main]
 
     @property
     def synthetic(self) -> bool:
@@ -129,11 +122,11 @@ _PLAN = {task: set(classes) for task, classes in PLAN_CLASSES.items()}
 
 def read_record(folder: RunFolder) -> Record:
     """Everything in the folder that a report shows. Raises RunError for what is missing or damaged, ReportError for what disagrees."""
-    metrics = folder.read_json(artifacts.METRICS)
-    judged = [value for value in metrics.values() if isinstance(value, dict) and "overall" in value]
+    metrics = read_metrics(folder)
+    judged = judged_parts(metrics)
     if not judged:
         raise ReportError(f"{folder.uri}/{artifacts.METRICS}: has no scores; judge the run again")
-    labels = {task: list(scores["per_class"]) for task, scores in judged[0]["tasks"].items()}
+    labels = {task: list(scores["per_class"]) for task, scores in judged[0][1]["tasks"].items()}
     text = folder.read_text(artifacts.CONFIG) if folder.exists(artifacts.CONFIG) else ""
     calibrated = folder.exists(artifacts.CALIBRATION)
     record = Record(
@@ -170,7 +163,7 @@ def check_agreement(record: Record) -> None:
         # An older run resampled titles: its intervals are not these, and cannot be held against them.
         comparable = about["unit"] == "row" or about["method"] == JACKKNIFE
         same_numpy = comparable and numpy_then == np.__version__
-        again: Mapping[str, Any] = evaluate_split(
+        again = evaluate_split(
             rows,
             record.labels,
             resamples=about["resamples"],
@@ -179,12 +172,12 @@ def check_agreement(record: Record) -> None:
             decided=stated.get("decided", ()),
             with_slices=False,
         )
-        for key in ("rows", "overall", "tasks"):
-            _compare(record.uri, f"{name}.{key}", stated[key], again[key] if comparable else _scores_alone(again[key]), same_numpy)
+        for key, found in {"rows": again["rows"], "overall": again["overall"], "tasks": again["tasks"]}.items():
+            _compare(record.uri, f"{name}.{key}", dict(stated)[key], found if comparable else _scores_alone(found), same_numpy)
         if same_numpy and "verdict" in stated:
-            judged: Mapping[str, Any] = verdict(cast(JudgedRows, {**again, "floors": stated.get("floors", {})}), None)
+            judged = dict(verdict(cast(JudgedRows, {**again, "floors": stated.get("floors", {})}), None))
             for key in ("minimum", "stretch", "floors", "baseline"):
-                _compare(record.uri, f"{name}.verdict.{key}", stated["verdict"].get(key, judged[key]), judged[key], same_numpy)
+                _compare(record.uri, f"{name}.verdict.{key}", dict(stated["verdict"]).get(key, judged[key]), judged[key], same_numpy)
 
 
 def _scores_alone(tree: Any) -> Any:

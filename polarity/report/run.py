@@ -164,7 +164,7 @@ def _facts(record: Record, shown: Callable[[str], str]) -> list[tuple[str, str]]
 
 def _notices(record: Record) -> list[str]:
     notices = []
-    chose = what_rows_decided(record.part)
+    chose = what_rows_decided(record.split)
     if record.main == "validation" and chose:
         notices.append(f"There is no test split: the validation rows that are judged here also {chose}, so the score is too good.")
     elif record.main == "validation" and record.history and "decided" not in record.split:

@@ -1,12 +1,28 @@
 """The parts of a run's report that hold its scores: the verdict, the floors, the classes, the confusions, the slices."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from polarity.evaluate.render import FLOOR_ORDER, FLOORS, plain_verdict
-from polarity.evaluate.results import WITHHELD, how_intervals, what_rows_decided
+from polarity.evaluate.render import FLOORS, plain_verdict
+from polarity.evaluate.results import (
+    WITHHELD,
+    ClassSlice,
+    LanguageSlice,
+    PartName,
+    Slices,
+    TargetJudgement,
+    TitleSlice,
+    Verdict,
+    difference_of,
+    floors_of,
+    how_intervals,
+    score_of,
+    strongest_first,
+    verdict_of,
+    what_rows_decided,
+)
 from polarity.evaluate.targets import BASELINE, PLAN_CLASSES, TARGETS, WEAKEST
 from polarity.report.charts import Band, Bar, Effect, Mark, bars, confusion, forest, fraction, signed
 from polarity.report.page import Section, columns, details, table, verdict_pill
@@ -22,19 +38,19 @@ def headline(record: Record) -> Markup:
     split = record.split
     overall = split["overall"]
     lines = [
-        Markup('<p class="plain"><strong>{}</strong></p>').format(plain_verdict(record.part)),
+        Markup('<p class="plain"><strong>{}</strong></p>').format(plain_verdict(record.split)),
         Markup('<p>Overall macro-F1 <strong class="score">{}</strong> {} on {:,} {} rows.</p>').format(
             fraction(overall["macro_f1"]), interval(overall["ci95"]), split["rows"], record.main
         ),
     ]
-    chose = what_rows_decided(record.part)
+    chose = what_rows_decided(record.split)
     if chose:
         lines.append(Markup("<p>{}: {}. So the score is too good, and there is no verdict on it.</p>").format(record.main, chose))
     if "optimism" in record.metrics:
         found = record.metrics["optimism"]
         shown = score(found["difference"], found["ci95"], signed)
         lines.append(Markup("<p>validation (which {}) less test: {}</p>").format(what_rows_decided(record.metrics["validation"]), shown))
-    floors = ordered_floors(split)
+    floors = floors_of(split)
     if floors:
         name = max(floors, key=lambda floor: floors[floor]["overall"]["macro_f1"])
         difference = floors[name]["difference"]["overall"]
@@ -45,11 +61,11 @@ def headline(record: Record) -> Markup:
             )
         )
     if record.planned:
-        lines.append(_plan_sentence(split["verdict"]))
+        lines.append(_plan_sentence(verdict_of(split)))
     return Markup("").join(lines)
 
 
-def _plan_sentence(verdict: Mapping[str, Any]) -> Markup:
+def _plan_sentence(verdict: Verdict) -> Markup:
     withheld = {entry["verdict"] for entry in verdict["minimum"]} & set(WITHHELD)
     if withheld:
         return Markup("<p>The plan's minimum targets: no verdict {}</p>").format(verdict_pill(withheld.pop()))
@@ -62,7 +78,7 @@ def _plan_sentence(verdict: Mapping[str, Any]) -> Markup:
 
 def verdict_section(record: Record) -> Section:
     """Every judged metric, and what the plan projects."""
-    verdict = record.split.get("verdict", {})
+    verdict = verdict_of(record.split)
     body = Markup("")
     if record.planned:
         body += _targets(verdict) + Markup('<p class="muted">{}</p>').format(projection(record.points)[1])
@@ -74,7 +90,7 @@ def verdict_section(record: Record) -> Section:
     return Section("verdict", "Verdict", body, lead)
 
 
-def _targets(verdict: Mapping[str, Any]) -> Markup:
+def _targets(verdict: Verdict) -> Markup:
     """The plan's targets, minimum and stretch side by side."""
     stretch = {entry["metric"]: entry for entry in verdict["stretch"]}
     rows: list[list[Markup | str]] = []
@@ -85,27 +101,27 @@ def _targets(verdict: Mapping[str, Any]) -> Markup:
     return table(["the plan's targets, F1", "this run", "minimum", "stretch"], rows)
 
 
-def _level(entry: Mapping[str, Any]) -> Markup:
+def _level(entry: TargetJudgement) -> Markup:
     return Markup('<span class="score-ci">≥ {} {}</span>').format(fraction(entry["target"]), verdict_pill(entry["verdict"]))
 
 
-def _checks(verdict: Mapping[str, Any]) -> list[list[Markup | str]]:
+def _checks(verdict: Verdict) -> list[list[Markup | str]]:
     rows: list[list[Markup | str]] = []
-    by_floor = {entry["floor"]: entry for entry in verdict.get("floors", [])}
-    for name in ordered(by_floor):
+    by_floor = {entry["floor"]: entry for entry in verdict["floors"]}
+    for name in strongest_first(by_floor):
         entry = by_floor[name]
         shown = score(entry["difference"], entry["difference_ci95"], signed)
         what = f"overall, this run less the {name} floor ({_SHORT.get(name, 'another model')})"
         rows.append([what, shown, "above 0", verdict_pill(entry["verdict"])])
-    for entry in verdict.get("stability", []):
-        whole = isinstance(entry["value"], int)
-        value = "not known" if entry["value"] is None else f"{entry['value']:,}" if whole else signed(entry["value"])
-        rows.append([entry["metric"], value, "0" if whole else "below 0", verdict_pill(entry["verdict"])])
+    for stable in verdict["stability"]:
+        whole = isinstance(stable["value"], int)
+        value = "not known" if stable["value"] is None else f"{stable['value']:,}" if whole else signed(stable["value"])
+        rows.append([stable["metric"], value, "0" if whole else "below 0", verdict_pill(stable["verdict"])])
     return rows
 
 
 def _beside_baseline(record: Record) -> Markup:
-    entries = {entry["metric"]: entry for entry in record.split["verdict"].get("baseline", [])}
+    entries = {entry["metric"]: entry for entry in verdict_of(record.split)["baseline"]}
     rows: list[list[Markup | str]] = []
     for name in BASELINE:
         if name in entries:
@@ -139,29 +155,29 @@ def scores_section(record: Record) -> Section:
         heading = Markup("<h3>{}</h3>").format(named) if len(record.splits) > 1 else Markup("")
         parts.append(heading + _split_scores(record, name))
     lead = (
-        f"Macro-F1 with {how_intervals(record.part['intervals'])}; overall is the mean of the tasks. "
+        f"Macro-F1 with {how_intervals(record.split['intervals'])}; overall is the mean of the tasks. "
         "A difference is a gain only where its paired interval excludes zero."
     )
     defined = Markup("").join(
         Markup("<li><strong>{} floor</strong>: {}</li>").format(floor, FLOORS.get(floor, "another model"))
-        for floor in ordered_floors(record.split)
+        for floor in floors_of(record.split)
     )
     floors = Markup('<p>A floor is a model that costs nothing, scored on the same rows:</p><ul class="plain">{}</ul>').format(defined)
     return Section("scores", "Scores beside the floors", (floors if defined else Markup("")) + Markup("").join(parts), lead)
 
 
-def _split_scores(record: Record, name: str) -> Markup:
+def _split_scores(record: Record, name: PartName) -> Markup:
     split = record.metrics[name]
-    floors = ordered_floors(split)
+    floors = floors_of(split)
     rows: list[Bar | str] = []
     effects = []
     for scope in ("overall", *split["tasks"]):
-        own = scoped(split, scope)
+        own = score_of(split, scope)
         rows.append(scope)
         low, high = own["ci95"]
         rows.append(Bar("this run", own["macro_f1"], low, high, marks=_task_marks(record, scope), bands=_claim_band(record, scope)))
         for floor, judged in floors.items():
-            value, difference = scoped(judged, scope), scoped(judged["difference"], scope)
+            value, difference = score_of(judged, scope), difference_of(judged["difference"], scope)
             low, high = value["ci95"]
             rows.append(Bar(f"{floor} floor", value["macro_f1"], low, high, tone="flat"))
             tone = {"gain": "good", "loss": "bad"}.get(difference["verdict"], "flat")
@@ -235,20 +251,20 @@ def confusion_section(record: Record) -> Section:
 
 def slices_section(record: Record, *, texts: bool) -> Section | None:
     """Scores of parts of the split; titles are texts too and have numbers where texts are left out."""
-    slices = record.split.get("slices", {})
+    slices: Slices = record.split.get("slices", {"title": [], "within": []})
     body = Markup("")
     if slices.get("within"):
         body += Markup("<h3>Within the other task's classes</h3>") + _within(slices["within"])
-    for key, entries in slices.items():
-        if key == "within" or not entries:
-            continue
-        names = [str(entry[key]) if texts or key != "title" else f"title {number}" for number, entry in enumerate(entries, 1)]
-        body += Markup("<h3>By {}</h3>").format(key) + _slice_table(record, key, names, entries)
+    if titles := slices.get("title"):
+        names = [entry["title"] if texts else f"title {number}" for number, entry in enumerate(titles, 1)]
+        body += Markup("<h3>By title</h3>") + _slice_table(record, "title", names, titles)
+    if languages := slices.get("language"):
+        body += Markup("<h3>By language</h3>") + _slice_table(record, "language", [entry["language"] for entry in languages], languages)
     lead = "Macro-F1 over the classes that occur in a slice: compare slices with each other, not with the headline."
     return Section("slices", "Slices", body, lead) if body else None
 
 
-def _within(entries: Iterable[Mapping[str, Any]]) -> Markup:
+def _within(entries: Iterable[ClassSlice]) -> Markup:
     rows: list[Bar | str] = []
     heading = ""
     for entry in entries:
@@ -261,7 +277,7 @@ def _within(entries: Iterable[Mapping[str, Any]]) -> Markup:
     return bars(rows, label="macro-F1 within the classes of the other task")
 
 
-def _slice_table(record: Record, key: str, names: list[str], entries: list[Mapping[str, Any]]) -> Markup:
+def _slice_table(record: Record, key: str, names: list[str], entries: Sequence[TitleSlice | LanguageSlice]) -> Markup:
     head = [key, "rows", *(f"{task} macro-F1" for task in record.labels), *(f"{task} accuracy" for task in record.labels)]
     rows: list[list[Markup | str]] = []
     for name, entry in zip(names, entries, strict=True):
@@ -272,23 +288,6 @@ def _slice_table(record: Record, key: str, names: list[str], entries: list[Mappi
     first = table(head, rows[:TITLES_SHOWN], numeric=numeric)
     more = rows[TITLES_SHOWN:]
     return first + (details(f"{len(more)} more", table(head, more, numeric=numeric)) if more else Markup(""))
-
-
-def ordered(names: Iterable[str]) -> list[str]:
-    """Floors, the strongest first."""
-    return sorted(names, key=lambda name: FLOOR_ORDER.index(name) if name in FLOOR_ORDER else len(FLOOR_ORDER))
-
-
-def ordered_floors(split: Mapping[str, Any]) -> dict[str, Any]:
-    """The split's floors, the strongest first."""
-    floors = split.get("floors", {})
-    return {name: floors[name] for name in ordered(floors)}
-
-
-def scoped(side: Mapping[str, Any], scope: str) -> Mapping[str, Any]:
-    """`overall`, or a task's scores."""
-    found: Mapping[str, Any] = side["overall"] if scope == "overall" else side["tasks"][scope]
-    return found
 
 
 def interval(ci95: Iterable[float], number: Any = fraction) -> Markup:

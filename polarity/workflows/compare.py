@@ -4,7 +4,7 @@ The difference is second minus first, paired, with its interval: name the run to
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -19,8 +19,42 @@ from polarity.errors import DataError, RunError
 from polarity.evaluate.intervals import paired_difference
 from polarity.evaluate.metrics import class_scores, confusions
 from polarity.evaluate.predictions import Labels, labels_of
-from polarity.evaluate.results import PART_NAMES, TRAINING, UNKNOWN, Metrics, judged_parts
+from polarity.evaluate.results import PART_NAMES, TRAINING, UNKNOWN, Difference, PairedDifference, judged_parts
 from polarity.run import Run, SeenChoice
+
+
+class SideTask(TypedDict):
+    """One task on one side."""
+
+    macro_f1: float
+    per_class: dict[str, float]
+    """F1."""
+
+
+class Side(TypedDict):
+    """One side's scores on a split, fractions."""
+
+    overall: float
+    tasks: dict[str, SideTask]
+
+
+class SplitComparison(TypedDict):
+    """Two sides on the same rows; the difference is second less first."""
+
+    rows: int
+    first: Side
+    second: Side
+    difference: PairedDifference
+
+
+class Comparison(TypedDict):
+    """What `polarity compare --json` prints."""
+
+    schema_version: int
+    first: str
+    second: str
+    difference: str
+    splits: dict[str, SplitComparison]
 
 
 def compare_predictions(
@@ -32,13 +66,13 @@ def compare_predictions(
     by_title: Mapping[str, bool],
     decided: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, SplitComparison]:
     """{split: {"rows", "first", "second", "difference"}} for the splits that both sides hold.
 
     `first` and `second` hold {"overall", "tasks": {T: {"macro_f1", "per_class": {c: f1}}}}, `difference` what `paired_difference` gives.
     Raises DataError where the sides share no split, or hold other rows or labels in one.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, SplitComparison] = {}
     for split in PART_NAMES:
         a, b = (side.filter(pc.equal(side["split"], split)) for side in (first, second))
         if not a.num_rows or not b.num_rows:
@@ -56,21 +90,21 @@ def compare_predictions(
     return found
 
 
-def _scores(predictions: pa.Table, labels: Labels) -> dict[str, Any]:
+def _scores(predictions: pa.Table, labels: Labels) -> Side:
     f1 = {task: class_scores(confusion).f1 for task, confusion in confusions(predictions, labels).items()}
-    tasks = {
+    tasks: dict[str, SideTask] = {
         task: {"macro_f1": float(values.mean()), "per_class": dict(zip(labels[task], values.tolist(), strict=True))}
         for task, values in f1.items()
     }
     return {"overall": float(np.mean([values.mean() for values in f1.values()])), "tasks": tasks}
 
 
-def render_comparison(compared: Mapping[str, Any]) -> str:
+def render_comparison(compared: Comparison) -> str:
     """{"first", "second", "splits"} as text for the terminal."""
     return tables.printed(*(_table(compared["first"], compared["second"], *part) for part in compared["splits"].items()))
 
 
-def _table(first: str, second: str, split: str, content: Mapping[str, Any]) -> Table:
+def _table(first: str, second: str, split: str, content: SplitComparison) -> Table:
     title = f"{split}, {content['rows']:,} rows: F1 of the second, {second}, less that of the first, {first}"
     table = tables.table("F1", "first", "second", "difference [95 %]", "", title=title, left=[""])
     a, b, difference = content["first"], content["second"], content["difference"]
@@ -84,7 +118,7 @@ def _table(first: str, second: str, split: str, content: Mapping[str, Any]) -> T
     return table
 
 
-def _cells(first: float, second: float, difference: Mapping[str, Any]) -> list[str | Text]:
+def _cells(first: float, second: float, difference: Difference) -> list[str | Text]:
     low, high = difference["ci95"]
     verdict = Text(difference["verdict"], {"gain": "green", "loss": "red"}.get(difference["verdict"], "yellow"))
     return [f"{first:.3f}", f"{second:.3f}", f"{difference['difference']:+.3f} [{low:+.3f}, {high:+.3f}]", verdict]
@@ -104,7 +138,7 @@ def compare(
     seen: SeenChoice = "drop",
     device: str = "auto",
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> Comparison:
     """{"schema_version", "first", "second", "splits"}: second minus first, paired, as `compare_predictions` has it.
 
     Without `data` the predictions of both folders (runs', or what `polarity evaluate --out` wrote) are matched by split and row id;
@@ -126,7 +160,7 @@ def compare(
     return {"schema_version": SCHEMA_VERSION, "first": names[0], "second": names[1], "difference": "second - first", "splits": splits}
 
 
-def render(compared: dict[str, Any]) -> str:
+def render(compared: Comparison) -> str:
     """The comparison as tables, and how to read them."""
     how = "Paired 95 % intervals: a gain or loss is one whose interval excludes zero, else it is within noise."
     return f"{render_comparison(compared)}\n{how}"
@@ -153,7 +187,7 @@ def _by_title(run: Run, part: str, rows: pa.Table) -> bool:
     """Whether titles are the unit: by the run's training rows, or as an evaluation found it."""
     if run.seen is not None:
         return titles_apart(run.seen.titles("train"), rows.filter(pc.equal(rows["split"], part))["title"])
-    judged = dict(judged_parts(cast(Metrics, run.metrics))) if run.has(METRICS) else {}
+    judged = dict(judged_parts(run.metrics)) if run.has(METRICS) else {}
     return any(name == part and result["intervals"]["unit"] == "title" for name, result in judged.items())
 
 
@@ -161,7 +195,7 @@ def _decided(run: Run, part: str) -> list[str]:
     """What the rows of a part decided of a run, as it was judged."""
     if not run.has(METRICS):
         return []
-    judged = dict(judged_parts(cast(Metrics, run.metrics)))
+    judged = dict(judged_parts(run.metrics))
     return [what for name, result in judged.items() if name == part for what in result.get("decided", run.decided.get(part, []))]
 
 

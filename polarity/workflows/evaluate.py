@@ -208,7 +208,7 @@ def _drift(scored: Scored, trained: pa.Table | None) -> Drift:
     else:
         counts = label_counts(run.folder.read_json(artifacts.LEDGER), labels) if run.has(artifacts.LEDGER) else {}
         train_tokens = run.environment.get("train_tokens")
-    return cast(Drift, drift(scored.predictions, tokens, labels, train_labels=counts, train_tokens=train_tokens))
+    return drift(scored.predictions, tokens, labels, train_labels=counts, train_tokens=train_tokens)
 
 
 def _lines(metrics: Metrics) -> Iterator[str]:
