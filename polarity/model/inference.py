@@ -2,13 +2,17 @@
 
 import statistics
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from polarity.data.batch import TokenBatch
+from polarity.data.batch import Corpus, TokenBatch
+from polarity.model.frozen import given_states
 from polarity.model.multitask import MultitaskModel
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,6 +67,25 @@ def to_tensors(batch: TokenBatch, device: torch.device) -> dict[str, Tensor]:
     """The model's keyword arguments for a batch, on `device`."""
     arrays = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "token_type_ids": batch.token_type_ids}
     return {name: torch.from_numpy(a).to(device, non_blocking=True) for name, a in arrays.items() if a is not None}
+
+
+def states_of(batch: TokenBatch, device: torch.device) -> Tensor | None:
+    """The batch's features on `device`, for `given_states`; None where the corpus has none."""
+    return None if batch.features is None else torch.from_numpy(batch.features).to(device, non_blocking=True)
+
+
+Rows = NDArray[np.int64]
+
+
+def score_corpus(
+    model: MultitaskModel, corpus: Corpus, batches: Iterable[Rows], device: torch.device, precision: str, mode: str | None = None
+) -> Iterator[tuple[Rows, dict[str, tuple[NDArray[np.float32], Rows]]]]:
+    """The one loop that scores rows: of each batch its rows, and {task: (probabilities (B, K), predicted classes (B,))} on the host."""
+    for rows in batches:
+        batch = corpus.collate(rows)
+        with autocast(precision, device), given_states(model, states_of(batch, device)):
+            scores = score(model, to_tensors(batch, device), mode)
+        yield rows, {task: (found.probabilities.float().cpu().numpy(), found.predicted.cpu().numpy()) for task, found in scores.items()}
 
 
 def vote(probabilities_SBK: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ TEXT_PARTS = (
 FRAME_NAMES = ("Int64", "Frame", "frames", "_frame", "_read_frame", "kept_lengths")
 TEXT_NAMES = ("Row", "encode_texts", "_framed", "longest_first", "pad_rows")
 
-PRECISION_NAMES = ("_DTYPES", "has_fast_bf16", "_product_seconds", "precision_here", "autocast")
+LOOP_NAMES = (
+    "_DTYPES", "has_fast_bf16", "_product_seconds", "precision_here", "autocast", "to_tensors", "states_of", "Rows", "score_corpus",
+)  # fmt: skip
 
 NOT_CARRIED = ["training: the loss, the optimizer, and loading pretrained encoder weights"]
 FAINT = 2.0**-13
@@ -68,7 +70,7 @@ def modeling_source() -> str:
         Part(heads),
         Part(encoder, only=("text_encoder", "empty_encoder")),
         Part(multitask, without=("MultitaskModel.from_encoder", "MultitaskModel._freeze_unused", "load_model")),
-        Part(inference, without=("to_tensors", *PRECISION_NAMES)),
+        Part(inference, without=LOOP_NAMES),
         Part(portable, only=(*TEXT_NAMES, "PolarityForSequenceClassification", "PolarityPipeline")),
     ]
     return standalone(parts, header, aliases=[SETTINGS])

@@ -30,7 +30,7 @@ from polarity.data.tokenize import plain_backend, tokenize_columns
 from polarity.encoders import load_tokenizer
 from polarity.errors import EncoderError, RunError
 from polarity.evaluate.drift import TokenStatistics, describe_tokens
-from polarity.model.inference import autocast, precision_here, score, to_tensors
+from polarity.model.inference import precision_here, score_corpus
 from polarity.model.multitask import MultitaskModel, load_model
 from polarity.run import Run
 
@@ -102,12 +102,10 @@ class ModelScorer:
             task: Scores(np.empty((len(corpus), len(names)), np.float32), np.empty(len(corpus), np.int64))
             for task, names in self.labels.items()
         }
-        for rows in evaluation_batches(corpus.lengths, self.batch_size):
-            with autocast(self.precision, self.device):
-                scores = score(self.model, to_tensors(corpus.collate(rows), self.device), self.votes)
-            for task, of_task in scores.items():
-                found[task].probabilities[rows] = of_task.probabilities.float().cpu().numpy()
-                found[task].predicted[rows] = of_task.predicted.cpu().numpy()
+        batches = evaluation_batches(corpus.lengths, self.batch_size)
+        for rows, scores in score_corpus(self.model, corpus, batches, self.device, self.precision, self.votes):
+            for task, (probabilities, predicted) in scores.items():
+                found[task].probabilities[rows], found[task].predicted[rows] = probabilities, predicted
         return found
 
     def corpus(self, table: pa.Table) -> Corpus:

@@ -36,7 +36,7 @@ from polarity.data.ledger import TaskStatistics
 from polarity.errors import RunError
 from polarity.loss import AdaptiveGamma, Counts, Mixing, TaskObjective, r_drop_alpha
 from polarity.model.frozen import given_states
-from polarity.model.inference import autocast, to_tensors
+from polarity.model.inference import autocast, states_of, to_tensors
 from polarity.model.multitask import Mix, MultitaskModel
 from polarity.optim import centralizable, centralize_gradients, learning_rate, parameter_groups
 from polarity.train.checkpoints import (
@@ -55,7 +55,7 @@ from polarity.train.checkpoints import (
 from polarity.train.control import Events, Requests
 from polarity.train.progress import Progress, Utilisation
 from polarity.train.reduce import reduced
-from polarity.train.validate import Predictions, class_f1_scores, macro_f1_scores, predict, states_of
+from polarity.train.validate import Predictions, class_f1_scores, macro_f1_scores, predict
 from polarity.train.world import World, resolve_precision, seed_everything
 
 

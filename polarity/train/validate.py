@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from polarity.data.batch import Corpus, TokenBatch, evaluation_batches
+from polarity.data.batch import Corpus, evaluation_batches
 from polarity.evaluate.metrics import class_scores, confusion_matrix, macro_f1
-from polarity.model.frozen import given_states
-from polarity.model.inference import autocast, score, to_tensors
+from polarity.model.inference import score_corpus
 from polarity.model.multitask import MultitaskModel
 from polarity.train.world import World
 
@@ -22,22 +20,15 @@ class Predictions:
     predicted: dict[str, NDArray[np.int64]]
 
 
-def states_of(batch: TokenBatch, device: torch.device) -> torch.Tensor | None:
-    """The batch's features on `device`, for `given_states`; None where the corpus has none."""
-    return None if batch.features is None else torch.from_numpy(batch.features).to(device, non_blocking=True)
-
-
 def predict(model: MultitaskModel, corpus: Corpus, world: World, *, batch_size: int, precision: str) -> Predictions:
     """Score every row of the corpus over all workers; the result is whole, and the same, on every one of them."""
     training = model.training
     model.train(False)
     parts = []
-    for rows in evaluation_batches(corpus.lengths, batch_size)[world.rank :: world.size]:
-        batch = corpus.collate(rows)
-        with autocast(precision, world.device), given_states(model, states_of(batch, world.device)):
-            scores = score(model, to_tensors(batch, world.device))
+    own = evaluation_batches(corpus.lengths, batch_size)[world.rank :: world.size]
+    for part in score_corpus(model, corpus, own, world.device, precision):
         world.control.heartbeat()
-        parts.append((rows, {t: (s.probabilities.cpu().numpy(), s.predicted.cpu().numpy()) for t, s in scores.items()}))
+        parts.append(part)
     model.train(training)
     gathered = [part for worker in world.gather(parts) for part in worker]
     rows = np.concatenate([part[0] for part in gathered])
