@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from polarity.baselines.floors import class_shares, label_codes
+from polarity.baselines.majority import class_shares, label_codes
 from polarity.errors import DataError, Say
 from polarity.evaluate.predictions import Codes, Floats, Labels
 

@@ -14,8 +14,8 @@ from safetensors.numpy import load, save
 
 from polarity.artifacts import RunFolder
 from polarity.baselines.dense import DenseModel, Features, fit_dense
-from polarity.baselines.floors import TitlePrior, fit_title_prior, label_codes
 from polarity.baselines.linear import LinearFloor, fit_linear
+from polarity.baselines.majority import TitlePrior, fit_title_prior, label_codes
 from polarity.best.ceiling import Fit, Scores
 from polarity.best.folds import Folds
 from polarity.errors import RunError, Say

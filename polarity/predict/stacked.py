@@ -190,7 +190,7 @@ def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dic
     with tempfile.TemporaryDirectory(prefix="polarity-member-") as temporary:
         place = folder.fetch_folder(member.folders[0], Path(temporary))
         if member.kind == "title":
-            from polarity.baselines.floors import TitlePrior
+            from polarity.baselines.majority import TitlePrior
 
             return TitlePrior.load(place).probabilities
         if member.kind == "linear":

@@ -472,7 +472,7 @@ class _Work:
     def _floors(self, members: dict[str, dict[str, Floats]]) -> dict[str, dict[str, pa.Table]]:
         """The floors of the labelled rows out of fold, those of test rows fitted on all labelled ones."""
         from polarity.baselines import floors
-        from polarity.baselines.floors import majority
+        from polarity.baselines.majority import majority
         from polarity.best.members import out_of_fold
 
         labelled, labels = self.rows.labelled, self.labels
