@@ -47,7 +47,7 @@ def test_the_package_has_the_code_and_not_the_data(checkout: Path, tmp_path: Pat
     with zipfile.ZipFile(package) as opened:
         names = [name for name in opened.namelist() if not name.endswith("/")]
         assert not [name for name in names if b"secret rows" in opened.read(name)]
-    assert {"jobs/train.py", "jobs/predict.py", "polarity/cli/__main__.py", "polarity/presets/small.yaml"} <= set(names)
+    assert {"jobs/train.py", "jobs/predict.py", "polarity/__main__.py", "polarity/presets/small.yaml"} <= set(names)
     code = {p.relative_to(checkout).as_posix() for p in (checkout / "polarity").rglob("*") if p.is_file()}
     assert code <= set(names), "every module, preset, template and schema"
     assert not [name for name in names if name.startswith("tests/")]
