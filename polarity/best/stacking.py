@@ -187,7 +187,7 @@ def _with_honest_biases(rule: Rule, members: Members, judge: Judge) -> tuple[Cro
             gains[task] = BiasGain(cross_fitted=0.0, ci95=(0.0, 0.0), kept=False)
             continue
         gain = gain_of(codes[known], plain.predicted[task][known], [biased.predicted[task][known]], len(judge.labels[task]), 0)
-        gains[task] = BiasGain(cross_fitted=gain["cross_fitted"], ci95=tuple(gain["ci95"]), kept=gain["kept"])
+        gains[task] = BiasGain(cross_fitted=gain["cross_fitted"], ci95=(gain["ci95"][0], gain["ci95"][1]), kept=gain["kept"])
     predicted = {task: (biased if gains[task].kept else plain).predicted[task] for task in judge.labels}
     return Crossed(plain.probabilities, predicted), gains
 

@@ -8,7 +8,7 @@ Shapes: N rows, K classes.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,32 @@ def nominal_alpha(votes_NK: Votes) -> float | None:
         return float(alpha(value_counts=shared_NK, level_of_measurement="nominal"))
 
 
-def agreement(votes_NK: Votes, classes: Sequence[str]) -> dict[str, Any]:
+class ErrorsOfLabels(TypedDict):
+    """How a model's errors lie to the votes, see `error_of_labels`."""
+
+    rows: int
+    errors: int
+    disputed: int
+    errors_disputed: int
+    errors_voted: int
+
+
+class Agreement(TypedDict):
+    """A task of agreement.json; the alphas are null where there is nothing to compare."""
+
+    rows: int
+    votes: int
+    shared: int
+    disputed: int
+    ties: int
+    alpha: float | None
+    alpha_by_class: dict[str, float | None]
+    one_against_rest: float | None
+    soft: NotRequired[bool]
+    errors: NotRequired[dict[str, ErrorsOfLabels]]
+
+
+def agreement(votes_NK: Votes, classes: Sequence[str]) -> Agreement:
     """A task's agreement: rows, votes, rows with two votes or more, those that are not unanimous, ties, and alpha, overall and by class.
 
     `one_against_rest` is how often one annotator's vote is the majority of the others', over all votes whose row has others with a
@@ -68,7 +93,7 @@ def _one_against_rest(votes_NK: Votes) -> float | None:
     return agreed / asked if asked else None
 
 
-def error_of_labels(votes_NK: Votes, labels: Codes, predicted: Codes) -> dict[str, int]:
+def error_of_labels(votes_NK: Votes, labels: Codes, predicted: Codes) -> ErrorsOfLabels:
     """How the model's errors lie to the votes, over the rows (N,) with a label and two votes or more.
 
     `rows`, `errors`, `disputed` rows (not unanimous), `errors_disputed` on these, and `errors_voted`: errors in which an annotator said
@@ -78,11 +103,16 @@ def error_of_labels(votes_NK: Votes, labels: Codes, predicted: Codes) -> dict[st
     disputed_N = known_N & (votes_NK.max(axis=1, initial=0) < votes_NK.sum(axis=1))
     wrong_N = known_N & (predicted != labels)
     voted_N = wrong_N & (votes_NK[np.arange(len(labels)), np.maximum(predicted, 0)] > 0)
-    counts = {"rows": known_N, "errors": wrong_N, "disputed": disputed_N, "errors_disputed": wrong_N & disputed_N, "errors_voted": voted_N}
-    return {name: int(mask.sum()) for name, mask in counts.items()}
+    return {
+        "rows": int(known_N.sum()),
+        "errors": int(wrong_N.sum()),
+        "disputed": int(disputed_N.sum()),
+        "errors_disputed": int((wrong_N & disputed_N).sum()),
+        "errors_voted": int(voted_N.sum()),
+    }
 
 
-def in_words(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def in_words(found: Mapping[str, Agreement]) -> list[str]:
     """agreement.json's tasks in lines to print."""
     lines = []
     for task, entry in found.items():

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite, log
 from statistics import NormalDist  # scipy.stats takes a second to import
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -31,14 +31,6 @@ RESAMPLES = 1000
 COVERAGES = tuple(percent / 100 for percent in range(5, 101, 5))
 
 
-def expected_calibration_error(probabilities: Floats, labels: Codes, bins: int = BINS) -> float:
-    """ECE (Naeini et al. 2015), a fraction: the bins' mean gap between confidence and accuracy, weighted by rows.
-
-    `probabilities` (N, K), `labels` (N,) class indices. On few rows it is above 0 even for perfect probabilities.
-    """
-    return float(sum(b["rows"] * abs(b["confidence"] - b["accuracy"]) for b in _bins(probabilities, labels, bins)) / len(labels))
-
-
 class CalibrationError(TypedDict):
     """An expected calibration error with what chance alone would show on as many rows."""
 
@@ -47,6 +39,112 @@ class CalibrationError(TypedDict):
     noise: float
     noise95: float
     evidence: bool
+
+
+class Bin(TypedDict):
+    """A bar of a reliability diagram; `ci95` is of the accuracy (Wilson)."""
+
+    confidence: float
+    accuracy: float
+    rows: int
+    ci95: list[float]
+
+
+class Answered(TypedDict):
+    """If only the most confident rows are answered: which share, which share of these is wrong, and from which confidence on."""
+
+    coverage: float
+    risk: float
+    threshold: float
+
+
+class BiasGain(TypedDict):
+    """What class biases change in macro-F1, see `gain_of`; `gain` and its interval are null where they are not kept."""
+
+    macro_f1_before: float
+    macro_f1_after: float
+    cross_fitted: float
+    standard_error: float
+    ci95: list[float]
+    kept: bool
+    gain: float | None
+    gain_ci95: list[float] | None
+
+
+class BeforeAfter(TypedDict):
+    """Calibration errors without and with calibration."""
+
+    before: CalibrationError
+    after: CalibrationError
+
+
+class Diagrams(TypedDict):
+    """Reliability diagrams without and with calibration."""
+
+    before: list[Bin]
+    after: list[Bin]
+
+
+class Errors(TypedDict):
+    """Calibration error before and after, alone and with interval and noise."""
+
+    ece_before: float
+    ece_after: float
+    calibration_error: BeforeAfter
+
+
+class FittedTask(TypedDict):
+    """A task of calibration.json. What follows `rows` is cross-fitted, and not there where too few rows were left to fit anything."""
+
+    temperature: float
+    biases: list[float] | None
+    rows: int
+    ece_before: NotRequired[float]
+    ece_after: NotRequired[float]
+    calibration_error: NotRequired[BeforeAfter]
+    nll_before: NotRequired[float]
+    nll_after: NotRequired[float]
+    nll_saved_ci95: NotRequired[list[float]]
+    reliability: NotRequired[Diagrams]
+    bias_gain: NotRequired[BiasGain]
+    risk_coverage: NotRequired[list[Answered]]
+    note: NotRequired[str]
+
+
+class TestedTask(Errors):
+    """What a calibration does on rows that it never saw."""
+
+    rows: int
+    macro_f1_before: float
+    macro_f1_after: float
+    macro_f1_change_ci95: list[float]
+
+
+class Method(TypedDict):
+    """How a calibration was fitted."""
+
+    temperature: str
+    biases: str
+    ece: str
+    folds: int
+    repeats: int
+    seed: int
+
+
+class FittedOn(TypedDict):
+    """The rows of a calibration."""
+
+    split: str
+    rows: int
+
+
+class Calibration(TypedDict):
+    """calibration.json."""
+
+    fitted_on: FittedOn
+    method: Method
+    tasks: dict[str, FittedTask]
+    test: NotRequired[dict[str, TestedTask]]
 
 
 def calibration_error(probabilities: Floats, labels: Codes, bins: int = BINS, seed: int = 0) -> CalibrationError:
@@ -59,17 +157,15 @@ def calibration_error(probabilities: Floats, labels: Codes, bins: int = BINS, se
     with 150, 445 and 1,495 rows this interval covered the true gap in 91 to 98 % of cases, the percentile bootstrap in 0 to 89 %.)
     """
     rng = np.random.default_rng(seed)
-    found = _bins(probabilities, labels, bins)
-    rows_B = np.array([b["rows"] for b in found], np.float64)
-    confidence_B, hits_B = np.array([b["confidence"] for b in found]), np.array([b["hits"] for b in found], np.float64)
+    confidence_B, hits_B, rows_B = (np.array(column, np.float64) for column in zip(*_bins(probabilities, labels, bins), strict=True))
     share_B = rows_B / rows_B.sum()
     gaps_B = confidence_B - hits_B / rows_B
     observed = float(share_B @ np.abs(gaps_B))
     # The hits of a bin are a sum of draws of nearly equal chance: binomial at the bin's mean confidence.
-    drawn_RB = rng.binomial(rows_B.astype(np.int64), np.clip(confidence_B, 0, 1), size=(RESAMPLES, len(found))) / rows_B
+    drawn_RB = rng.binomial(rows_B.astype(np.int64), np.clip(confidence_B, 0, 1), size=(RESAMPLES, len(rows_B))) / rows_B
     by_chance_R = np.abs(confidence_B - drawn_RB) @ share_B
     accuracy_B = (hits_B + 2) / (rows_B + 4)  # Agresti and Coull 1998: a bin without errors still has a variance
-    noise_RB = rng.standard_normal((RESAMPLES, len(found))) * np.sqrt(accuracy_B * (1 - accuracy_B) / rows_B)
+    noise_RB = rng.standard_normal((RESAMPLES, len(rows_B))) * np.sqrt(accuracy_B * (1 - accuracy_B) / rows_B)
     factors = np.linspace(0.0, 2.0, 81)
     limits = np.array([np.percentile(np.abs(f * gaps_B + noise_RB) @ share_B, [1, 99]) for f in factors])
     noise95 = float(np.percentile(by_chance_R, 95))
@@ -81,30 +177,22 @@ def calibration_error(probabilities: Floats, labels: Codes, bins: int = BINS, se
     return {"ece": observed, "ci95": ci95, "noise": float(by_chance_R.mean()), "noise95": noise95, "evidence": evidence}
 
 
-def reliability(probabilities: Floats, labels: Codes, bins: int = BINS) -> list[dict[str, Any]]:
+def reliability(probabilities: Floats, labels: Codes, bins: int = BINS) -> list[Bin]:
     """The bars of a reliability diagram: per bin mean confidence, accuracy with its 95 % interval (Wilson), and rows."""
     from scipy.stats import binomtest  # takes a second, which who predicts need not wait
 
-    found = _bins(probabilities, labels, bins)
-    for b in found:
-        interval = binomtest(b.pop("hits"), b["rows"]).proportion_ci(0.95, "wilson")
-        b["ci95"] = [float(interval.low), float(interval.high)]
+    found: list[Bin] = []
+    for confidence, hits, rows in _bins(probabilities, labels, bins):
+        interval = binomtest(hits, rows).proportion_ci(0.95, "wilson")
+        found.append({"confidence": confidence, "accuracy": hits / rows, "rows": rows, "ci95": [float(interval.low), float(interval.high)]})
     return found
 
 
-def _bins(probabilities: Floats, labels: Codes, bins: int) -> list[dict[str, Any]]:
+def _bins(probabilities: Floats, labels: Codes, bins: int) -> list[tuple[float, int, int]]:
+    """(mean confidence, rows whose class is right, rows) of each bin."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
-    return [
-        {
-            "confidence": float(confidence[rows].mean()),
-            "accuracy": float(right[rows].mean()),
-            "rows": len(rows),
-            "hits": int(right[rows].sum()),
-        }
-        for rows in parts
-    ]
+    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence)))
+    return [(float(confidence[rows].mean()), int(right[rows].sum()), len(rows)) for rows in parts]
 
 
 def log_loss(probabilities: Floats, labels: Codes) -> float:
@@ -112,7 +200,7 @@ def log_loss(probabilities: Floats, labels: Codes) -> float:
     return float(-np.log(np.clip(probabilities[np.arange(len(labels)), labels], 1e-12, 1.0)).mean())
 
 
-def risk_coverage(probabilities: Floats, predicted: Codes, labels: Codes) -> list[dict[str, float]]:
+def risk_coverage(probabilities: Floats, predicted: Codes, labels: Codes) -> list[Answered]:
     """If only the most confident rows are answered: per coverage (share answered) the risk (share of them wrong) and the threshold.
 
     The confidence is the predicted class's probability; a model that abstains below `threshold` answers about that share
@@ -183,7 +271,7 @@ def _best_bias(others_NK: Floats, labels: Codes, k: int, current: float, best: f
     return float(middles[chosen]), float(scores[chosen])
 
 
-def gain_of(labels: Codes, before: Codes, after: list[Codes], classes: int, seed: int) -> dict[str, Any]:
+def gain_of(labels: Codes, before: Codes, after: list[Codes], classes: int, seed: int) -> BiasGain:
     """Macro-F1 of `after` (one (N,) array a repeat, averaged) less that of `before`: `cross_fitted`, its standard error and 95 % interval.
 
     `kept` only if the interval excludes zero. A gain is looked at only where it was kept, so a kept one is stated as what it is worth
@@ -274,8 +362,8 @@ def apply(probabilities: NDArray[np.floating], temperature: float, biases: Seque
     return shares_NK, chosen_NK.argmax(axis=1)
 
 
-def calibrate(predictions: pa.Table, labels: Labels, *, seed: int = 0) -> dict[str, Any]:
-    """The content of calibration.json from a split's predictions table: {"method", "tasks": {T: {...}}}, plain JSON.
+def calibrate(predictions: pa.Table, labels: Labels, split: str = "validation", *, seed: int = 0) -> Calibration:
+    """The content of calibration.json from the predictions table of a split.
 
     Per task `temperature`, `biases` (null: none kept), and what a reader wants to know, cross-fitted: `ece_before` and `ece_after` with
     interval and noise floor under `calibration_error`, `nll_before` and `nll_after` with the interval of their difference, `bias_gain`,
@@ -283,7 +371,7 @@ def calibrate(predictions: pa.Table, labels: Labels, *, seed: int = 0) -> dict[s
     are left out of it; a task with too few rows keeps temperature 1 and says so in `note`. Raises what `check_predictions` raises.
     """
     check_predictions(predictions, labels)
-    method = {
+    method: Method = {
         "temperature": "minimal negative log-likelihood",
         "biases": "maximal macro-F1, kept where the 95 % interval of the cross-fitted gain excludes zero",
         "ece": f"{BINS} bins of equal mass over the largest probability",
@@ -291,10 +379,11 @@ def calibrate(predictions: pa.Table, labels: Labels, *, seed: int = 0) -> dict[s
         "repeats": REPEATS,
         "seed": seed,
     }
-    return {"method": method, "tasks": {task: _calibrate_task(predictions, task, labels[task], seed) for task in labels}}
+    tasks = {task: _calibrate_task(predictions, task, labels[task], seed) for task in labels}
+    return {"fitted_on": {"split": split, "rows": predictions.num_rows}, "method": method, "tasks": tasks}
 
 
-def _calibrate_task(predictions: pa.Table, task: str, classes: Sequence[str], seed: int) -> dict[str, Any]:
+def _calibrate_task(predictions: pa.Table, task: str, classes: Sequence[str], seed: int) -> FittedTask:
     label, predicted = task_codes(predictions, task, classes)
     known = label >= 0
     probabilities = probabilities_of(predictions, task, classes)[known]
@@ -305,7 +394,8 @@ def _calibrate_task(predictions: pa.Table, task: str, classes: Sequence[str], se
         return {"temperature": 1.0, "biases": None, "rows": len(label), "note": note}
     temperature = fit_temperature(probabilities, label)
     crossed, _ = next(cross_fit(probabilities, label, seed, with_biases=False, repeats=1))
-    entry = {"temperature": temperature, "biases": None, "rows": len(label), **_before_and_after(probabilities, crossed, label)}
+    entry = _before_and_after(probabilities, crossed, label)
+    entry["temperature"] = temperature
     chosen = (crossed, predicted)
     if counts.min() >= MIN_CLASS_ROWS:
         fits = list(cross_fit(probabilities, label, seed, with_biases=True, repeats=REPEATS))
@@ -316,15 +406,23 @@ def _calibrate_task(predictions: pa.Table, task: str, classes: Sequence[str], se
             chosen = fits[0]
     else:
         entry["note"] = f"no class biases: a class has {int(counts.min())} rows, {MIN_CLASS_ROWS} are needed"
-    return {**entry, "risk_coverage": risk_coverage(*chosen, label)}
+    entry["risk_coverage"] = risk_coverage(*chosen, label)
+    return entry
 
 
-def _before_and_after(before: Floats, after: Floats, label: Codes) -> dict[str, Any]:
+def _before_and_after(before: Floats, after: Floats, label: Codes) -> FittedTask:
+    """A task's entry with what the cross-fitted temperature changes."""
     rows = np.arange(len(label))
     saved = np.log(np.clip(after[rows, label], 1e-12, 1.0)) - np.log(np.clip(before[rows, label], 1e-12, 1.0))
     reach = 1.96 * float(saved.std(ddof=1)) / len(label) ** 0.5
+    errors = _errors(before, after, label)
     return {
-        **_errors(before, after, label),
+        "temperature": 1.0,
+        "biases": None,
+        "rows": len(label),
+        "ece_before": errors["ece_before"],
+        "ece_after": errors["ece_after"],
+        "calibration_error": errors["calibration_error"],
         "nll_before": log_loss(before, label),
         "nll_after": log_loss(after, label),
         "nll_saved_ci95": [float(saved.mean()) - reach, float(saved.mean()) + reach],
@@ -332,8 +430,8 @@ def _before_and_after(before: Floats, after: Floats, label: Codes) -> dict[str, 
     }
 
 
-def _errors(before: Floats, after: Floats, label: Codes) -> dict[str, Any]:
-    errors = {"before": calibration_error(before, label), "after": calibration_error(after, label)}
+def _errors(before: Floats, after: Floats, label: Codes) -> Errors:
+    errors: BeforeAfter = {"before": calibration_error(before, label), "after": calibration_error(after, label)}
     return {"ece_before": errors["before"]["ece"], "ece_after": errors["after"]["ece"], "calibration_error": errors}
 
 
@@ -369,9 +467,9 @@ def cross_fit(probabilities: Floats, labels: Codes, seed: int, *, with_biases: b
         yield calibrated, chosen
 
 
-def check_on(predictions: pa.Table, labels: Labels, tasks: Mapping[str, Any]) -> dict[str, Any]:
+def check_on(predictions: pa.Table, labels: Labels, tasks: Mapping[str, FittedTask]) -> dict[str, TestedTask]:
     """What a fitted calibration does on rows that it never saw: {task: rows, ECE and macro-F1 before and after, with intervals}."""
-    found = {}
+    found: dict[str, TestedTask] = {}
     for task, classes in labels.items():
         label, predicted = task_codes(predictions, task, classes)
         known = label >= 0

@@ -20,7 +20,7 @@ Shape suffixes: N rows, C cells, K classes, R resamples.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +118,13 @@ EM_STEPS, EM_TOLERANCE = 500, 1e-6
 _CHUNK_NUMBERS = 3_000_000
 
 
+class Share(TypedDict):
+    """A class's share of the rows, a fraction; null where the interval says next to nothing."""
+
+    share: float | None
+    ci95: list[float]
+
+
 @dataclass(frozen=True)
 class ClassShares:
     """Shares of one task: `methods` {raw, adjusted, em: {class: {share, ci95}}}, which of them is the `headline`, and why.
@@ -127,7 +134,7 @@ class ClassShares:
 
     rows: int
     validation_rows: int
-    methods: dict[str, dict[str, dict[str, Any]]]
+    methods: dict[str, dict[str, Share]]
     headline: str
     reason: str
     notes: list[str]
@@ -351,7 +358,7 @@ def _notes(classes: Sequence[str], validation: Tally, raw: _Draws, headline: str
     return notes
 
 
-def _described(classes: Sequence[str], draws: _Draws) -> dict[str, dict[str, Any]]:
+def _described(classes: Sequence[str], draws: _Draws) -> dict[str, Share]:
     return {name: {"share": float(draws.point[k]), "ci95": interval(draws.spread[:, k])} for k, name in enumerate(classes)}
 
 
@@ -381,7 +388,7 @@ def _task(task: str, found: ClassShares) -> list[str]:
     return [*lines, *(f"- {note}" for note in found.notes)]
 
 
-def _cell(entry: Mapping[str, Any]) -> str:
+def _cell(entry: Share) -> str:
     low, high = entry["ci95"]
     point = "not known" if entry["share"] is None else f"{100 * entry['share']:5.1f} %"
     return f"{point} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -12,7 +12,8 @@ from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.best.record import BestRecord
 from polarity.config import Config
-from polarity.evaluate.calibration import TaskCalibration, read_calibration
+from polarity.evaluate.agreement import Agreement
+from polarity.evaluate.calibration import FittedTask, TaskCalibration, read_calibration
 from polarity.evaluate.judge import evaluate_split
 from polarity.evaluate.predictions import check_predictions
 from polarity.evaluate.results import JACKKNIFE, JudgedRows, Metrics, PartName, PartResult, judged_parts, read_metrics
@@ -57,8 +58,8 @@ class Record:
     ledger: dict[str, Any] | None
     history: list[dict[str, Any]]
     calibration: dict[str, TaskCalibration]
-    calibration_record: dict[str, Any]
-    agreement: Mapping[str, Any] = field(default_factory=dict)
+    calibration_record: dict[str, FittedTask]
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)
     """{task: how far its annotators agree}, where several labelled."""
     best: BestRecord | None = None
     """What `polarity best` recorded, in a run of its own."""

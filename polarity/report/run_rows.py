@@ -1,13 +1,13 @@
 """The parts of a run's report that look at single predictions: calibration, the most confident errors, likely label errors."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from polarity.evaluate.calibration import CalibrationError, apply, calibration_error, reliability, risk_coverage
+from polarity.evaluate.calibration import Answered, Bin, CalibrationError, apply, calibration_error, reliability, risk_coverage
 from polarity.evaluate.predictions import Codes, Floats, probability_column, task_codes
 from polarity.report.charts import Axis, Point, Series, lines, signed_short
 from polarity.report.page import Section, columns, fragment, table
@@ -96,7 +96,7 @@ def _error_words(error: CalibrationError) -> str:
     return f"{error['ece']:.3f} [{low:.3f}, {high:.3f}]{noise}"
 
 
-def _dots(name: str, bins: Iterable[Mapping[str, Any]], tone: str) -> Series:
+def _dots(name: str, bins: Iterable[Bin], tone: str) -> Series:
     points = []
     for found in bins:
         low, high = found["ci95"]
@@ -105,7 +105,7 @@ def _dots(name: str, bins: Iterable[Mapping[str, Any]], tone: str) -> Series:
     return Series(name, points, tone)
 
 
-def _risk_words(task: str, at: Mapping[str, float]) -> str:
+def _risk_words(task: str, at: Answered) -> str:
     return f"{task}: {at['coverage']:.0%} answered (confidence from {at['threshold']:.3f} on), {at['risk']:.1%} of them wrong"
 
 

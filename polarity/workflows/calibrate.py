@@ -1,21 +1,20 @@
 """Fit a run's calibration on its own validation predictions, and keep it with the model."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.artifacts import CALIBRATION, PREDICTIONS, RunFolder
 from polarity.errors import RunError
-from polarity.evaluate.calibration import CalibrationError, calibrate, check_on
+from polarity.evaluate.calibration import Calibration, CalibrationError, FittedTask, TestedTask, calibrate, check_on
 from polarity.evaluate.predictions import Labels
 from polarity.run import Run
 
 FITTED_ON = "validation"
 
 
-def calibrate_run(folder: RunFolder, say: Callable[[str], None], *, labels: Labels | None = None) -> dict[str, Any]:
+def calibrate_run(folder: RunFolder, say: Callable[[str], None], *, labels: Labels | None = None) -> Calibration:
     """Fit on the validation rows of the run's predictions.parquet, write model/calibration.json, and return its content.
 
     `labels` are the tasks with their classes, by default those of the run's config.yaml. Where there are test rows, the content says
@@ -26,7 +25,7 @@ def calibrate_run(folder: RunFolder, say: Callable[[str], None], *, labels: Labe
     rows = _of_split(predictions, FITTED_ON)
     if not rows.num_rows:
         raise RunError(f"{folder.uri}/{PREDICTIONS}: holds no validation rows, so there is nothing to calibrate on")
-    content: dict[str, Any] = {"fitted_on": {"split": FITTED_ON, "rows": rows.num_rows}, **calibrate(rows, labels)}
+    content = calibrate(rows, labels, FITTED_ON)
     test = _of_split(predictions, "test")
     if test.num_rows:
         content["test"] = check_on(test, labels, content["tasks"])
@@ -40,8 +39,8 @@ def _of_split(predictions: pa.Table, split: str) -> pa.Table:
     return predictions.filter(pc.equal(predictions["split"], split))
 
 
-def _line(task: str, entry: dict[str, Any], test: dict[str, Any] | None) -> str:
-    if "ece_before" not in entry:
+def _line(task: str, entry: FittedTask, test: TestedTask | None) -> str:
+    if "calibration_error" not in entry:
         return f"calibration of {task}: {entry['note']}"
     errors = entry["calibration_error"]
     parts = [
@@ -50,7 +49,7 @@ def _line(task: str, entry: dict[str, Any], test: dict[str, Any] | None) -> str:
     gain = entry.get("bias_gain")
     if gain is None:
         parts.append(entry["note"])
-    elif gain["kept"]:
+    elif gain["gain_ci95"] is not None:
         low, high = gain["gain_ci95"]
         parts.append(f"class biases kept: macro-F1 {gain['gain']:+.3f} [{low:+.3f}, {high:+.3f}], corrected for having been chosen")
     else:

@@ -26,7 +26,7 @@ from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_enco
 from polarity.environment import describe_environment, source_hashes
 from polarity.errors import ConfigError, RunError, Say
 from polarity.evaluate import Metrics, build_metrics, render_metrics
-from polarity.evaluate.agreement import agreement, error_of_labels, in_words
+from polarity.evaluate.agreement import Agreement, agreement, error_of_labels, in_words
 from polarity.evaluate.drift import describe_tokens
 from polarity.evaluate.predictions import task_codes
 from polarity.evaluate.render import Facts, last_screen
@@ -98,7 +98,7 @@ def _record_agreement(config: Config, folder: RunFolder, splits: Splits, say: Sa
     if not voted:
         return
     predictions = folder.read_parquet(artifacts.PREDICTIONS)
-    found: dict[str, Any] = {}
+    found: dict[str, Agreement] = {}
     for task in voted:
         classes = config.labels[task]
         found[task] = agreement(np.concatenate([votes_of(table, task) for table in splits.votes.values()]), classes)

@@ -16,7 +16,6 @@ from polarity.errors import DataError, RunError
 from polarity.evaluate.calibration import (
     apply,
     calibrate,
-    expected_calibration_error,
     fit_biases,
     fit_temperature,
     gain_of,
@@ -85,7 +84,7 @@ def test_ece_and_reliability_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.4, 0.6]])
     labels = np.array([0, 1, 0, 1])
     # Two bins of two rows: {0.6, 0.7}, both right, and {0.8, 0.9}, one right.
-    assert expected_calibration_error(probabilities, labels, bins=2) == pytest.approx(0.5 * abs(0.65 - 1.0) + 0.5 * abs(0.85 - 0.5))
+    assert calibration_error(probabilities, labels, bins=2)["ece"] == pytest.approx(0.5 * abs(0.65 - 1.0) + 0.5 * abs(0.85 - 0.5))
     bars = reliability(probabilities, labels, bins=2)
     assert [(b["rows"], b["accuracy"]) for b in bars] == [(2, 1.0), (2, 0.5)]
     assert all(b["ci95"][0] <= b["accuracy"] <= b["ci95"][1] + 1e-12 for b in bars)
