@@ -16,6 +16,7 @@ from polarity.errors import DataError, RunError
 from polarity.evaluate.calibration import (
     apply,
     calibrate,
+    calibration_error,
     fit_biases,
     fit_temperature,
     gain_of,
