@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -93,6 +93,38 @@ def new_trial(arm: str, seed: int, stage: Stage, planned: int) -> TrialRecord:
     """A trial that waits; its id and folder say what it is."""
     name = f"{stage}-{arm}-s{seed}"
     return TrialRecord(name, arm, seed, stage, planned, run_dir=f"{TRIALS}/{name}")
+
+
+class EffectRow(TypedDict):
+    """A row of effects.parquet, of which `tune.statistics.EFFECTS_SCHEMA` is the schema: fractions, and seconds of training a trial.
+
+    A screen's rows are about factors; their reference is the factor off.
+    """
+
+    arm: str
+    reference: str | None
+    metric: str
+    """overall, a task, or task/class."""
+    difference: float
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    verdict: str | None
+    score: float
+    reference_score: float
+    seeds: int
+    seconds: float | None
+    reference_seconds: float | None
+    claim_low: float | None
+    claim_high: float | None
+    stage: NotRequired[str | None]
+
+
+def excludes_zero(row: EffectRow) -> bool:
+    """Whether the row's own 95 % interval excludes zero; it has none where a single seed was run."""
+    low, high = row["low"], row["high"]
+    return low is not None and high is not None and (low > 0 or high < 0)
 
 
 class Entry(BaseModel):
@@ -383,11 +415,11 @@ class Study:
         return any(str(source or "").split(":")[0] == "sample" for source in sources)
 
     @cached_property
-    def effects(self) -> list[dict[str, Any]]:
+    def effects(self) -> list[EffectRow]:
         """The rows of effects.parquet (the columns are `tune.statistics.EFFECTS_SCHEMA`); none before anything is decided."""
         return self.folder.read_parquet(EFFECTS).to_pylist() if self.folder.exists(EFFECTS) else []
 
-    def effects_of(self, stage: Stage) -> list[dict[str, Any]]:
+    def effects_of(self, stage: Stage) -> list[EffectRow]:
         """The effects that a stage measured; tables of before there were screens name no stage."""
         return [row for row in self.effects if (row.get("stage") or "confirm") == stage]
 
@@ -397,12 +429,12 @@ class Study:
         return "screen" if self.file.screen else "confirm"
 
     @property
-    def decided(self) -> list[dict[str, Any]]:
+    def decided(self) -> list[EffectRow]:
         """The effects on overall macro-F1, which carry the verdicts: a screen's factors, else the confirmed arms."""
         return [row for row in self.effects_of(self.main_stage) if row["metric"] == OVERALL]
 
     @property
-    def confirmed(self) -> list[dict[str, Any]]:
+    def confirmed(self) -> list[EffectRow]:
         """The effects on overall macro-F1 of what confirms a screen."""
         return [row for row in self.effects_of("confirm") if row["metric"] == OVERALL] if self.file.screen else []
 

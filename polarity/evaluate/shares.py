@@ -20,7 +20,7 @@ Shape suffixes: N rows, C cells, K classes, R resamples.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +125,17 @@ class Share(TypedDict):
     ci95: list[float]
 
 
+class Shares(TypedDict):
+    """`ClassShares` in a JSON file."""
+
+    rows: int
+    validation_rows: int
+    headline: str
+    reason: str
+    methods: dict[str, dict[str, Share]]
+    notes: list[str]
+
+
 @dataclass(frozen=True)
 class ClassShares:
     """Shares of one task: `methods` {raw, adjusted, em: {class: {share, ci95}}}, which of them is the `headline`, and why.
@@ -139,10 +150,12 @@ class ClassShares:
     reason: str
     notes: list[str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Shares:
         """Plain values; shares are fractions."""
-        named = {"rows": self.rows, "validation_rows": self.validation_rows, "headline": self.headline}
-        return {**named, "reason": self.reason, "methods": self.methods, "notes": self.notes}
+        return {
+            "rows": self.rows, "validation_rows": self.validation_rows, "headline": self.headline, "reason": self.reason,
+            "methods": self.methods, "notes": self.notes,
+        }  # fmt: skip
 
 
 class _Draws(NamedTuple):

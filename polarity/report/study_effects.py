@@ -1,7 +1,7 @@
 """What a study found: verdicts, the forest plot, the plan's claims, effects by class, and how small an effect it could see."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypedDict
 
 from markupsafe import Markup
 
@@ -9,7 +9,7 @@ from polarity.report.charts import Band, Bar, Effect, bars, forest, legend
 from polarity.report.page import Section, columns, details, fragment, table, verdict_pill
 from polarity.report.run_training import duration
 from polarity.strategy import CLAIMS_NOTE, claims_table
-from polarity.study import Study
+from polarity.study import EffectRow, Study, excludes_zero
 
 HELPS, HURTS = "helps", "hurts"
 _TONES = {HELPS: "good", HURTS: "bad"}
@@ -56,7 +56,7 @@ def effects_section(study: Study) -> Section:
     return Section("effects", "Effects", forest_of(rows, with_reference=not study.file.screen) + effects_table(rows), lead)
 
 
-def forest_of(rows: Sequence[dict[str, Any]], *, with_reference: bool = True) -> Markup:
+def forest_of(rows: Sequence[EffectRow], *, with_reference: bool = True) -> Markup:
     """Differences with their intervals, the plan's claims behind them."""
     marks = [
         Effect(
@@ -64,9 +64,9 @@ def forest_of(rows: Sequence[dict[str, Any]], *, with_reference: bool = True) ->
             row["difference"],
             row["low"],
             row["high"],
-            _TONES.get(row["verdict"], "flat"),
+            _TONES.get(row["verdict"] or "", "flat"),
             note=f"against {row['reference']}" if with_reference else "",
-            bands=() if row["claim_low"] is None else (Band(row["claim_low"], row["claim_high"], "the plan's claim"),),
+            bands=_claim(row),
         )
         for row in rows
     ]
@@ -75,7 +75,12 @@ def forest_of(rows: Sequence[dict[str, Any]], *, with_reference: bool = True) ->
     return chart + legend(words)
 
 
-def effects_table(rows: Iterable[dict[str, Any]]) -> Markup:
+def _claim(row: EffectRow) -> tuple[Band, ...]:
+    low, high = row["claim_low"], row["claim_high"]
+    return () if low is None or high is None else (Band(low, high, "the plan's claim"),)
+
+
+def effects_table(rows: Iterable[EffectRow]) -> Markup:
     head = [
         "arm", "against", "score", "its score", "difference", "95 % interval", "p", "p (Holm)", "verdict", "plan claims", "seeds",
         "training", "cost",
@@ -83,14 +88,14 @@ def effects_table(rows: Iterable[dict[str, Any]]) -> Markup:
     cells: Cells = [
         [
             Markup("<b>{}</b>").format(row["arm"]),
-            row["reference"],
+            row["reference"] or "",
             points(row["score"], sign=False),
             points(row["reference_score"], sign=False),
             points(row["difference"]),
             between(row["low"], row["high"]),
             probability(row["p"]),
             probability(row["p_holm"]),
-            verdict_pill(row["verdict"]),
+            verdict_pill(row["verdict"] or ""),
             between(row["claim_low"], row["claim_high"]),
             str(row["seeds"]),
             "" if row["seconds"] is None else duration(row["seconds"]),
@@ -125,7 +130,7 @@ def compute_section(study: Study) -> Section | None:
 def classes_section(study: Study) -> Section | None:
     """The differences by task and class, a column per arm."""
     arms = [row["arm"] for row in study.decided]
-    by_metric: dict[str, dict[str, dict[str, Any]]] = {}
+    by_metric: dict[str, dict[str, EffectRow]] = {}
     for row in study.effects_of(study.main_stage):
         by_metric.setdefault(row["metric"], {})[row["arm"]] = row
     if not arms:
@@ -146,10 +151,19 @@ def classes_section(study: Study) -> Section | None:
     return Section("classes", "Effects by task and class", fragment("study_heat.html", arms=arms, rows=rows), lead)
 
 
-def _heat_cell(row: dict[str, Any] | None, most: float) -> dict[str, Any]:
+class HeatCell(TypedDict):
+    """A cell of the heat map: its text and tooltip, and its colour with a strength of 0 to 60 %."""
+
+    text: str
+    tone: str
+    shade: int
+    title: str
+
+
+def _heat_cell(row: EffectRow | None, most: float) -> HeatCell:
     if row is None:
         return {"text": "", "tone": "", "shade": 0, "title": "not confirmed"}
-    clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
+    clear = excludes_zero(row)
     words = f"{row['arm']}, {row['metric']}: {points(row['difference'])}"
     return {
         "text": points(row["difference"]) + ("*" if clear else ""),

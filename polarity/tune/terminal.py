@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 from rich import box
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from polarity import tables
 from polarity.strategy import CLAIMS_NOTE
-from polarity.study import Detectable, Interaction, ScreenEntry, SharedSetting, Stage, Study, TrialRecord
+from polarity.study import Detectable, EffectRow, Interaction, ScreenEntry, SharedSetting, Stage, Study, TrialRecord, excludes_zero
 from polarity.train.control import clock
 from polarity.tune.conductor import Watcher
 from polarity.tune.statistics import HELPS, HURTS
@@ -110,7 +109,7 @@ def points(value: float | None, sign: bool = True) -> str:
     return "0.0" if shown in ("+0.0", "-0.0") and sign else shown
 
 
-def _overall(rows: list[dict[str, Any]], *, wide: bool) -> Table:
+def _overall(rows: list[EffectRow], *, wide: bool) -> Table:
     more = ["against", "score", "seeds", "seconds"] if wide else []
     shown = _table("arm", *more, "difference [95 %]", "p Holm", "verdict", "plan claims")
     for row in rows:
@@ -120,13 +119,13 @@ def _overall(rows: list[dict[str, Any]], *, wide: bool) -> Table:
             *([row["reference"], points(row["score"], sign=False), str(row["seeds"]), cost] if wide else []),
             _difference(row),
             "-" if row["p_holm"] is None else "<0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}",
-            Text(row["verdict"], _COLOURS.get(row["verdict"], "")),
+            Text(row["verdict"] or "", _COLOURS.get(row["verdict"] or "", "")),
             _claim(row["claim_low"], row["claim_high"]),
         )
     return shown
 
 
-def _by_task(rows: list[dict[str, Any]]) -> Table:
+def _by_task(rows: list[EffectRow]) -> Table:
     """Differences in each task's macro-F1, followed by those in its classes' F1: a row per arm."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows if row["metric"] != OVERALL))
     tasks = [metric for metric in metrics if "/" not in metric]
@@ -140,7 +139,7 @@ def _by_task(rows: list[dict[str, Any]]) -> Table:
     return shown
 
 
-def _notes(rows: list[dict[str, Any]], detectable: Detectable) -> list[str]:
+def _notes(rows: list[EffectRow], detectable: Detectable) -> list[str]:
     lines = [
         "Points of macro-F1 (hundredths), arm less reference, same seeds and rows. A verdict needs Holm's p below 0.05.",
         "By task (macro-F1) and then its classes (F1): * a 95 % interval of its own that excludes zero. Nothing is "
@@ -157,11 +156,11 @@ def _notes(rows: list[dict[str, Any]], detectable: Detectable) -> list[str]:
     return lines
 
 
-def _mark(row: Mapping[str, Any]) -> str:
-    return "*" if row["low"] is not None and (row["low"] > 0 or row["high"] < 0) else " "
+def _mark(row: EffectRow) -> str:
+    return "*" if excludes_zero(row) else " "
 
 
-def _difference(row: Mapping[str, Any]) -> str:
+def _difference(row: EffectRow) -> str:
     limits = "" if row["low"] is None else f" [{points(row['low'])}, {points(row['high'])}]"
     return points(row["difference"]) + limits
 

@@ -2,14 +2,16 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from polarity.artifacts import ENSEMBLE, MODEL, PREDICTIONS, STACK
 from polarity.errors import DataError, Say
+from polarity.evaluate.predictions import Labels
+from polarity.evaluate.shares import Shares, Tally
 from polarity.predict.batch import (
     ChunkScorer,
     Parts,
@@ -51,7 +53,44 @@ class PredictOptions:
     """A JSON file for the class shares."""
 
 
-def predict(options: ScoreOptions, data: str, out: str, given: PredictOptions | None = None, *, say: Say = print) -> dict[str, Any]:
+class Word(TypedDict):
+    """A span of the comment and its part in the decision, see `polarity.predict.explain.WordPart`."""
+
+    text: str
+    start: int
+    end: int
+    part: float
+
+
+class Summary(TypedDict):
+    """What a prediction of files comes to: rows written, of them without a comment, scored now, seconds of scoring, and class shares."""
+
+    rows: int
+    empty: int
+    scored: int
+    seconds: float
+    shares: dict[str, Shares]
+
+
+class TaskPrediction(TypedDict):
+    """One task of one comment; `words` and `title_part` where an explanation was asked for."""
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+    words: NotRequired[list[Word]]
+    title_part: NotRequired[float | None]
+
+
+class TextPrediction(TypedDict):
+    """One comment's prediction."""
+
+    comment: str
+    title: str
+    tasks: dict[str, TaskPrediction]
+
+
+def predict(options: ScoreOptions, data: str, out: str, given: PredictOptions | None = None, *, say: Say = print) -> Summary:
     """Predict all rows of a file, folder or glob into a file or folder, and return {rows, empty, seconds, scored, shares}.
 
     A prediction that was killed goes on where it stopped when the same command is given again. Raises PolarityError for everything that a
@@ -102,7 +141,7 @@ def is_small(inputs: list[Input]) -> bool:
     return sum(each.path.stat().st_size for each in inputs if each.path is not None) <= SMALL_BYTES
 
 
-def predict_text(options: ScoreOptions, text: str, title: str = "") -> dict[str, Any]:
+def predict_text(options: ScoreOptions, text: str, title: str = "") -> TextPrediction:
     """One comment's prediction: {comment, title, tasks: {T: {label, confidence, probabilities: {class: p}}}}, without Ray.
 
     With `options.explain` each task also has `words` [{text, start, end, part}] by falling part, and `title_part`.
@@ -111,7 +150,7 @@ def predict_text(options: ScoreOptions, text: str, title: str = "") -> dict[str,
         raise DataError("--text is empty: there is nothing to classify")
     classifier = options.load()
     row = classifier.predict_table([text], [title]).to_pylist()[0]
-    tasks = {
+    tasks: dict[str, TaskPrediction] = {
         task: {
             "label": row[task],
             "confidence": row[f"{task}_confidence"],
@@ -123,11 +162,12 @@ def predict_text(options: ScoreOptions, text: str, title: str = "") -> dict[str,
         from polarity.predict.explain import explain
 
         for task, found in explain(classifier, [text], [title])[0].items():
-            tasks[task] |= {"words": [asdict(word) for word in found.words], "title_part": found.title}
+            tasks[task]["words"] = [{"text": word.text, "start": word.start, "end": word.end, "part": word.part} for word in found.words]
+            tasks[task]["title_part"] = found.title
     return {"comment": text, "title": title, "tasks": tasks}
 
 
-def render_text(found: dict[str, Any]) -> str:
+def render_text(found: TextPrediction) -> str:
     """One comment's prediction to read: a line a task, the classes by falling probability."""
     width = max(len(task) for task in found["tasks"])
     lines = []
@@ -140,10 +180,11 @@ def render_text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _render_words(task: str, entry: dict[str, Any]) -> list[str]:
+def _render_words(task: str, entry: TaskPrediction) -> list[str]:
     """A line for each of the words with the largest parts, with a bar, in at most 80 columns."""
-    shown = [("the title", entry["title_part"])] if entry["title_part"] is not None else []
-    shown += [(word["text"], word["part"]) for word in sorted(entry["words"], key=lambda word: -abs(word["part"]))[:WORDS_SHOWN]]
+    title = entry.get("title_part")
+    shown = [("the title", title)] if title is not None else []
+    shown += [(word["text"], word["part"]) for word in sorted(entry.get("words", []), key=lambda word: -abs(word["part"]))[:WORDS_SHOWN]]
     largest = max((abs(part) for _, part in shown), default=0.0) or 1.0
     lines = ["", f"{task}: what speaks for {entry['label']} (+) and against it (-), in log-odds"]
     for text, part in shown:
@@ -242,7 +283,7 @@ def summary(written: Written, scored: int, seconds: float, out: str) -> str:
     return "\n".join(lines)
 
 
-def _say_shares(options: ScoreOptions, labels: Any, written: Written, path: str | None, say: Say) -> dict[str, Any]:
+def _say_shares(options: ScoreOptions, labels: Labels, written: Written, path: str | None, say: Say) -> dict[str, Shares]:
     """Class shares of what was written, printed and, where a path is given, saved."""
     import json
 
@@ -265,11 +306,10 @@ def _say_shares(options: ScoreOptions, labels: Any, written: Written, path: str 
     return content
 
 
-def validation_tallies(options: ScoreOptions, labels: Any) -> dict[str, Any]:
+def validation_tallies(options: ScoreOptions, labels: Labels) -> dict[str, Tally]:
     """Per task the run's validation predictions, calibrated as predictions are; empty where the run has none."""
     from polarity.evaluate.calibration import apply
     from polarity.evaluate.predictions import probability_column, task_codes
-    from polarity.evaluate.shares import Tally
 
     run = Run.open(options.run)
     if not run.has(PREDICTIONS):
