@@ -67,7 +67,7 @@ def train(
     chosen = resolved(config, preset, points, tiers, without, sets, given)
     require_data(chosen.config)
     if dry_run:
-        from polarity.workflows.estimate import estimate
+        from polarity.workflows.preview import estimate
 
         say(estimate(chosen.config, say=say))
         return
@@ -86,7 +86,7 @@ def config(
     Examples: polarity config --preset small; polarity config --points 6 --changes
     """
     config = one_file(config, config_option)
-    from polarity.workflows.show_config import changed_lines
+    from polarity.workflows.preview import changed_lines
 
     given = {
         "--data": data, "--train": train, "--validation": validation, "--test": test, "--encoder": encoder, "--epochs": epochs,
@@ -101,6 +101,6 @@ def config(
 
 def points() -> None:
     """Print the ten points: what each changes, its paper, the plan's claim, and what it costs."""
-    from polarity.workflows.show_config import points_table
+    from polarity.workflows.preview import points_table
 
     typer.echo(points_table())

@@ -8,7 +8,7 @@ from polarity.resolve import resolve
 from polarity.strategy import CLAIMS_NOTE, POINTS
 from polarity.train.loop import run_training
 from polarity.train.world import World
-from polarity.workflows.show_config import points_table, recorded_costs
+from polarity.workflows.preview import points_table, recorded_costs
 from tests.tiny import tiny_comments
 from tests.train.runs import Heard, configured, fresh_model, tables
 
