@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 from sklearn.preprocessing import OneHotEncoder
 
 from polarity.config import DataConfig
-from polarity.data import sample_words as words
+from polarity.data import sample as words
 from polarity.data.read import read_comments
 from polarity.data.sample import JOINT, LABELS, sample_comments
 
