@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from polarity.benchmark.oversampling import LABELS, MemoryOfAll, in_process, peak_mb, summaries
+from polarity.benchmark.timing import Methods
 
 METHODS = ("polarity", "datasets + DataLoader", "Ray Data")
 BATCH, POOL, CHUNK = 32, 10_000, 100_000
@@ -47,7 +48,7 @@ def write_tokens(folder: Path, rows: int, seed: int = 0) -> None:
             parquet.write_table(table)
 
 
-def compare_loading(rows: int, *, batches: int, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
+def compare_loading(rows: int, *, batches: int, repeats: int, say: Callable[[str], None]) -> Methods:
     """{method: {"rows_per_s", "seconds", "first_s", "peak_mb", ...}} of `batches` batches of 32 rows; see `compare` of oversampling.
 
     `first_s` are the seconds to the first batch, in which `polarity` draws up the plan of the whole epoch: oversampled, in an order that no

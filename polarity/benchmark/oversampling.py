@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from polarity.benchmark.timing import Spread
+from polarity.benchmark.timing import MethodFigures, Methods, Spread, SpreadFigures
 from polarity.errors import PolarityError
 
 LABELS = {"sentiment": ["negative", "neutral", "positive"], "polarization": ["non_polarized", "objective", "partisan"]}
@@ -61,7 +61,7 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> None:
             writer.close()
 
 
-def compare(rows: int, *, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
+def compare(rows: int, *, repeats: int, say: Callable[[str], None]) -> Methods:
     """{method: {"rows_per_s", "peak_mb", "seconds", "out_rows", "repeats"}}, a peer's with "ratio", how many times as fast as it `polarity`
     is; or {method: {"failed": why}}. Of a file of `rows` rows, written to a file again by each.
 
@@ -75,9 +75,7 @@ def compare(rows: int, *, repeats: int, say: Callable[[str], None]) -> dict[str,
         return summaries(METHODS, lambda method: _in_process(method, source, out), repeats, f"oversampling {rows:,} rows", say)
 
 
-def summaries(
-    methods: Sequence[str], measured: Callable[[str], Run | str], repeats: int, what: str, say: Callable[[str], None]
-) -> dict[str, Any]:
+def summaries(methods: Sequence[str], measured: Callable[[str], Run | str], repeats: int, what: str, say: Callable[[str], None]) -> Methods:
     """{method: its figures over the repeats, or why it failed} of contestants that take turns; `measured` runs one of them."""
     runs: dict[str, list[Run]] = {method: [] for method in methods}
     failed: dict[str, str] = {}
@@ -89,30 +87,37 @@ def summaries(
                     failed[method] = run
                 else:
                     runs[method].append(run)
-    result = {method: {"failed": failed[method]} if method in failed else _summary(runs[method], runs["polarity"]) for method in methods}
+    result: Methods = {
+        method: {"failed": failed[method]} if method in failed else _summary(runs[method], runs["polarity"]) for method in methods
+    }
     for method, entry in result.items():
         say(f"{what}, {method}: {_words(entry)}")
     return result
 
 
-def _words(entry: dict[str, Any]) -> str:
+def _words(entry: MethodFigures) -> str:
     if "failed" in entry:
-        return str(entry["failed"])
+        return entry["failed"]
     return f"{entry['rows_per_s']['median']:,.0f} rows/s, peak {entry['peak_mb']['median']:,.0f} MB"
 
 
-def _summary(runs: list[Run], ours: list[Run]) -> dict[str, Any]:
-    keys = [key for key in ("seconds", "peak_mb", "first_s") if key in runs[0]]
-    spread: dict[str, Any] = {key: Spread.of([run[key] for run in runs]).to_json() for key in keys}
+def _summary(runs: list[Run], ours: list[Run]) -> MethodFigures:
+    found: MethodFigures = {}
+    if "seconds" in runs[0]:
+        found["seconds"] = _spread_of(runs, "seconds")
+    if "peak_mb" in runs[0]:
+        found["peak_mb"] = _spread_of(runs, "peak_mb")
+    if "first_s" in runs[0]:
+        found["first_s"] = _spread_of(runs, "first_s")
     if runs is not ours and ours:
-        ratios = [theirs["seconds"] / mine["seconds"] for theirs, mine in zip(runs, ours, strict=False)]
-        spread["ratio"] = Spread.of(ratios).to_json()
-    return {
-        **spread,
-        "rows_per_s": Spread.of([run["rows"] / run["seconds"] for run in runs]).to_json(),
-        "out_rows": runs[0]["out_rows"],
-        "repeats": len(runs),
-    }
+        found["ratio"] = Spread.of([theirs["seconds"] / mine["seconds"] for theirs, mine in zip(runs, ours, strict=False)]).to_json()
+    found["rows_per_s"] = Spread.of([run["rows"] / run["seconds"] for run in runs]).to_json()
+    found["out_rows"], found["repeats"] = runs[0]["out_rows"], len(runs)
+    return found
+
+
+def _spread_of(runs: list[Run], key: str) -> SpreadFigures:
+    return Spread.of([run[key] for run in runs]).to_json()
 
 
 def _in_process(method: str, source: Path, out: Path) -> Run | str:

@@ -7,23 +7,27 @@ from markupsafe import Markup
 from rich.table import Table
 
 from polarity import tables
+from polarity.benchmark.timing import Figures, LimitFigures, Methods, PointFigures, RaceFigures, RacePart, SpreadFigures, StartupFigures
 from polarity.report.charts import Bar, Mark, bars
 from polarity.report.page import Section, details, render_page
 
+SPEEDS: tuple[RacePart, ...] = ("training", "prediction")
+_RACES: dict[RacePart, str] = {"training": "Training", "prediction": "Prediction", "checkpoint": "Checkpoints"}
 
-def render(result: Mapping[str, Any]) -> str:
+
+def render(result: Figures) -> str:
     """What `run_benchmark` returned, as text for the terminal."""
     console = tables.console()
     about = result["about"]
     console.print(
         f"{about['device']}, {about['threads']} thread(s), {about['precision']}, encoder {about['encoder']}, {about['repeats']} repeats"
     )
-    for part, title in (("training", "Training"), ("prediction", "Prediction")):
+    for part in SPEEDS:
         if part in result:
-            console.print(_speeds(title, result[part]))
+            console.print(_speeds(_RACES[part], result[part]))
     if "limit" in result:
         limit = result["limit"]
-        real, padded = (_spread(limit[f"mfu_{kind}_tokens"], percent=True) for kind in ("real", "padded"))
+        real, padded = (_spread(share, percent=True) for share in (limit["mfu_real_tokens"], limit["mfu_padded_tokens"]))
         console.print(f"Matrix products of this machine: {limit['peak_flops'] / 1e9:,.0f} GFLOP/s in {about['precision']}.")
         console.print(f"Training uses {real} of that on real tokens, {padded} with padding.")
     if "checkpoint" in result:
@@ -42,7 +46,7 @@ def render(result: Mapping[str, Any]) -> str:
     return tables.text_of(console)
 
 
-def _speeds(title: str, part: Mapping[str, Any]) -> Table:
+def _speeds(title: str, part: RaceFigures) -> Table:
     table = Table(title=f"{title}: medians [least, greatest]; a ratio above 1 says that polarity is faster", title_justify="left")
     for name in ("", "rows/s", "tokens/s", "padding", "polarity is x times as fast"):
         table.add_column(name)
@@ -53,7 +57,7 @@ def _speeds(title: str, part: Mapping[str, Any]) -> Table:
     return table
 
 
-def _checkpoint(part: Mapping[str, Any]) -> Table:
+def _checkpoint(part: RaceFigures) -> Table:
     table = Table("", "a second", "MB/s", "polarity is x times as fast", title="Checkpoints", title_justify="left")
     for name, rates in part["rates"].items():
         ratio = part["ratios"].get(name)
@@ -61,7 +65,7 @@ def _checkpoint(part: Mapping[str, Any]) -> Table:
     return table
 
 
-def _points(part: Mapping[str, Any]) -> Table:
+def _points(part: PointFigures) -> Table:
     table = Table(title="Time of a step for each row, as a ratio to the baseline's", title_justify="left")
     table.add_column("point")
     table.add_column("ratio")
@@ -70,7 +74,7 @@ def _points(part: Mapping[str, Any]) -> Table:
     return table
 
 
-def _oversampling(title: str, part: Mapping[str, Any]) -> Table:
+def _oversampling(title: str, part: Mapping[str, Methods]) -> Table:
     table = Table(title=title, title_justify="left")
     for name in ("rows", "method", "repeats", "rows/s", "peak MB", "polarity is x times as fast"):
         table.add_column(name)
@@ -86,7 +90,7 @@ def _oversampling(title: str, part: Mapping[str, Any]) -> Table:
     return table
 
 
-def _startup(part: Mapping[str, Any]) -> Table:
+def _startup(part: StartupFigures) -> Table:
     table = Table("", "seconds", title="Cold start to the first step", title_justify="left")
     for name, spread in part["polarity"].items():
         table.add_row(name, _spread(spread))
@@ -95,7 +99,7 @@ def _startup(part: Mapping[str, Any]) -> Table:
     return table
 
 
-def _spread(value: Mapping[str, float], *, percent: bool = False) -> str:
+def _spread(value: SpreadFigures, *, percent: bool = False) -> str:
     form = "{:.0%}" if percent else "{:.2f}"
     return f"{form.format(value['median'])} [{form.format(value['low'])}, {form.format(value['high'])}]"
 
@@ -103,7 +107,7 @@ def _spread(value: Mapping[str, float], *, percent: bool = False) -> str:
 _SPREAD = "least to greatest of the repeats"
 
 
-def render_benchmark(result: Mapping[str, Any]) -> str:
+def render_benchmark(result: Figures) -> str:
     """What `run_benchmark` returned as a self-contained page: ratios to the peers, the machine's limit, costs, growth, start-up."""
     about = result["about"]
     sections = [
@@ -121,37 +125,34 @@ def render_benchmark(result: Mapping[str, Any]) -> str:
     return render_page(title="Speed", kind="polarity benchmark", headline=_headline(result), sections=sections, facts=facts)
 
 
-_RACES = {"training": "Training", "prediction": "Prediction", "checkpoint": "Checkpoints"}
-
-
-def _headline(result: Mapping[str, Any]) -> str:
+def _headline(result: Figures) -> str:
     if "training" not in result:
         return "Measured on this machine, contestants taking turns."
     ratios = result["training"]["ratios"]
     return "Training is " + ", ".join(f"{r['median']:.2f} times as fast as {peer}" for peer, r in ratios.items()) + "."
 
 
-def _ratios(part: str, title: str, found: Mapping[str, Any]) -> Section:
+def _ratios(part: str, title: str, found: RaceFigures) -> Section:
     even = (Mark(1.0, "as fast as polarity", "baseline"),)
     rows = [Bar(peer, r["median"], r["low"], r["high"], marks=even) for peer, r in found["ratios"].items()]
     chart = _chart(rows, f"{title}: how many times as fast polarity is as each peer")
     return Section(part, title, chart, "How many times as fast polarity is, from the same repeats.")
 
 
-def _limit(limit: Mapping[str, Any]) -> Section:
-    names = {"mfu_real_tokens": "real tokens", "mfu_padded_tokens": "with padding"}
-    rows = [Bar(words, limit[name]["median"], limit[name]["low"], limit[name]["high"]) for name, words in names.items()]
+def _limit(limit: LimitFigures) -> Section:
+    shares = {"real tokens": limit["mfu_real_tokens"], "with padding": limit["mfu_padded_tokens"]}
+    rows = [Bar(words, share["median"], share["low"], share["high"]) for words, share in shares.items()]
     lead = f"Share of the {limit['peak_flops'] / 1e9:,.0f} GFLOP/s that a matrix product reaches on this machine (MFU)."
     return Section("limit", "Share of the limit", bars(rows, label="model FLOPs utilisation", whisker=_SPREAD), lead)
 
 
-def _points_section(found: Mapping[str, Any]) -> Section:
+def _points_section(found: PointFigures) -> Section:
     names = {name: "all ten" if name == "all" else f"point {name}" for name in found["step"]}
     rows = [Bar(names[name], s["median"], s["low"], s["high"]) for name, s in found["step"].items()]
     return Section("points", "Cost of the points", _chart(rows, "time of a step"), "Time a row, baseline = 1.")
 
 
-def _oversampling_section(name: str, title: str, found: Mapping[str, Any]) -> Section:
+def _oversampling_section(name: str, title: str, found: Mapping[str, Methods]) -> Section:
     rows: list[Bar | str] = []
     for count, methods in found.items():
         rows.append(f"{int(count):,} rows")
@@ -161,7 +162,7 @@ def _oversampling_section(name: str, title: str, found: Mapping[str, Any]) -> Se
     return Section(name, title, _chart(rows, "million rows a second"), "Million rows a second, and peak memory.")
 
 
-def _startup_section(found: Mapping[str, Any]) -> Section:
+def _startup_section(found: StartupFigures) -> Section:
     named = {**found["polarity"], "bare TorchTrainer, to an empty loop": found["bare TorchTrainer"]}
     rows = [Bar(name, s["median"], s["low"], s["high"]) for name, s in named.items()]
     return Section("startup", "Cold start to the first step", _chart(rows, "seconds"), "Seconds.")

@@ -3,12 +3,11 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from polarity.benchmark.setting import Setting, describe_machine
-from polarity.benchmark.timing import Contestant, Race, Spread, race
+from polarity.benchmark.timing import Contestant, Figures, LimitFigures, Race, RacePart, Spread, race
 from polarity.benchmark.training import point_costs, prediction_contestants, training_contestants
 from polarity.config import Config
 from polarity.model.flops import flops_per_row, peak_flops
@@ -26,11 +25,16 @@ def run_benchmark(
     oversampling_rows: list[int],
     options: list[str],
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> Figures:
     """Measure `parts` (of PARTS); training and prediction take `rows` rows a repeat. Returns plain values for JSON."""
     setting = Setting.of(config, rows)
-    about = {"encoder": config.model.encoder, "precision": setting.precision, "repeats": repeats, "rows": len(setting.corpus)}
-    result: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "about": {**describe_machine(setting.device), **about}}
+    about: dict[str, str | int] = {
+        "encoder": config.model.encoder,
+        "precision": setting.precision,
+        "repeats": repeats,
+        "rows": len(setting.corpus),
+    }
+    result: Figures = {"schema_version": SCHEMA_VERSION, "about": {**describe_machine(setting.device), **about}}
     if "training" in parts or "limit" in parts:
         trained = _raced("training", training_contestants(setting), repeats, result, say)
         if "limit" in parts:
@@ -66,7 +70,7 @@ def run_benchmark(
 
 
 def _raced(
-    part: str, contestants: dict[str, Contestant], repeats: int, result: dict[str, Any], say: Callable[[str], None], unit: str = "rows"
+    part: RacePart, contestants: dict[str, Contestant], repeats: int, result: Figures, say: Callable[[str], None], unit: str = "rows"
 ) -> Race:
     say(f"{part}: {', '.join(contestants)}; {repeats} repeats after one that does not count")
     done = race(contestants, repeats)
@@ -80,7 +84,7 @@ def _raced(
     return done
 
 
-def _limit(setting: Setting, trained: Race) -> dict[str, Any]:
+def _limit(setting: Setting, trained: Race) -> LimitFigures:
     """Share of the machine's matrix-product rate that training reaches (MFU), counting real tokens and all computed ones."""
     peak = peak_flops(setting.precision, setting.device)
     lengths = setting.corpus.lengths

@@ -9,10 +9,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from polarity.artifacts import STUDY
-from polarity.benchmark.timing import Spread
+from polarity.benchmark.timing import Spread, StartupFigures, TrialFigures
 from polarity.errors import PolarityError
 
 
@@ -71,7 +70,7 @@ TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=int(sys.argv[1])),
 """
 
 
-def startup(options: list[str], workers: int, *, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
+def startup(options: list[str], workers: int, *, repeats: int, say: Callable[[str], None]) -> StartupFigures:
     """{"polarity": {part: seconds, "first step"}, "bare TorchTrainer", "ratio"}; `options` are those of `polarity train`."""
     parts: dict[str, list[float]] = {}
     bare: list[float] = []
@@ -89,7 +88,7 @@ def startup(options: list[str], workers: int, *, repeats: int, say: Callable[[st
         parts.setdefault("first step", []).append(before)
         bare.append(entered)
         ratios.append(before / entered)
-    result = {
+    result: StartupFigures = {
         "polarity": {name: Spread.of(values).to_json() for name, values in parts.items()},
         "bare TorchTrainer": Spread.of(bare).to_json(),
         "ratio": Spread.of(ratios).to_json(),
@@ -103,7 +102,7 @@ _ENDED = re.compile(r"(\S+): finished after")
 EPOCHS = 2
 
 
-def trials(options: list[str], *, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
+def trials(options: list[str], *, repeats: int, say: Callable[[str], None]) -> TrialFigures:
     """{"first", "next": seconds a trial that are not training}; `options` are those of `polarity ablate`.
 
     A study of two arms alike, `repeats` + 1 trials or one more, one at a time in one process, which the first trial starts. Validation,
@@ -130,7 +129,7 @@ def trials(options: list[str], *, repeats: int, say: Callable[[str], None]) -> d
     spent = [seconds - trial["train_seconds"] for trial, seconds in after][:repeats]
     first = by_id[ends[0][0]]
     alone = first["seconds"] - first["train_seconds"]
-    result = {
+    result: TrialFigures = {
         "first": Spread.of([alone]).to_json(),
         "next": Spread.of(spent).to_json(),
         "training": Spread.of([trial["train_seconds"] for trial, _ in after]).to_json(),

@@ -3,8 +3,88 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal, NotRequired, TypedDict
+
+
+class SpreadFigures(TypedDict):
+    """A `Spread` in the JSON file."""
+
+    median: float
+    low: float
+    high: float
+
+
+class RaceFigures(TypedDict):
+    """Contestants that took turns: {name: {unit: units a second}}, polarity's speed as a ratio to each peer's, and every run."""
+
+    rates: dict[str, dict[str, SpreadFigures]]
+    ratios: dict[str, SpreadFigures]
+    runs: dict[str, list[dict[str, float]]]
+
+
+class LimitFigures(TypedDict):
+    """Share of the machine's matrix-product rate that training reaches (MFU), counting real tokens and all computed ones."""
+
+    peak_flops: float
+    mfu_real_tokens: SpreadFigures
+    mfu_padded_tokens: SpreadFigures
+    threads: int
+
+
+class PointFigures(TypedDict):
+    """{point: time of a step for each row as a ratio to the baseline's}."""
+
+    step: dict[str, SpreadFigures]
+    about: dict[str, str | int]
+
+
+class MethodFigures(TypedDict):
+    """A way to oversample or to load so many rows; `failed` alone where it did not end."""
+
+    seconds: NotRequired[SpreadFigures]
+    peak_mb: NotRequired[SpreadFigures]
+    first_s: NotRequired[SpreadFigures]
+    ratio: NotRequired[SpreadFigures]
+    rows_per_s: NotRequired[SpreadFigures]
+    out_rows: NotRequired[float]
+    repeats: NotRequired[int]
+    failed: NotRequired[str]
+
+
+Methods = dict[str, MethodFigures]
+StartupFigures = TypedDict(
+    "StartupFigures", {"polarity": dict[str, SpreadFigures], "bare TorchTrainer": SpreadFigures, "ratio": SpreadFigures}
+)
+"""Seconds of the parts of a cold start, beside an empty loop under Ray Train."""
+
+
+class TrialFigures(TypedDict):
+    """Seconds of a study's trials that are not training, and of training."""
+
+    first: SpreadFigures
+    next: SpreadFigures
+    training: SpreadFigures
+    epochs: int
+
+
+class Figures(TypedDict):
+    """All that `polarity benchmark` measured; a part that was not asked for is not there."""
+
+    schema_version: int
+    about: dict[str, str | int]
+    training: NotRequired[RaceFigures]
+    prediction: NotRequired[RaceFigures]
+    checkpoint: NotRequired[RaceFigures]
+    limit: NotRequired[LimitFigures]
+    points: NotRequired[PointFigures]
+    oversampling: NotRequired[dict[str, Methods]]
+    loading: NotRequired[dict[str, Methods]]
+    startup: NotRequired[StartupFigures]
+    trials: NotRequired[TrialFigures]
+
+
+RacePart = Literal["training", "prediction", "checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +103,9 @@ class Spread:
     def __str__(self) -> str:
         return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> SpreadFigures:
         """As plain values."""
-        return asdict(self)
+        return {"median": self.median, "low": self.low, "high": self.high}
 
 
 @dataclass(frozen=True)
@@ -59,7 +139,7 @@ class Race:
         """How many times the peer's time a unit takes: above 1 is slower."""
         return self.speed_ratio(peer, name, unit)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, dict[str, SpreadFigures]]:
         """{contestant: {unit: rate a second}}."""
         return {name: {unit: self.rate(name, unit).to_json() for unit in runs[0].units} for name, runs in self.runs.items()}
 

@@ -229,7 +229,7 @@ class PointCosts:
     """By point the ratio of a step's time for each row; `all` is all ten together."""
 
     step: dict[str, Spread]
-    about: dict[str, Any]
+    about: dict[str, str | int]
 
 
 def point_costs(encoder: str, *, repeats: int = 5, rows: int = 300, say: Callable[[str], None]) -> PointCosts:
@@ -253,7 +253,7 @@ def point_costs(encoder: str, *, repeats: int = 5, rows: int = 300, say: Callabl
         }
         found[name] = race(pair, repeats, warm_up=False).cost(name, "baseline")
         say(f"point {name}: {found[name]} of the baseline's step")
-    about = {"encoder": encoder, "rows": "sample corpus, at most 48 tokens", "threads": torch.get_num_threads()}
+    about: dict[str, str | int] = {"encoder": encoder, "rows": "sample corpus, at most 48 tokens", "threads": torch.get_num_threads()}
     about |= {"repeats": repeats, "precision": "fp32"}
     return PointCosts(found, about)
 

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from polarity.artifacts import disk_errors
 from polarity.benchmark.result import render, render_benchmark
 from polarity.benchmark.run import PARTS, run_benchmark
+from polarity.benchmark.timing import Figures
 from polarity.config import Config
 from polarity.errors import ConfigError, RunError
 from polarity.train.world import use_threads
@@ -21,7 +21,7 @@ _PACKAGES = {"accelerate": "accelerate", "imblearn": "imbalanced-learn", "psutil
 def benchmark(
     config: Config, options: list[str], *, quick: bool, parts: list[str] | None, repeats: int | None, rows: int | None, out: Path | None,
     say: Callable[[str], None],
-) -> dict[str, Any]:  # fmt: skip
+) -> Figures:  # fmt: skip
     """Run the parts (all by default; `quick` leaves out what takes minutes) and return the figures; `out` keeps them as JSON, and
     beside it as a page with charts.
 
