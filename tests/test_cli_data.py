@@ -169,8 +169,9 @@ BAD: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
 }
 
 
-@pytest.mark.parametrize("read_by_ray", [False, True])
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize(
+    ("case", "read_by_ray"), [*((case, False) for case in BAD), *((case, True) for case in ("ragged", "broken JSON", "damaged Parquet"))]
+)
 def test_bad_data_is_refused_whoever_reads_it(
     case: str, read_by_ray: bool, encoder: Path, tmp_path: Path, polarity: Polarity, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,7 +99,7 @@ def test_all_formats_give_the_same_table(tmp_path: Path) -> None:
         assert table.equals(first), kind
 
 
-@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(comments=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), min_size=1, max_size=5))
 def test_what_the_csv_module_writes_is_read_back(tmp_path: Path, comments: list[str]) -> None:
     comments = ["." + text for text in comments]
