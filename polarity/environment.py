@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NotRequired, Protocol, TypedDict, cast
 
 import pyarrow.fs as pafs
 
-from polarity.artifacts import filesystem_of, replacing, sha256_file, user_cache_dir
-from polarity.encoders import EncoderFiles
+from polarity.artifacts import ENVIRONMENT, RunFolder, filesystem_of, replacing, sha256_file, user_cache_dir
 
 REMEMBERED_BYTES = 32_000_000
 PACKAGES = (
@@ -36,13 +35,92 @@ PACKAGES = (
 )
 
 
+class GitState(TypedDict):
+    """A checkout's commit, and whether tracked files differ from it."""
+
+    commit: str | None
+    dirty: bool
+
+
+class Machine(TypedDict):
+    """The machine's system and processors."""
+
+    system: str
+    machine: str
+    cpus: int | None
+    usable_cpus: int | None
+
+
+class Identified(Protocol):
+    """An encoder's files, as `polarity.encoders.EncoderFiles` has them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+class EncoderIdentity(TypedDict):
+    """An encoder's name, revision and hash of its files."""
+
+    name: str
+    revision: str | None
+    sha256: str
+
+
+class DroppedRows(TypedDict):
+    """Training rows that stood in a held-out part too, and the first of their ids."""
+
+    rows: int
+    row_ids: list[str]
+
+
+class MadeFrom(TypedDict):
+    """A member of an ensemble or a soup."""
+
+    run: str
+    seeds: NotRequired[dict[str, int]]
+
+
+class Environment(TypedDict, total=False):
+    """environment.json; an older run lacks what was added since. The last four are a run's own."""
+
+    created: str
+    python: str
+    packages: dict[str, str]
+    git: GitState | None
+    platform: Machine
+    gpus: list[str]
+    seeds: dict[str, int]
+    data: dict[str, str | None]
+    encoder: EncoderIdentity | None
+    rows: dict[str, int]
+    dropped_from_train: DroppedRows
+    train_tokens: Any
+    """`polarity.evaluate.drift.TokenStatistics`."""
+    made_from: list[MadeFrom]
+
+
+def read_environment(folder: RunFolder) -> Environment:
+    """environment.json of a folder; empty where there is none."""
+    return cast(Environment, folder.read_json(ENVIRONMENT)) if folder.exists(ENVIRONMENT) else {}
+
+
+def commit_of(environment: Environment) -> str | None:
+    """The git commit that ran, where the package was a checkout."""
+    git = environment.get("git")
+    return None if git is None else git["commit"]
+
+
 def describe_environment(
     *,
     seeds: Mapping[str, int],
     sources: Iterable[str],
-    encoder: EncoderFiles | None = None,
+    encoder: Identified | None = None,
     torch: ModuleType | None = None,
-) -> dict[str, Any]:
+) -> Environment:
     """The content of environment.json.
 
     `seeds` by name (run, split); `sources` as configured, hashed where they are local files; `torch` is passed by callers
@@ -66,7 +144,7 @@ def source_hashes(sources: Iterable[str]) -> dict[str, str | None]:
     return {source: _source_hash(source) for source in sources}
 
 
-def git_state(package: Path) -> dict[str, Any] | None:
+def git_state(package: Path) -> GitState | None:
     """Commit and whether tracked files differ from it, or None where the package is not a git checkout's own folder."""
     top = _git(package, "rev-parse", "--show-toplevel")
     # A virtual environment inside someone's repository is not a checkout of this package.

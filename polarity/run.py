@@ -26,6 +26,7 @@ from polarity.config import Config, DataConfig
 from polarity.data.ledger import Ledger, TaskStatistics
 from polarity.data.seen import SCHEMA as SEEN_SCHEMA
 from polarity.data.seen import SeenRows, titles_apart
+from polarity.environment import Environment, read_environment
 from polarity.errors import ConfigError, DataError, RunError
 from polarity.evaluate.calibration import TaskCalibration, read_calibration
 from polarity.evaluate.predictions import check_predictions, labels_of
@@ -129,9 +130,9 @@ class Run:
         return self.config.labels
 
     @cached_property
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> Environment:
         """environment.json: packages, seeds, hashes of data and encoder, numbers of rows; empty where there is none."""
-        return self.folder.read_json(artifacts.ENVIRONMENT) if self.has(artifacts.ENVIRONMENT) else {}
+        return read_environment(self.folder)
 
     @cached_property
     def ledger(self) -> Ledger | None:

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from polarity.artifacts import RunFolder
+from polarity.environment import commit_of
 from polarity.evaluate.render import plain_verdict
 from polarity.evaluate.results import (
     Overall,
@@ -72,7 +73,7 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
         temperatures=sorted(plain(name) for name, found in record.calibration.items() if found.fitted),
         biased=sorted(plain(name) for name, found in record.calibration.items() if found.biases is not None),
         packages=record.environment.get("packages", {}),
-        commit=(record.environment.get("git") or {}).get("commit"),
+        commit=commit_of(record.environment),
     )  # fmt: skip
     return f"---\n{card_data(record, task).to_yaml()}\n---\n\n{body}"
 

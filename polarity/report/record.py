@@ -12,6 +12,7 @@ from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.best.record import BestRecord
 from polarity.config import Config
+from polarity.environment import Environment, read_environment
 from polarity.evaluate.agreement import Agreement
 from polarity.evaluate.calibration import FittedTask, TaskCalibration, read_calibration
 from polarity.evaluate.judge import evaluate_split
@@ -54,7 +55,7 @@ class Record:
     predictions: pa.Table
     config: Config | None
     config_text: str
-    environment: dict[str, Any]
+    environment: Environment
     ledger: dict[str, Any] | None
     history: list[dict[str, Any]]
     calibration: dict[str, TaskCalibration]
@@ -136,7 +137,7 @@ def read_record(folder: RunFolder) -> Record:
         predictions=folder.read_parquet(artifacts.PREDICTIONS),
         config=parse_config(text, f"{folder.uri}/{artifacts.CONFIG}") if text else None,
         config_text=text,
-        environment=folder.read_json(artifacts.ENVIRONMENT) if folder.exists(artifacts.ENVIRONMENT) else {},
+        environment=read_environment(folder),
         ledger=folder.read_json(artifacts.LEDGER) if folder.exists(artifacts.LEDGER) else None,
         history=folder.read_parquet(artifacts.HISTORY).to_pylist() if folder.exists(artifacts.HISTORY) else [],
         calibration=read_calibration(folder, labels) if calibrated else {},

@@ -7,6 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from polarity.config_checks import leaves
+from polarity.environment import Environment
 from polarity.presets import preset_names
 from polarity.report.charts import Axis, Bar, Mark, Point, Series, bars, lines, short
 from polarity.report.page import Section, columns, details, table
@@ -176,7 +177,7 @@ def reproduce_section(record: Record, shown: Callable[[str], str]) -> Section:
     return Section("reproduce", "How to reproduce", body, lead)
 
 
-def _origin(environment: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def _origin(environment: Environment) -> Iterable[tuple[str, str]]:
     git = environment.get("git")
     if git:
         yield "commit", f"{git['commit']}{', with uncommitted changes' if git['dirty'] else ''}"

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,8 +22,9 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from polarity.artifacts import ENVIRONMENT, TENSORBOARD, TRACKERS, WANDB, RunFolder, disk_errors
+from polarity.artifacts import TENSORBOARD, TRACKERS, WANDB, RunFolder, disk_errors
 from polarity.config import Config, TrackingConfig
+from polarity.environment import Environment, commit_of, read_environment
 from polarity.errors import ConfigError, Say
 from polarity.train.control import Record
 
@@ -178,11 +179,11 @@ class TrackedRun:
 
     config: Config
     folder: RunFolder
-    environment: Mapping[str, Any]
+    environment: Environment
 
     @classmethod
     def of(cls, config: Config, folder: RunFolder) -> "TrackedRun":
-        return cls(config, folder, folder.read_json(ENVIRONMENT) if folder.exists(ENVIRONMENT) else {})
+        return cls(config, folder, read_environment(folder))
 
     @property
     def name(self) -> str:
@@ -192,7 +193,7 @@ class TrackedRun:
     @property
     def commit(self) -> str | None:
         """The git commit that trains, where this package is a checkout."""
-        return (self.environment.get("git") or {}).get("commit")
+        return commit_of(self.environment)
 
     @property
     def settings(self) -> dict[str, Any]:

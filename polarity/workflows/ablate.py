@@ -4,10 +4,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from polarity.artifacts import REPORT, RunFolder
 from polarity.config import Config
+from polarity.environment import Environment, describe_environment
 from polarity.errors import ConfigError, RunError, Say
 from polarity.resolve import dump_config, parse_config
 from polarity.study import Arm, Chosen, Study, open_study_folder
@@ -240,11 +240,10 @@ def write_report(folder: RunFolder, say: Say) -> None:
     say(f"report: {folder.uri.rstrip('/')}/{REPORT}")
 
 
-def _environment(config: Config) -> dict[str, Any]:
+def _environment(config: Config) -> Environment:
     import torch
 
     from polarity.encoders import resolve_encoder
-    from polarity.environment import describe_environment
 
     data = config.data
     sources = [s for s in (data.source, data.train, data.validation, data.test) if s]

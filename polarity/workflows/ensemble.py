@@ -10,6 +10,7 @@ import pyarrow as pa
 from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.data.split import Splits, load_splits
+from polarity.environment import MadeFrom
 from polarity.errors import RunError, Say, nearest
 from polarity.evaluate import Metrics, build_predictions, evaluate_split, paired_difference
 from polarity.evaluate.results import Difference
@@ -160,6 +161,6 @@ def _write_linear(folder: RunFolder, floor: Any, labels: dict[str, list[str]]) -
         ) from error
 
 
-def _made_from(members: Sequence[Run], linear: bool) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [{"run": name, "seeds": m.environment.get("seeds", {})} for name, m in _named(members).items()]
+def _made_from(members: Sequence[Run], linear: bool) -> list[MadeFrom]:
+    rows: list[MadeFrom] = [{"run": name, "seeds": m.environment.get("seeds", {})} for name, m in _named(members).items()]
     return [*rows, {"run": LINEAR}] if linear else rows

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +19,7 @@ from polarity.baselines import floors
 from polarity.config import Config
 from polarity.data.seen import SeenRows
 from polarity.data.split import Splits, load_splits
-from polarity.environment import describe_environment
+from polarity.environment import MadeFrom, describe_environment
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_metrics, render_metrics
 from polarity.evaluate.predictions import label_column
@@ -126,7 +125,7 @@ class Made:
     config: Config
     members: list[Run]
     splits: Splits
-    made_from: list[dict[str, Any]]
+    made_from: list[MadeFrom]
     predictions: pa.Table
 
 
@@ -178,9 +177,15 @@ def write_run(folder: RunFolder, made: Made, say: Say) -> Metrics:
     sources = [s for s in (config.data.source, config.data.train, config.data.validation, config.data.test) if s]
     now = describe_environment(seeds={"split": config.data.split.seed}, sources=sources)
     before = made.members[0].environment
-    kept: dict[str, Any] = {key: before[key] for key in ("encoder", "rows", "dropped_from_train") if key in before}
+    now["made_from"] = made.made_from
+    if "encoder" in before:
+        now["encoder"] = before["encoder"]
+    if "rows" in before:
+        now["rows"] = before["rows"]
+    if "dropped_from_train" in before:
+        now["dropped_from_train"] = before["dropped_from_train"]
     folder.write_text(artifacts.CONFIG, dump_config(config))
-    folder.write_json(artifacts.ENVIRONMENT, {**now, **kept, "made_from": made.made_from})
+    folder.write_json(artifacts.ENVIRONMENT, now)
     if made.members[0].folder.exists(artifacts.LEDGER):
         folder.write_bytes(artifacts.LEDGER, made.members[0].folder.read_bytes(artifacts.LEDGER))
     folder.write_parquet(artifacts.PREDICTIONS, made.predictions)

@@ -17,6 +17,7 @@ from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.data.split import Splits, load_splits
 from polarity.data.tokenize import tokenize
+from polarity.environment import MadeFrom
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_predictions
 from polarity.model.multitask import MultitaskModel
@@ -67,7 +68,9 @@ def _make(folder: RunFolder, runs: Sequence[str], greedily: bool, say: Say) -> M
     _write_model(folder, kitchen)
     chose = sorted({what for member in members.values() for what in member.decided.get("validation", [])})
     folder.write_json(artifacts.SOUP, {**record, "decided": chose})
-    made_from = [{"run": run, "seeds": members[place[0]].environment.get("seeds", {})} for run, place in zip(runs, places, strict=True)]
+    made_from: list[MadeFrom] = [
+        {"run": run, "seeds": members[place[0]].environment.get("seeds", {})} for run, place in zip(runs, places, strict=True)
+    ]
     return write_run(folder, Made(first.config, list(members.values()), splits, made_from, predictions), say)
 
 
