@@ -1,26 +1,130 @@
-"""From what the user wrote (a file, a folder, `hf:NAME`, `sample`) to an opened source."""
+"""From what the user wrote (a file, a folder, `hf:NAME`, `sample`) to an opened source; Parquet and Hugging Face datasets themselves."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from polarity.artifacts import column_of_objects, filesystem_of, has_secret, replacing, user_cache_dir
-from polarity.data import hf_format
 from polarity.data.excel_format import open_excel
 from polarity.data.sample import DEFAULT_ROWS, sample_blocks, sample_columns
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source, positions, readable
 from polarity.data.text_formats import open_csv, open_jsonl
 from polarity.errors import DataError, nearest, redacted
 from polarity.paths import absolute
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SAVED = ("state.json", "dataset_dict.json")
+"""Files that `save_to_disk` leaves in the folder of a dataset, or of one with several splits."""
+
+
+def open_saved(name: str, folder: Path) -> Source:
+    """Open a folder written by `datasets.save_to_disk`; raises DataError where it has several splits or is damaged."""
+    return _open(name, partial(_load_saved, name, folder))
+
+
+def open_hub(name: str) -> Source:
+    """Open `hf:NAME` or `hf:NAME@SPLIT`; raises DataError where the hub, the dataset or the split cannot be had."""
+    dataset, _, split = name.removeprefix("hf:").partition("@")
+    if not dataset:
+        raise DataError(f"{name!r}: no dataset is named: write hf:NAME or hf:NAME@SPLIT")
+    return _open(name, partial(_load_hub, name, dataset, split or None))
+
+
+def _open(name: str, load: Callable[[], "Dataset"]) -> Source:
+    if find_spec("datasets") is None:
+        raise DataError(f"{name}: reading it needs the package `datasets`: pip install datasets")
+    loaded = load()
+    if len(loaded) == 0:
+        raise DataError(f"{name}: the dataset has no rows")
+    return Source(name=name, columns=tuple(loaded.column_names), unit="row", parts=(Part(0, partial(_blocks, load)),), locate=positions)
+
+
+def _load_saved(name: str, folder: Path) -> "Dataset":
+    from datasets import load_from_disk
+
+    splits = folder / "dataset_dict.json"
+    with readable(name):
+        if splits.is_file():
+            names = json.loads(splits.read_text(encoding="utf-8")).get("splits", [])
+            if len(names) != 1:
+                raise DataError(f"{name}: holds the splits {', '.join(names)}: name the folder of one, such as {Path(name, names[0])}")
+            folder = folder / names[0]
+        try:
+            return load_from_disk(str(folder))
+        except (pa.ArrowInvalid, ValueError, KeyError) as error:
+            raise DataError(f"{name}: the saved dataset is damaged: {error}: save it again") from error
+
+
+def _load_hub(name: str, dataset: str, split: str | None) -> "Dataset":
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        loaded = datasets.load_dataset(dataset, split=split)
+    except datasets.exceptions.DatasetNotFoundError as error:
+        advice = "check the name, or log in with `hf auth login`"
+        raise DataError(f"{name}: the hub has no dataset {dataset!r} that you may read: {advice}") from error
+    except (ConnectionError, HfHubHTTPError) as error:
+        advice = "check the connection, or give a file, or a folder that was saved elsewhere by `datasets.save_to_disk`"
+        raise DataError(f"{name}: the Hugging Face hub cannot be reached ({_first_line(error)}): {advice}") from error
+    except ValueError as error:
+        raise DataError(f"{name}: {_first_line(error)}") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        if len(loaded) != 1:
+            raise DataError(f"{name}: holds the splits {', '.join(loaded)}: name one, such as hf:{dataset}@{next(iter(loaded))}")
+        return next(iter(loaded.values()))
+    return loaded
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _blocks(load: Callable[[], "Dataset"], columns: Sequence[str]) -> Iterator[pa.Table]:
+    dataset = load().select_columns(list(columns))
+    names = {column: feature.names for column, feature in dataset.features.items() if hasattr(feature, "names")}
+    for block in dataset.with_format("arrow").iter(batch_size=ROWS_PER_BLOCK):
+        yield name_classes(block, names)
+
+
+def name_classes(block: pa.Table, names: dict[str, list[str]]) -> pa.Table:
+    """Replace the integers of `ClassLabel` columns by the class names; -1, the mark of no label, becomes null."""
+    for column, classes in names.items():
+        if column in block.column_names and pa.types.is_integer(block[column].type):
+            values = block[column]
+            labelled = pc.if_else(pc.and_(pc.greater_equal(values, 0), pc.less(values, len(classes))), values, None)
+            text = pc.take(pa.array(classes, pa.large_string()), labelled)
+            block = block.set_column(block.column_names.index(column), column, text)
+    return block
+
+
+def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+    """{column: classes} of the `ClassLabel` features that `datasets` notes in the schema of the Parquet files it writes."""
+    noted = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    features = noted.get("info", {}).get("features", {})
+    return {c: f["names"] for c, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel" and "names" in f}
+
+
+def not_a_dataset(name: str, folder: Path) -> str:
+    """What to say of a folder that is no saved dataset."""
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    inside = f"it holds {', '.join(files[:5])}{', ...' if len(files) > 5 else ''}: name one file" if files else "it holds no file"
+    return f"{name}: is a folder, and not one saved by `datasets.save_to_disk`: {inside}"
+
 
 EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".xlsx")
 MAX_PARTS = 32
@@ -42,7 +146,7 @@ def open_source(name: str) -> Source:
     if name == "sample" or name.startswith("sample:"):
         return _open_sample(name)
     if name.startswith("hf:"):
-        return hf_format.open_hub(name)
+        return open_hub(name)
     if "://" in name:
         return _open_remote(name)
     # absolute, because Ray's workers may stand in another folder
@@ -51,11 +155,11 @@ def open_source(name: str) -> Source:
         if not path.exists():
             raise DataError(f"{name}: no such file{_similar(path)}")
         if path.is_dir():
-            if any((path / mark).is_file() for mark in hf_format.SAVED):
-                return hf_format.open_saved(name, path)
+            if any((path / mark).is_file() for mark in SAVED):
+                return open_saved(name, path)
             if files := sorted(file for file in path.glob("*.parquet") if file.name[0] not in _HIDDEN):
                 return _open_parquet(name, [(f"{name.rstrip('/')}/{file.name}", file) for file in files])
-            raise DataError(hf_format.not_a_dataset(name, path))
+            raise DataError(not_a_dataset(name, path))
     return _open_file(name, path)
 
 
@@ -217,14 +321,14 @@ def _parquet_file(place: Place) -> pq.ParquetFile:
 
 def _parquet_blocks(name: str, place: Place, groups: Sequence[int], skipped: int, rows: int, columns: Sequence[str]) -> Iterator[pa.Table]:
     with readable(name), _parquet(name), _parquet_file(place) as file:
-        classes = hf_format.class_names(file.schema_arrow.metadata)
+        classes = class_names(file.schema_arrow.metadata)
         for batch in file.iter_batches(batch_size=ROWS_PER_BLOCK, row_groups=list(groups), columns=list(columns), use_threads=False):
             if skipped >= batch.num_rows:
                 skipped -= batch.num_rows
                 continue
             block = pa.Table.from_batches([batch.slice(skipped, rows)])
             skipped, rows = 0, rows - block.num_rows
-            yield hf_format.name_classes(block, classes)
+            yield name_classes(block, classes)
             if not rows:
                 break
 

@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 
 from polarity.config import DataConfig
 from polarity.data.canonical import PROBLEM, TEXT, VISIBLE, Layout, annotate, find_column, refuse_numbers
-from polarity.data.formats import EXTENSIONS, open_source
-from polarity.data.hf_format import SAVED
+from polarity.data.formats import EXTENSIONS, SAVED, open_source
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source
 from polarity.data.text_formats import json_rows, text_file
 from polarity.errors import DataError
