@@ -82,6 +82,15 @@ def test_a_single_seed_takes_its_noise_from_the_linear_model() -> None:
     assert all(row["low"] < row["high"] for row in overall(found).values())
 
 
+@pytest.mark.parametrize(("begun", "source", "df"), [(8, "linear model", 20), (9, "replicates", 8)])
+def test_a_second_seed_that_has_only_begun_is_no_measure_of_the_spread(begun: int, source: str, df: int) -> None:
+    world = ScreenWorld(POINTS, THREE, rows=400)
+    first, second = world.seeds(2, np.random.default_rng(1))
+    part = SeedRows(second.seed, dict(list(second.codes.items())[:begun]), second.units)
+    found = fit_screen([first, part], world.rows, POINTS, LABELS, {})
+    assert (found.error_from, found.error_df) == (source, df)
+
+
 def test_missing_trials_cost_precision_and_too_many_of_them_the_effects(seeds: list[SeedRows]) -> None:
     fewer = [SeedRows(0, {run: codes for run, codes in seeds[0].codes.items() if run != "run-05"}, None), seeds[1]]
     whole, part = overall(fit(seeds)), overall(fit(fewer))
