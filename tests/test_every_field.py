@@ -3,11 +3,7 @@
 A new field fails `test_every_field_is_flipped` until it has an entry here. Where a field's values are a closed list, all are flipped.
 """
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,6 +143,7 @@ ELSEWHERE = {"train.resamples"}
 TRACKING = {"tracking.tensorboard", "tracking.mlflow", "tracking.mlflow_experiment", "tracking.wandb"}
 """Flipped in tests/train/test_trackers.py."""
 CLUSTER = {"cluster.workers", "cluster.gpu", "cluster.cpus_per_worker", "cluster.max_failures", "cluster.start_timeout_s"}
+"""Flipped in tests/tune/test_runner_gpu.py."""
 FAULTS = {"cluster.max_workers", "cluster.stall_minutes", "cluster.checkpoint_minutes", "cluster.grace_s"}
 """Flipped in tests/train/test_faults_fields.py; the last two in tests/test_cli_train.py."""
 
@@ -256,65 +253,3 @@ def _history() -> Any:
     import pyarrow as pa
 
     return pa.Table.from_pylist([{"kind": "epoch", "validation_overall": 0.5, "classification_loss": 1.0, "bad_steps": 0}])
-
-
-PLACEMENT = """
-import json, os, pathlib, time
-import ray
-ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-from polarity.config import ClusterConfig, Config
-from polarity.errors import RunError
-from polarity.train import driver
-from polarity.encoders import EncoderFiles
-from polarity.train.job import Job
-def asked(**changed):
-    need = driver.scaling(ClusterConfig(**changed))
-    return need.num_workers, need.use_gpu, need.resources_per_worker
-found = {"gpu": [asked(gpu=g) for g in ("auto", "always", "never")]}
-found["gpu of two"] = [asked(gpu=g, workers=2) for g in ("auto", "always", "never")]
-found["workers"] = [asked(workers=n, gpu="never") for n in (1, 2)]
-found["cpus_per_worker"] = [asked(cpus_per_worker=n, gpu="never") for n in (0.5, 1.0)]
-def waited(**changed):
-    cluster = ClusterConfig(workers=1, cpus_per_worker=3.0, gpu="never", **changed)
-    started = time.monotonic()
-    try:
-        driver.wait_for_resources(cluster, driver.scaling(cluster))
-    except RunError as error:
-        return time.monotonic() - started, str(error)
-os.environ["RAY_ADDRESS"] = "a cluster that may grow"
-found["start_timeout_s"] = [waited(start_timeout_s=s) for s in (0.1, 1.5)]
-class Stop(Exception): pass
-seen = []
-def fit(self):
-    seen.append(self.run_config.failure_config.max_failures)
-    raise Stop
-driver.TorchTrainer.fit = fit
-for failures in (0, 2):
-    folder = os.environ["RUN_FOLDER"] + str(failures)
-    os.makedirs(folder + "/model")
-    try:
-        encoder = EncoderFiles("e", pathlib.Path("e"), "", None)
-        job = Job(Config.model_validate({"cluster": {"max_failures": failures}}), {}, {}, folder, encoder, pad_id=0)
-        driver.fit(job, lambda _: None, resume=False)
-    except Stop:
-        pass
-found["max_failures"] = seen
-print(json.dumps(found))
-"""
-
-
-@pytest.mark.cluster
-@pytest.mark.slow
-def test_placement_follows_the_cluster_section(tmp_path: Path) -> None:
-    """A real Ray that was told of a GPU: what the worker group asks for, how long it is waited for, and how often it is restarted."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "RUN_FOLDER": str(tmp_path / "run")}
-    done = subprocess.run([sys.executable, "-c", PLACEMENT], env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert [use for _, use, _ in found["gpu"]] == [True, True, False]
-    assert [use for _, use, _ in found["gpu of two"]] == [False, True, False]
-    assert [number for number, _, _ in found["workers"]] == [1, 2]
-    assert [resources["CPU"] for _, _, resources in found["cpus_per_worker"]] == [0.5, 1.0]
-    (short, message), (long, _) = found["start_timeout_s"]
-    assert short < 1.5 <= long and "3 CPUs (2 free)" in message and "--workers" in message
-    assert found["max_failures"] == [0, 2]

@@ -5,7 +5,6 @@ import inspect
 import json
 import pickle
 import secrets
-import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -307,39 +306,6 @@ def test_serve_listens_on_this_machine_alone_unless_told() -> None:
     from polarity.cli.prediction import serve
 
     assert inspect.signature(serve).parameters["host"].default == "127.0.0.1"
-
-
-def listening() -> dict[int, set[str]]:
-    """{port: local addresses} that processes of this machine listen on, from Linux's tables; hexadecimal, as they stand there."""
-    found: dict[int, set[str]] = {}
-    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
-        for line in table.read_text().splitlines()[1:] if table.exists() else []:
-            local, state = line.split()[1], line.split()[3]
-            address, _, port = local.partition(":")
-            if state == "0A":
-                found.setdefault(int(port, 16), set()).add(address)
-    return found
-
-
-@pytest.mark.slow
-@pytest.mark.cluster
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's table of sockets")
-def test_a_service_is_reachable_from_this_machine_only(ray_cluster: None, tmp_path: Path) -> None:
-    pytest.importorskip("fastapi", reason="needs the extra `serve`")
-    from ray import serve
-
-    from polarity.predict.batch import ScoreOptions
-    from polarity.workflows.serve import start
-    from tests.trained import trained_run
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    start(ScoreOptions(str(trained_run(tmp_path / "run")), device="cpu"), host="127.0.0.1", port=port, replicas=1, say=nothing)
-    try:
-        assert listening()[port] == {"0100007F"}
-    finally:
-        serve.shutdown()
 
 
 def test_training_in_this_process_opens_no_port(tmp_path: Path) -> None:

@@ -107,6 +107,23 @@ def test_health_labels_and_description(address: str) -> None:
     assert requests.get(f"{address}/docs", timeout=30).status_code == 200
 
 
+def listening() -> dict[int, set[str]]:
+    """{port: local addresses} that processes of this machine listen on, from Linux's tables; hexadecimal, as they stand there."""
+    found: dict[int, set[str]] = {}
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else []:
+            local, state = line.split()[1], line.split()[3]
+            address, _, port = local.partition(":")
+            if state == "0A":
+                found.setdefault(int(port, 16), set()).add(address)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="reads Linux's table of sockets")
+def test_a_service_is_reachable_from_this_machine_only(address: str) -> None:
+    assert listening()[int(address.rpartition(":")[2])] == {"0100007F"}
+
+
 def test_taken_port_and_bad_run(address: str, run: Path, tmp_path: Path) -> None:
     port = int(address.rsplit(":", 1)[1])
     with pytest.raises(RunError, match="--port"):
