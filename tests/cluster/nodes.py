@@ -94,7 +94,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"the node did not start: {log.read_text()[-2000:]}")
 
 
-def run(environment: dict[str, str], *command: str, timeout: float = 200, cwd: Path = ROOT) -> tuple[int, str]:
+def run(environment: dict[str, str], *command: str, timeout: float = 300, cwd: Path = ROOT) -> tuple[int, str]:
     """Exit status and output of a command in the project's folder; `polarity` is the one of this checkout."""
     words = [sys.executable, "-m", "polarity", *command[1:]] if command[0] == "polarity" else list(command)
     done = subprocess.run(words, env=environment, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
