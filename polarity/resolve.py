@@ -239,14 +239,14 @@ def dump_config(config: Config, typed: Mapping[str, str | None] | None = None) -
     return dump_tree(config.model_dump(), {key: f"typed: {scalar(given)}" for key, given in (typed or {}).items()})
 
 
-def load_config(path: Path) -> Config:
-    """The configuration that `dump_config` or `render` wrote; fields that are left out have their defaults."""
-    return _checked_alone(read_yaml_mapping(path), str(path))
-
-
 def parse_config(text: str, place: str) -> Config:
-    """As load_config, from text (a run folder may be remote)."""
-    return _checked_alone(yaml_mapping(text, place), place)
+    """The configuration that `dump_config` or `render` wrote; fields that are left out have their defaults. `place` is for messages."""
+    tree = yaml_mapping(text, place)
+    layers = _Layers()
+    if isinstance(part(tree, "data.tasks"), dict):
+        layers.tree["data"]["tasks"] = {}  # it names all its tasks, also where an older release wrote it, which knew fewer fields
+    layers.add(tree, f"file {place}")
+    return validate(layers.tree, layers.sources)
 
 
 def with_sets(config: Config, sets: Iterable[str]) -> Config:
@@ -257,14 +257,6 @@ def with_sets(config: Config, sets: Iterable[str]) -> Config:
     checked = validate(layers.tree, layers.sources)
     _refuse_idle_split(checked, layers.sources)
     return checked
-
-
-def _checked_alone(tree: dict[str, Any], place: str) -> Config:
-    layers = _Layers()
-    if isinstance(part(tree, "data.tasks"), dict):
-        layers.tree["data"]["tasks"] = {}  # it names all its tasks, also where an older release wrote it, which knew fewer fields
-    layers.add(tree, f"file {place}")
-    return validate(layers.tree, layers.sources)
 
 
 class _Callable(ModuleType):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from polarity.cli import ablation
 from polarity.errors import PolarityError
-from polarity.resolve import load_config
+from polarity.resolve import parse_config
 from polarity.tune.designs import arm_configs
 from polarity.workflows.tune import BASE, read_space, search_arms
 from tests.tune.studies import Inputs, make_inputs
@@ -151,7 +151,7 @@ def test_a_search_writes_a_configuration_that_training_takes(
     study = json.loads((place / "study.json").read_text())
     states = {trial["arm"]: trial["status"] for trial in study["trials"]}
     assert states["base"] == "finished" and states["sample-001"] == "stopped"  # it learns next to nothing
-    best = load_config(place / "best.yaml")
+    best = parse_config((place / "best.yaml").read_text(), "config.yaml")
     assert (best.data.source, best.model.encoder) == (str(inputs.data), str(inputs.encoder))
     assert best.optim.lr == {"base": 3e-3, "sample-002": 2e-3}[study["best"]["arm"]]
     assert study["best"]["arm"] in shown and "rows that chose nothing" in shown

@@ -8,7 +8,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from polarity.artifacts import RunFolder
 from polarity.environment import commit_of
 from polarity.evaluate.render import plain_verdict
 from polarity.evaluate.results import (
@@ -24,7 +23,7 @@ from polarity.evaluate.results import (
 )
 from polarity.report.charts import fraction, signed
 from polarity.report.page import environment
-from polarity.report.record import Record, read_record
+from polarity.report.record import Record
 from polarity.report.run import short_path
 from polarity.report.run_scores import projection
 
@@ -32,13 +31,8 @@ FEW_ROWS = 100
 """Judged rows of a class below which its score is called rough."""
 
 
-def model_card(folder: RunFolder) -> str:
-    """The card of a run. Raises RunError for missing or damaged files, ReportError where the scores cannot be recomputed."""
-    return render_card(read_record(folder))
-
-
 def render_card(record: Record, task: str | None = None, usage: str = "") -> str:
-    """As `model_card`, of artifacts that were read already; of one `task` alone, with `usage` on how to load it, for its own folder."""
+    """The card of a run; or of one `task` alone, with `usage` on how to load it, for its own folder."""
     split = _of_task(record.split, task)
     labels = {name: classes for name, classes in record.labels.items() if task in (None, name)}
     config = record.config

@@ -125,7 +125,7 @@ _PLAN = {task: set(classes) for task, classes in PLAN_CLASSES.items()}
 def read_record(folder: RunFolder) -> Record:
     """Everything in the folder that a report shows. Raises RunError for what is missing or damaged, ReportError for what disagrees."""
     metrics = read_metrics(folder)
-    judged = judged_parts(metrics)
+    judged = [part for part in judged_parts(metrics) if "overall" in part[1]]
     if not judged:
         raise ReportError(f"{folder.uri}/{artifacts.METRICS}: has no scores; judge the run again")
     labels = {task: list(scores["per_class"]) for task, scores in judged[0][1]["tasks"].items()}

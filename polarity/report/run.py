@@ -5,13 +5,12 @@ from pathlib import PurePosixPath
 
 from markupsafe import Markup, escape
 
-from polarity.artifacts import RunFolder
 from polarity.best.plan import clock
 from polarity.best.record import Ceiling, Difference, Outcome, ceiling_lines
 from polarity.evaluate.results import what_rows_decided
 from polarity.report.charts import Effect, forest
 from polarity.report.page import Section, render_page, table
-from polarity.report.record import Comments, Record, read_record
+from polarity.report.record import Comments, Record
 from polarity.report.run_rows import agreement_section, calibration_section, rows_sections
 from polarity.report.run_scores import classes_section, confusion_section, headline, scores_section, slices_section, verdict_section
 from polarity.report.run_training import configuration_section, curves_section, duration, ledger_section, reproduce_section
@@ -85,17 +84,11 @@ SYNTHETIC = (
 NO_COMMENTS = Comments(missing="The comments were not read, so that only titles are shown.")
 
 
-def render_run(folder: RunFolder, *, texts: bool, comments: Comments = NO_COMMENTS) -> str:
+def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMENTS) -> str:
     """The page of a run. With `texts` off neither comments, titles nor folders of this machine are in it.
 
-    `comments` are those of the judged rows, which a run folder does not keep. Raises RunError where a file is missing or damaged,
-    ReportError where metrics.json is not what predictions.parquet gives.
+    `comments` are those of the judged rows, which a run folder does not keep.
     """
-    return render_record(read_record(folder), texts=texts, comments=comments)
-
-
-def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMENTS) -> str:
-    """As `render_run`, of artifacts that were read already."""
     shown = (lambda text: text) if texts else short_path
     sections = [
         verdict_section(record),

@@ -21,7 +21,7 @@ from polarity.evaluate.calibration import apply
 from polarity.model.inference import score, to_tensors
 from polarity.model.multitask import load_model
 from polarity.predict import Classifier, load_classifier
-from polarity.resolve import load_config
+from polarity.resolve import parse_config
 from tests.tiny import tiny_comments
 from tests.trained import trained_run, training_file
 
@@ -41,7 +41,7 @@ def raw(run: Path | str, **options: object) -> Classifier:
 
 
 def test_the_run_s_own_predictions_are_given_again(run: Path) -> None:
-    config = load_config(run / "config.yaml")
+    config = parse_config((run / "config.yaml").read_text(), "config.yaml")
     own = pq.read_table(run / "predictions.parquet")
     rows = read_comments(str(training_file()), config.data, say=lambda _: None)
     rows = rows.take(pc.index_in(own["row_id"].cast(pa.large_string()), value_set=rows["row_id"].combine_chunks()))
@@ -64,7 +64,11 @@ def test_order_and_batches_change_nothing(run: Path, comments: pa.Table, votes: 
 
 @pytest.mark.parametrize("votes", ["off", "mean", "vote"])
 def test_votes_are_the_model_s_own(run: Path, comments: pa.Table, votes: str) -> None:
-    model, tokenizer, config = load_model(run / "model"), load_tokenizer(run / "model"), load_config(run / "config.yaml")
+    model, tokenizer, config = (
+        load_model(run / "model"),
+        load_tokenizer(run / "model"),
+        parse_config((run / "config.yaml").read_text(), "config.yaml"),
+    )
     corpus = Corpus.from_table(tokenize(comments, tokenizer, config.data), [], tokenizer.pad_token_id)
     expected = score(model, to_tensors(corpus.collate(np.arange(70)), torch.device("cpu")), votes)
     found = raw(run, votes=votes).score(comments)
@@ -117,7 +121,7 @@ def test_predict_gives_a_readable_table(run: Path) -> None:
     for task, classes in classifier.labels.items():
         names += [task, *(f"{task}_p_{label}" for label in classes), f"{task}_confidence"]
     assert table.column_names == names and table.num_rows == 3
-    assert list(classifier.labels) == list(load_config(run / "config.yaml").labels)
+    assert list(classifier.labels) == list(parse_config((run / "config.yaml").read_text(), "config.yaml").labels)
     for row in table.to_pylist():
         for task, classes in classifier.labels.items():
             assert row[f"{task}_confidence"] == row[f"{task}_p_{row[task]}"]

@@ -26,7 +26,7 @@ from polarity.errors import RunError
 from polarity.evaluate import metrics_schema
 from polarity.predict import load_classifier
 from polarity.predict.ensemble import average, choose_weights, fit_weights, greedy
-from polarity.resolve import load_config
+from polarity.resolve import parse_config
 from polarity.workflows.ensemble import ensemble
 from polarity.workflows.members import new_run
 from polarity.workflows.soup import soup
@@ -106,7 +106,7 @@ def check_run(folder: Path) -> None:
     jsonschema.validate(metrics, metrics_schema())
     own = pq.read_table(folder / "predictions.parquet")
     assert metrics["validation"]["rows"] == pc.sum(pc.equal(own["split"], "validation")).as_py()
-    config = load_config(folder / "config.yaml")
+    config = parse_config((folder / "config.yaml").read_text(), "config.yaml")
     splits = load_splits(config.data, quiet)
     classifier = load_classifier(str(folder), raw=True, device="cpu")
     assert classifier.labels == config.labels
@@ -176,7 +176,7 @@ def test_ensemble_with_the_linear_floor_stands_alone(runs: tuple[Path, Path], tm
     content = json.loads((tmp_path / "there" / "ensemble.json").read_text())
     assert content["members"] == ["members/a", "members/b"] and content["linear"] and len(content["weights"]) == 3
 
-    config = load_config(tmp_path / "there" / "config.yaml")
+    config = parse_config((tmp_path / "there" / "config.yaml").read_text(), "config.yaml")
     splits = load_splits(config.data, quiet)
     assert splits.test is not None
     floor = fit_linear(splits.train, config.labels, say=quiet).probabilities(splits.test)

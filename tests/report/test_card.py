@@ -7,8 +7,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from polarity.artifacts import RunFolder
-from polarity.report.card import model_card, plain
+from polarity.report.card import plain, render_card
 from polarity.report.page import ReportError
+from polarity.report.record import read_record
 from tests.report.reported import HOSTILE_TITLE, copied_run, trained_run
 
 pytestmark = pytest.mark.slow
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return model_card(RunFolder.open(trained_run()))
+    return render_card(read_record(RunFolder.open(trained_run())))
 
 
 def test_header_is_read_by_the_hub_and_holds_the_scores(text: str) -> None:
@@ -61,7 +62,7 @@ def test_synthetic_model_is_called_synthetic(tmp_path: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["data"] = "SYNTHETIC sample corpus"
     (run / "metrics.json").write_text(json.dumps(metrics))
-    card = model_card(RunFolder.open(run))
+    card = render_card(read_record(RunFolder.open(run)))
     assert "SYNTHETIC SAMPLE CORPUS" in card and "The plan's minimum targets" not in card
 
 
@@ -69,15 +70,15 @@ def test_calibrated_model_says_so(tmp_path: Path, text: str) -> None:
     run = copied_run(tmp_path / "run")
     tasks = {"sentiment": {"temperature": 1.4, "biases": None}, "polarization": {"temperature": 1.0, "biases": None}}
     (run / "model" / "calibration.json").write_text(json.dumps({"schema_version": 1, "tasks": tasks}))
-    card = " ".join(model_card(RunFolder.open(run)).split())
+    card = " ".join(render_card(read_record(RunFolder.open(run))).split())
     assert "a temperature each for sentiment, and no class biases, fitted" in card and "calibration.json" not in text
     tasks["polarization"]["biases"] = [0.1, 0.2, -0.3]
     (run / "model" / "calibration.json").write_text(json.dumps({"schema_version": 1, "tasks": tasks}))
-    card = " ".join(model_card(RunFolder.open(run)).split())
+    card = " ".join(render_card(read_record(RunFolder.open(run))).split())
     assert "each for polarization and sentiment and class biases for polarization, fitted" in card
     tasks = {"sentiment": {"temperature": 1.0, "biases": None, "note": "12 labelled rows are too few"}}
     (run / "model" / "calibration.json").write_text(json.dumps({"schema_version": 1, "tasks": tasks}))
-    assert "temperature" not in model_card(RunFolder.open(run)), "nothing was fitted"
+    assert "temperature" not in render_card(read_record(RunFolder.open(run))), "nothing was fitted"
 
 
 def test_no_card_of_figures_that_disagree(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_no_card_of_figures_that_disagree(tmp_path: Path) -> None:
     metrics["test"]["tasks"]["sentiment"]["per_class"]["neutral"]["f1"] += 0.001
     (run / "metrics.json").write_text(json.dumps(metrics))
     with pytest.raises(ReportError, match=r"per_class\.neutral\.f1"):
-        model_card(RunFolder.open(run))
+        render_card(read_record(RunFolder.open(run)))
 
 
 def test_names_end_no_cell_and_begin_no_tag() -> None:

@@ -20,7 +20,7 @@ from polarity.cli.runs import report as report_command
 from polarity.errors import PolarityError, RunError
 from polarity.report.page import ReportError
 from polarity.report.record import Record, read_record
-from polarity.report.run import render_run, short_path
+from polarity.report.run import render_record, short_path
 from polarity.report.run_rows import label_errors
 from polarity.report.run_scores import projection
 from polarity.report.run_training import duration, nearest_preset
@@ -75,7 +75,7 @@ def test_hostile_comments_and_titles_are_shown_as_text(page: str) -> None:
 
 
 def test_shared_page_has_no_texts_and_no_folders(record: Record, tmp_path: Path) -> None:
-    shared = html.unescape(render_run(RunFolder.open(trained_run()), texts=False, comments=read_texts(record, say=print)))
+    shared = html.unescape(render_record(read_record(RunFolder.open(trained_run())), texts=False, comments=read_texts(record, say=print)))
     for row in record.rows("test").to_pylist():
         assert row["title"] not in shared
     assert "alert" not in shared and str(trained_run().parent) not in shared and "comments.csv" in shared
