@@ -43,7 +43,7 @@ def pytest_unconfigure() -> None:
 NO_RAY = {
     "best/test_best.py", "data/test_shards.py", "evaluate/test_shares.py", "evaluate/test_verdicts_by_simulation.py",
     "predict/test_export.py", "predict/test_soup_ensemble.py", "report/test_card.py", "report/test_run_report.py",
-    "test_cli_bad_input.py", "test_cli_predict.py", "test_cli_train.py", "test_notebook.py", "train/test_background.py",
+    "test_cli_bad_input.py", "test_cli_predict.py", "test_notebook.py", "train/test_background.py",
     "train/test_bad_steps.py", "train/test_frozen_training.py", "train/test_full_disk.py", "train/test_inside_epoch.py",
     "train/test_object_storage.py", "train/test_points_on_workers.py", "train/test_resume.py", "train/test_resume_workers.py",
     "train/test_trackers.py", "train/test_validate.py", "train/test_workers.py", "tune/test_planted_course.py",

@@ -42,7 +42,7 @@ def test_every_preset_is_valid_and_every_leaf_has_a_source(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", preset_names())
-def test_render_reads_back_as_the_same_configuration(preset: str, tmp_path: Path) -> None:
+def test_render_reads_back_as_the_same_configuration(preset: str) -> None:
     resolved = resolve(preset=preset, sets=["loss.focal_gamma=null", 'data.title_column="a # b: c"', "data.comment_column='día\n\nx'"])
     for text in (render(resolved), dump_config(resolved.config)):
         assert Config.model_validate(yaml.safe_load(text)) == resolved.config

@@ -80,8 +80,8 @@ def test_attention_is_unbiased() -> None:
     query, key, value = (torch.randn(1, 2, 6, 4) for _ in range(3))
     module = nn.Module()
     module.is_causal = False
-    mean = torch.stack([cheap.attention(module, query, key, value, None, dropout=0.2)[0] for _ in range(4000)]).mean(0)
-    torch.testing.assert_close(mean, F.scaled_dot_product_attention(query, key, value).transpose(1, 2), atol=0.05, rtol=0)
+    mean = torch.stack([cheap.attention(module, query, key, value, None, dropout=0.2)[0] for _ in range(1500)]).mean(0)
+    torch.testing.assert_close(mean, F.scaled_dot_product_attention(query, key, value).transpose(1, 2), atol=0.08, rtol=0)
 
 
 def test_causal_attention_is_left_to_torch() -> None:
