@@ -12,15 +12,15 @@ from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.best.record import BestRecord
 from polarity.config import Config
-from polarity.environment import Environment, read_environment
+from polarity.environment import Environment
 from polarity.evaluate.agreement import Agreement
 from polarity.evaluate.calibration import FittedTask, TaskCalibration, read_calibration
 from polarity.evaluate.judge import evaluate_split
 from polarity.evaluate.predictions import check_predictions
-from polarity.evaluate.results import JACKKNIFE, JudgedRows, Metrics, PartName, PartResult, judged_parts, read_metrics
+from polarity.evaluate.results import JACKKNIFE, JudgedRows, Metrics, PartName, PartResult, judged_parts
 from polarity.evaluate.targets import PLAN_CLASSES, verdict
 from polarity.report.page import ReportError
-from polarity.resolve import parse_config
+from polarity.run import Run
 from polarity.strategy import points_on
 
 TOLERANCE = 1e-9
@@ -124,22 +124,22 @@ _PLAN = {task: set(classes) for task, classes in PLAN_CLASSES.items()}
 
 def read_record(folder: RunFolder) -> Record:
     """Everything in the folder that a report shows. Raises RunError for what is missing or damaged, ReportError for what disagrees."""
-    metrics = read_metrics(folder)
+    run = Run(folder)
+    metrics = run.metrics
     judged = [part for part in judged_parts(metrics) if "overall" in part[1]]
     if not judged:
         raise ReportError(f"{folder.uri}/{artifacts.METRICS}: has no scores; judge the run again")
     labels = {task: list(scores["per_class"]) for task, scores in judged[0][1]["tasks"].items()}
-    text = folder.read_text(artifacts.CONFIG) if folder.exists(artifacts.CONFIG) else ""
-    calibrated = folder.exists(artifacts.CALIBRATION)
+    configured, calibrated = run.has(artifacts.CONFIG), run.has(artifacts.CALIBRATION)
     record = Record(
         uri=folder.uri,
         metrics=metrics,
         predictions=folder.read_parquet(artifacts.PREDICTIONS),
-        config=parse_config(text, f"{folder.uri}/{artifacts.CONFIG}") if text else None,
-        config_text=text,
-        environment=read_environment(folder),
+        config=run.config if configured else None,
+        config_text=run.config_text if configured else "",
+        environment=run.environment,
         ledger=folder.read_json(artifacts.LEDGER) if folder.exists(artifacts.LEDGER) else None,
-        history=folder.read_parquet(artifacts.HISTORY).to_pylist() if folder.exists(artifacts.HISTORY) else [],
+        history=[] if run.history is None else run.history.to_pylist(),
         calibration=read_calibration(folder, labels) if calibrated else {},
         calibration_record=folder.read_json(artifacts.CALIBRATION)["tasks"] if calibrated else {},
         agreement=folder.read_json(artifacts.AGREEMENT)["tasks"] if folder.exists(artifacts.AGREEMENT) else {},
