@@ -101,6 +101,8 @@ FILES: dict[str, tuple[Callable[[Path], None], dict[str, list[str]]]] = {
         table(["Comment", "Final Sentiment", "toxic"], TEXTS, MOODS, ["nan" if i % 3 == 0 else ("yes", "no")[i % 2] for i in range(N)]),
         {"sentiment": NAMES, "toxic": ["no", "yes"]},
     ),
+    "nested.jsonl": (lines([{"body": t, "stance": m, "meta": {"a": 1}} for t, m in zip(TEXTS, MOODS, strict=True)]), {"stance": NAMES}),
+    "word.csv": (table(["text", "label"], [f"{WORDS[i % 20]}{i % 80}" for i in range(N)], MOODS), {"label": NAMES}),
     "index.csv": (table(["", "text", "label"], range(N), TEXTS, MOODS), {"label": NAMES}),
     "split.csv": (table(["text", "label", "split"], TEXTS, MOODS, (["train"] * 7 + ["validation"] * 2 + ["test"]) * 12), {"label": NAMES}),
     "likes.csv": (
@@ -142,6 +144,7 @@ def test_what_it_writes_reads_the_rows(name: str, tmp_path: Path) -> None:
     [
         (["text", "user"], [TEXTS, [f"u{i}" for i in range(N)]], "Give --label"),
         (["text", "label"], [TEXTS, ["positive"] * N], "one value only, and so nothing to learn: label"),
+        ([TEXTS[0], "neutral"], [TEXTS, MOODS], "the first line seems to be a row"),
         (["a", "b"], [[i % 3 for i in range(N)], [i % 2 for i in range(N)]], "Give --text"),
     ],
 )
@@ -149,6 +152,13 @@ def test_what_it_cannot_decide_is_told(head: list[str], columns: list[list[Any]]
     table(head, *columns)(tmp_path / "x.csv")
     done = CliRunner().invoke(app, ["init", str(tmp_path / "x.csv"), "--yes", "--out", str(tmp_path / "x.yaml")])
     assert said in str(done.exception) and not (tmp_path / "x.yaml").exists()
+
+
+def test_columns_that_are_left_aside_are_told(tmp_path: Path) -> None:
+    table(["text", "label", "split", "ok"], TEXTS, MOODS, ["train", "test"] * 60, LIKES)(tmp_path / "x.csv")
+    shown = CliRunner().invoke(app, ["init", str(tmp_path / "x.csv"), "--yes", "--out", str(tmp_path / "x.yaml")]).output
+    assert "split holds test and train rows only" in shown and "ok: few values that repeat; if they are labels" in shown
+    assert "bad_rows: error" in (tmp_path / "x.yaml").read_text()
 
 
 def test_all_problems_at_once_and_wrong_labels_with_counts(tmp_path: Path) -> None:

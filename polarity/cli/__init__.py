@@ -10,8 +10,9 @@ from polarity import quiet
 from polarity.cli import ablation, net, prediction, runs, setup, training
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and judge multi-task classifiers of comments."
-)
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and judge multi-task classifiers of comments.",
+    epilog="First: polarity train --preset quickstart. With a file of your own: polarity init FILE.",
+)  # fmt: skip
 
 
 def _version(asked: bool) -> None:

@@ -64,8 +64,7 @@ def ablate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List trials, time and what can be found, designs side by side.")] = False,
     config_option: ConfigOption = None,
 ) -> None:  # fmt: skip
-    """Find out which tiers or points earn their place, and write a study folder with effects and
-    a report.
+    """Find out which tiers or points earn their place, and write a study folder with effects and a report.
 
     Examples: polarity ablate --preset quickstart --design ladder --seeds 3;
     polarity ablate --preset small --data comments.csv --design screen --level points --seeds 2 --confirm --budget 8h;

@@ -147,7 +147,7 @@ def ensemble(
 
 
 def best(
-    file: Annotated[str, typer.Argument(help="One labelled file: all of its rows train.", show_default=False)],
+    file: Annotated[str, typer.Argument(help="One labelled file, or a YAML file of settings that names it.", show_default=False)],
     time: Annotated[str, typer.Option(help="The budget: 2h, 90m, 1h30m. It decides folds, epochs and members.")] = "2h",
     encoder: Annotated[
         list[str] | None, typer.Option(help="A hub name, a folder, or offline:minilm; repeat it for more. none: without an encoder.")
@@ -171,7 +171,7 @@ def best(
     encoders fine-tuned in folds. What combines them is fitted on out-of-fold predictions and judged by cross-fitting. The result is a run:
     evaluate, predict, calibrate, report and compare take it.
 
-    Examples: polarity best comments.csv --encoder intfloat/multilingual-e5-small;
+    Examples: polarity best comments.csv --encoder intfloat/multilingual-e5-small; polarity best reviews.yaml --time 90m;
     polarity best comments.csv --encoder ./e5 --time 90m --test test.csv --run-dir runs/best;
     polarity best sample:1000 --encoder offline:minilm --time 5m --dry-run
     """
@@ -187,7 +187,8 @@ def best(
     )
     if resume and not run_dir:
         raise RunError("--resume needs --run-dir: which run is to go on?")
-    config = resolved(None, preset, None, None, None, sets, {"--data": file}).config
+    settings = Path(file) if file.endswith((".yaml", ".yml")) else None
+    config = resolved(settings, preset, None, None, None, sets, {"--data": None if settings else file}).config
     if dry_run:
         say(plan_only(config, asked, say=say).describe())
         return

@@ -311,7 +311,8 @@ def _cap_note(stratum: "StratumEntry", ledger: "Ledger") -> str:
 def render(ledger: "Ledger", *, whole: bool = True) -> str:
     """The classes and the warnings as plain text for the terminal; the `whole` of it has every column, and the label combinations."""
     console = tables.console(tables.width(140 if whole else tables.IN_A_FILE))
-    console.print(f"points on: {', '.join(map(str, ledger.points)) or 'none of the plan'}")
+    if whole or ledger.points:
+        console.print(f"points on: {', '.join(map(str, ledger.points)) or 'none of the plan'}")
     console.print(_class_table(ledger, whole))
     if whole:
         console.print(_stratum_table(ledger))
@@ -325,9 +326,9 @@ def render(ledger: "Ledger", *, whole: bool = True) -> str:
 
 def _class_table(ledger: "Ledger", whole: bool) -> Table:
     size = f"{ledger.rows:,} rows, an epoch has {ledger.epoch_rows:,.0f}"
-    columns = ["task", "class", "rows", "share", "sampled share", "weight", "effective prior"]
+    columns = ["task", "class", "rows", "share", "share of an epoch", "weight", "share of the loss"]
     extra = ["sampled", "focal", *(["adjusted prior"] if ledger.logit_adjustment else []), "cap"]
-    title = f"Class balance ({size}; class weights count {ledger.basis} rows)"
+    title = f"Class balance ({size}{f'; class weights count {ledger.basis} rows' if whole else ''})"
     table = tables.table(*columns, *(extra if whole else []), title=title, left=["class", "cap"], gap=1 if whole else 2)
     for task, entries in ledger.tasks.items():
         for entry in entries:

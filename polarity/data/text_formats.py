@@ -339,6 +339,14 @@ def _count_lines(text: str) -> int:
 Row = dict[str, object]
 
 
+class NestedError(DataError):
+    """A cell holds an object or a list; `column` is its column."""
+
+    def __init__(self, message: str, column: str) -> None:
+        super().__init__(message)
+        self.column = column
+
+
 MOST_DIGITS = 4000
 """Digits of a whole number; Python itself refuses a few more."""
 
@@ -439,7 +447,7 @@ def _text(name: str, number: int, column: str, value: object) -> str | None:
     if isinstance(value, (bool, int, float)):
         return number_text(value)
     if not isinstance(value, str):
-        raise DataError(f"{name}, line {number}, column {column!r}: holds a {type(value).__name__}, not text")
+        raise NestedError(f"{name}, line {number}, column {column!r}: holds a {type(value).__name__}, not text", column)
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

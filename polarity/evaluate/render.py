@@ -44,6 +44,11 @@ FLOORS = {
 """What each floor is."""
 _DOERS = {"linear": "A word-count model", "title": "Guessing from the title alone", "majority": "Always guessing the most frequent class"}
 
+    @property
+    def settings(self) -> str:
+        """The file that `train` and `best` take for the same rows and settings; of a run on object storage it is to be fetched first."""
+        return "config.yaml" if "://" in self.folder else f"{self.folder}/config.yaml"
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -142,9 +147,11 @@ def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:
     scores = list(facts.epoch_scores)
     if scores and max(scores) - scores[-1] > OVERFIT and scores.index(max(scores)) < len(scores) - 2:
         best = scores.index(max(scores)) + 1
-        steps.append((f"It was best after epoch {best} and then got worse: train shorter.", f"polarity train ... --epochs {best + 1}"))
+        steps.append(
+            (f"It was best after epoch {best} and then got worse: train shorter.", f"polarity train {facts.settings} --epochs {best + 1}")
+        )
     if linear[0] <= 0 and facts.source:
-        steps.append(("A word-count model is as good: let words and encoders vote.", f"polarity best {facts.source} --time 2h"))
+        steps.append(("A word-count model is as good: let words and encoders vote.", f"polarity best {facts.settings} --time 2h"))
     if facts.training_rows < FEW_TRAINING_ROWS or support < FEW_OF_CLASS:
         few = (
             f"{support} rows of {weakest['label']!r} are few"
@@ -153,9 +160,7 @@ def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:
         )
         steps.append((f"{few}: label more, these first.", f"polarity next {facts.folder} --data UNLABELLED.csv --out to_label.csv"))
     if facts.with_titles and not facts.grouped and facts.source and _titles_tell(part):
-        steps.append(
-            ("Titles tell much. Are tomorrow's posts as easy?", f"polarity train ... --data {facts.source} --set data.split.kind=group")
-        )
+        steps.append(("Titles tell much. Are tomorrow's posts as easy?", f"polarity train {facts.settings} --set data.split.kind=group"))
     if linear[0] > 0:
         steps.insert(0, ("Use it.", f"polarity predict {facts.folder} --data NEW.csv --out predicted.csv"))
     return steps or [("Look at what it gets wrong.", f"polarity report {facts.folder}")]

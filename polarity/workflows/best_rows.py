@@ -42,7 +42,7 @@ def read_rows(config: Config, asked: Asked, say: Say) -> Rows:
     """The labelled rows and, from `--test`, `--hold-out` or a split column, the test rows; near duplicates of test rows do not train."""
     data = config.data
     if not data.source:
-        raise ConfigError("no data: name the labelled file, such as polarity best comments.csv")
+        raise ConfigError("no data: name the one labelled file, such as polarity best comments.csv, or as data.source in the YAML file")
     if asked.test and (asked.hold_out or data.split.kind == "column"):
         raise ConfigError("--test names the test rows: leave --hold-out and data.split.kind=column out")
     whole = data if data.split.kind == "column" else data.model_copy(update={"split": SplitConfig()})

@@ -14,11 +14,12 @@ from polarity.run import Run
 FITTED_ON = "validation"
 
 
-def calibrate_run(folder: RunFolder, say: Callable[[str], None], *, labels: Labels | None = None) -> Calibration:
+def calibrate_run(folder: RunFolder, say: Callable[[str], None], *, labels: Labels | None = None, whole: bool = True) -> Calibration:
     """Fit on the validation rows of the run's predictions.parquet, write model/calibration.json, and return its content.
 
     `labels` are the tasks with their classes, by default those of the run's config.yaml. Where there are test rows, the content says
-    under `test` what the calibration does on them. Raises RunError where the run has no validation predictions.
+    under `test` what the calibration does on them. `whole` says all that was found, else one plain sentence a task. Raises RunError
+    where the run has no validation predictions.
     """
     labels = Run(folder).labels if labels is None else labels
     predictions = folder.read_parquet(PREDICTIONS)
@@ -31,12 +32,20 @@ def calibrate_run(folder: RunFolder, say: Callable[[str], None], *, labels: Labe
         content["test"] = check_on(test, labels, content["tasks"])
     folder.write_json(CALIBRATION, content)
     for task, entry in content["tasks"].items():
-        say(_line(task, entry, content.get("test", {}).get(task)))
+        say(_line(task, entry, content.get("test", {}).get(task)) if whole else _short_line(task, entry))
     return content
 
 
 def _of_split(predictions: pa.Table, split: str) -> pa.Table:
     return predictions.filter(pc.equal(predictions["split"], split))
+
+
+def _short_line(task: str, entry: FittedTask) -> str:
+    if "calibration_error" not in entry:
+        return f"calibration of {task}: {entry['note']}"
+    kept = "; the scores of its classes are shifted, which helps" if entry["biases"] is not None else ""
+    before, after = (entry["calibration_error"]["before"]["ece"], entry["calibration_error"]["after"]["ece"])
+    return f"{task}: confidence is off by {before:.3f} on average, {after:.3f} once calibrated{kept}"
 
 
 def _line(task: str, entry: FittedTask, test: TestedTask | None) -> str:

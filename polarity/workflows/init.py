@@ -7,7 +7,7 @@ every row. What cannot be guessed is asked, or with `--yes` said with the option
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,6 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from polarity.data.formats import open_source
+from polarity.data.source import Source
+from polarity.data.text_formats import NestedError
 from polarity.errors import ConfigError, DataError, Say, nearest
 from polarity.spelling import MISSING_WORDS, canonical, match
 from polarity.yaml_text import scalar
@@ -38,25 +40,32 @@ class LooseTable:
 def read_loosely(name: str, most_rows: int = 100_000) -> LooseTable:
     """Read the first `most_rows` rows of any source that `open_source` knows into text columns.
 
-    Numbers are as they would be read as labels (1.0 as 1), nested values are JSON, bytes are decoded as UTF-8. Raises DataError only for
-    what cannot be opened at all (missing, empty, damaged, no header, a column twice).
+    Numbers are as they would be read as labels (1.0 as 1), nested values are JSON (of JSON Lines: left out, and told), bytes are decoded as
+    UTF-8. Raises DataError only for what cannot be opened at all (missing, empty, damaged, no header, a column twice).
     """
     source = open_source(name)
-    blocks: list[pa.Table] = []
-    rows, fault = 0, None
-    try:
-        for part in source.parts:
+    columns, nested = list(source.columns), []
+    while True:
+        blocks = [pa.schema([pa.field(column, TEXT) for column in columns]).empty_table()]
+        try:
+            blocks.extend(_blocks(source, columns, most_rows))
+        except NestedError as error:
+            columns.remove(error.column)
+            nested.append(f"{name}: column {error.column!r} holds objects or lists: left out")
+            continue
+        except DataError as error:
+            return LooseTable(pa.concat_tables(blocks), (*source.notes, *nested), str(error))
+        return LooseTable(pa.concat_tables(blocks), (*source.notes, *nested), None)
+
+
+def _blocks(source: Source, columns: Sequence[str], most_rows: int) -> Iterator[pa.Table]:
+    rows = 0
+    for part in source.parts:
+        for block in part.blocks(columns):
+            yield _as_text(block.slice(0, most_rows - rows), columns)
+            rows += block.num_rows
             if rows >= most_rows:
-                break
-            for block in part.blocks(source.columns):
-                blocks.append(_as_text(block.slice(0, most_rows - rows), source.columns))
-                rows += blocks[-1].num_rows
-                if rows >= most_rows:
-                    break
-    except DataError as error:
-        fault = str(error)
-    empty = pa.schema([pa.field(column, TEXT) for column in source.columns])
-    return LooseTable(pa.concat_tables([empty.empty_table(), *blocks]), source.notes, fault)
+                return
 
 
 def _as_text(block: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -86,6 +95,8 @@ Ask = Callable[[str, str], str]
 
 FEWEST_ROWS = 5
 """A class with fewer rows cannot be in the training, validation and test rows at once."""
+FEWEST_WORDS = 4
+"""A column's name of so many words is likely a text."""
 MOST_CLASSES = 12
 SHOWN = 6
 _MISSING = {canonical(word) for word in MISSING_WORDS} | {""}
@@ -95,7 +106,7 @@ _TITLE = re.compile(r"\b(titles?|headlines?|subject|posts?|threads?|topic title|
 _ID = re.compile(r"\b(id|ids|uuid|guid|key|index|rowid|no|number)\b")
 _LABEL = re.compile(
     r"\b(labels?|class|classes|sentiments?|polari[sz]ation|polarity|category|categories|topics?|stance|emotions?|tone|mood|rating|stars|"
-    r"target|annotation|toxic|hate|spam|intent|final|gold|y)\b"
+    r"target|annotation|toxic|toxicity|hate|hateful|offensive|sarcasm|irony|urgency|priority|aspect|spam|intent|final|gold|y)\b"
 )
 _ASIDE = re.compile(
     r"\b(date|time|timestamp|created|year|month|day|users?|authors?|names?|annotator|rater|coder|lang|language|source|platform|url|link|"
@@ -156,7 +167,10 @@ def _plainest(form: str, spellings: Counter[str]) -> str:
 
 @dataclass(frozen=True)
 class Guess:
-    """What a file's columns seem to hold; `problems` are told to the user, `open` are what only the user can decide."""
+    """What a file's columns seem to hold; `problems` (of rows) and `notes` (on columns) are told to the user.
+
+    `undecided` is what only the user can decide.
+    """
 
     rows: int
     text: str | None
@@ -170,6 +184,7 @@ class Guess:
     aside: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     undecided: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -254,9 +269,11 @@ def guess_columns(table: pa.Table, wanted: Wanted) -> Guess:
             hint = f"might be: {', '.join(candidates)}" if candidates else "no column has a few values that repeat: label some rows first"
             hint += f"; one value only, and so nothing to learn: {', '.join(single)}" if single else ""
             undecided.append(f"which columns hold labels? Give --label COLUMN, once for each ({hint})")
+    undecided += _header_doubts(columns, text, labels)
     problems = _row_problems(table, columns, text, title, tasks, row_id)
     aside = tuple(name for name in rest if name not in labels)
-    return Guess(rows, text, title, row_id, split, tasks, wrong, aside, tuple(problems), tuple(undecided))
+    notes = _aside_notes({name: rest[name] for name in aside}, rows) if labels else []
+    return Guess(rows, text, title, row_id, split, tasks, wrong, aside, tuple(problems), tuple(undecided), tuple(notes))
 
 
 def _column(name: str, values: Sequence[str | None]) -> Column:
@@ -294,6 +311,8 @@ def _guess_text(columns: dict[str, Column]) -> str | None:
         telling = 2.0 if _TEXT.search(column.hint) else 0.5 if _TITLE.search(column.hint) or _ASIDE.search(column.hint) else 1.0
         if column.words * varied * telling >= 1.5 and (varied > 0.3 or telling == 2.0):
             scores[name] = column.words * varied * telling
+    if not scores:  # texts of one word, which repeat
+        scores = {name: float(column.distinct) for name, column in columns.items() if _TEXT.search(column.hint) and column.distinct > 2}
     return max(scores, key=lambda name: scores[name]) if scores else None
 
 
@@ -310,19 +329,17 @@ def _guess_title(columns: dict[str, Column], text: Column | None) -> str | None:
 
 def _guess_labels(columns: dict[str, Column], rows: int) -> list[str]:
     """Columns whose few short values repeat. Columns named as labels win; without any, the one that is left, if it is alone."""
-    possible = [
-        name
-        for name, column in columns.items()
-        if 2 <= len(_kept(column)) <= MOST_CLASSES
-        and column.words <= 4
-        and column.filled >= 2 * column.distinct
-        and column.filled >= 0.05 * rows
-    ]
+    possible = [name for name, column in columns.items() if _may_be_labels(column, rows)]
     telling = [name for name in possible if _LABEL.search(columns[name].hint)]
     if telling:
         return telling
     plain = [name for name in possible if not _ASIDE.search(columns[name].hint)]
     return plain if len(plain) == 1 else []
+
+
+def _may_be_labels(column: Column, rows: int) -> bool:
+    few = 2 <= len(_kept(column)) <= MOST_CLASSES and column.words <= 4
+    return few and column.filled >= 2 * column.distinct and column.filled >= 0.05 * rows
 
 
 def _kept(column: Column) -> list[Class]:
@@ -358,6 +375,26 @@ def _tasks(
             if reasons:
                 wrong[name] = reasons
     return tasks, wrong, undecided
+
+
+def _aside_notes(aside: dict[str, Column], rows: int) -> list[str]:
+    """Of columns that are not used: what might be labels, or a split that is not whole."""
+    notes = [
+        f"{name} holds {' and '.join(sorted(column.counts))} rows only: not used as a split, the rows are cut anew"
+        for name, column in aside.items()
+        if column.counts and set(column.counts) < _SPLIT_WORDS and len(column.counts) == 2
+    ]
+    maybe = [name for name, column in aside.items() if _may_be_labels(column, rows) and not _ASIDE.search(column.hint)]
+    if maybe:
+        notes.append(f"{', '.join(maybe)}: few values that repeat; if they are labels, name all label columns with --label")
+    return notes
+
+
+def _header_doubts(columns: dict[str, Column], text: str | None, labels: Sequence[str]) -> list[str]:
+    """A first line that is a row and no names: the text's name is a sentence, and a label's name is one of its own values."""
+    if text is None or len(text.split()) < FEWEST_WORDS or not any(canonical(name) in columns[name].counts for name in labels):
+        return []
+    return [f"the first line seems to be a row, not the names of the columns ({text[:30]!r}...): write a line of names above it"]
 
 
 def _order(found: Class) -> tuple[float, str]:
@@ -403,7 +440,7 @@ def describe(guess: Guess) -> str:
             lines.append(f"            and {len(values) - SHOWN} more values, {sum(each.rows for each, _ in values[SHOWN:]):,} rows")
     if guess.aside:
         lines.append(f"  not used: {', '.join(guess.aside)}")
-    lines += [f"  note: {problem}" for problem in guess.problems]
+    lines += [f"  note: {note}" for note in guess.problems + guess.notes]
     return "\n".join(lines)
 
 

@@ -111,15 +111,16 @@ def changed_lines(resolved: Resolved, preset: str | None) -> str:
 def points_table() -> str:
     """The ten points: what each sets, its source, the plan's claim, and the time of its step as a ratio to the baseline's."""
     costs, base = recorded_costs(), resolve().config
-    lines = ["The plan's ten points; polarity train --points 1,6 switches some of them on", ""]
+    lines = ["The plan's ten points. polarity train --points 1,6 switches two of them on.", ""]
     before = leaves(base.model_dump())
     for number, point in POINTS.items():
         after = leaves(point.apply(base).model_dump())
         lines.append(f"{number:>2}  {point.title} (tier {point.tier})")
-        lines += _noted("claim", f"+{point.claim[0]:g} to +{point.claim[1]:g} points")
-        lines += _noted("a step", _cost(costs["step"][str(number)]))
+        low, high = point.claim
+        claim = f"+{low:g}" if low == high else f"+{low:g} to +{high:g}"
+        lines += _noted("claim", f"{claim} points of macro-F1; time of a step {_cost(costs['step'][str(number)])}")
         lines += _noted("source", point.source)
-        lines += [line for key in after if before.get(key) != after[key] for line in _noted("sets", f"{key} = {after[key]}")]
+        lines += _noted("sets", ", ".join(f"{key}={after[key]}" for key in after if before.get(key) != after[key]))
         lines.append("")
     about = costs["about"]
     where = f"on {about['when']} on {about['device']} with {about['encoder']} in {about['precision']}, {about['rows']}"

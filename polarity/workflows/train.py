@@ -81,7 +81,7 @@ def finish(config: Config, folder: RunFolder, splits: Splits, say: Say, *, verbo
     metrics = judge(config, folder, splits, say)
     if verbose:
         say(render_metrics(metrics))
-    calibrate_run(folder, say, labels=config.labels)
+    calibrate_run(folder, say, labels=config.labels, whole=verbose)
     _record_agreement(config, folder, splits, say)
     try:
         report_run(folder, say=say, comments=Comments(splits.held_out))

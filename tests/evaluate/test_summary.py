@@ -46,7 +46,9 @@ def test_the_strongest_floor_is_the_one_that_counts() -> None:
 
 
 def test_a_model_that_does_not_beat_words_is_sent_to_best_and_not_to_use() -> None:
-    assert "polarity best comments.csv" in screen(linear=(-0.02, 0.03)) and "polarity predict" not in screen(linear=(-0.02, 0.03))
+    assert "polarity best runs/first/config.yaml --time 2h" in screen(linear=(-0.02, 0.03)) and "polarity predict" not in screen(
+        linear=(-0.02, 0.03)
+    )
     assert "polarity predict runs/first" in screen(linear=(0.01, 0.05)) and "polarity best" not in screen(linear=(0.01, 0.05))
 
 
@@ -57,7 +59,7 @@ def test_few_rows_of_a_class_ask_for_labels() -> None:
 
 def test_overfitting_and_titles_are_told() -> None:
     fell = Facts("runs/first", "comments.csv", 5000, False, True, [0.5, 0.66, 0.6, 0.58])
-    assert "--epochs 3" in screen(fell, linear=(-0.02, 0.03))
+    assert "polarity train runs/first/config.yaml --epochs 3" in screen(fell, linear=(-0.02, 0.03))
     assert "split.kind=group" in screen(linear=(0.01, 0.05)) and "split.kind=group" not in screen(linear=(0.01, 0.05), title=0.3)
 
 
