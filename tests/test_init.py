@@ -154,6 +154,15 @@ def test_what_it_cannot_decide_is_told(head: list[str], columns: list[list[Any]]
     assert said in str(done.exception) and not (tmp_path / "x.yaml").exists()
 
 
+def test_best_takes_what_it_writes(tmp_path: Path) -> None:
+    table(["body", "mood"], TEXTS, MOODS)(tmp_path / "x.csv")
+    assert CliRunner().invoke(app, ["init", str(tmp_path / "x.csv"), "--yes", "--out", str(tmp_path / "x.yaml")]).exit_code == 0
+    done = CliRunner().invoke(app, ["best", str(tmp_path / "x.yaml"), "--encoder", "none", "--time", "5m", "--dry-run"])
+    assert done.exit_code == 0 and f"{N} labelled rows" in done.output, f"{done.output}{done.exception}"
+    (tmp_path / "y.yaml").write_text("train: {seed: 1}")
+    assert "as data.source in the YAML file" in str(CliRunner().invoke(app, ["best", str(tmp_path / "y.yaml"), "--dry-run"]).exception)
+
+
 def test_columns_that_are_left_aside_are_told(tmp_path: Path) -> None:
     table(["text", "label", "split", "ok"], TEXTS, MOODS, ["train", "test"] * 60, LIKES)(tmp_path / "x.csv")
     shown = CliRunner().invoke(app, ["init", str(tmp_path / "x.csv"), "--yes", "--out", str(tmp_path / "x.yaml")]).output
