@@ -68,7 +68,7 @@ def test_run_in_this_process(
     check_run(tmp_path / "run")
     shown = capsys.readouterr().out
     assert "linear floor" in shown and "epoch 2 done" in shown and "confusion" in shown.lower()
-    assert 0 <= shown.index("share of the loss") < shown.index("Oversampling by label combination") < shown.index("step 5/")
+    assert 0 <= shown.index("in the loss") < shown.index("Oversampling by label combination") < shown.index("step 5/")
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
     for entry in [*ledger["tasks"]["sentiment"], *ledger["tasks"]["polarization"]]:
         printed = [f"{entry[key]:.1%}" for key in ("share", "sampled_share", "effective_prior")] + [f"{entry['class_weight']:.3f}"]
@@ -244,7 +244,7 @@ def test_dry_run_estimates_what_the_run_then_does_and_writes_nothing(
     arguments = command(inputs, tmp_path / "run", "--workers", "0", "--points", "2")
     assert call([*arguments, "--dry-run"], monkeypatch) == 0
     shown = capsys.readouterr().out
-    assert not (tmp_path / "run").exists() and "share of the loss" in shown
+    assert not (tmp_path / "run").exists() and "in the loss" in shown
     assert re.search(r"^time: about \d+:\d\d of training in fp32 on 1 worker", shown, re.MULTILINE)
     assert re.search(r"^memory: \d+\.\d M parameters, .* GB a worker", shown, re.MULTILINE)
     train, epoch, steps, first = (int(found) for found in re.findall(r"rows: train (\d+).* has (\d+)\nsteps: (\d+) \((\d+) in", shown)[0])

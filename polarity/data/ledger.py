@@ -326,7 +326,7 @@ def render(ledger: "Ledger", *, whole: bool = True) -> str:
 
 def _class_table(ledger: "Ledger", whole: bool) -> Table:
     size = f"{ledger.rows:,} rows, an epoch has {ledger.epoch_rows:,.0f}"
-    columns = ["task", "class", "rows", "share", "share of an epoch", "weight", "share of the loss"]
+    columns = ["task", "class", "rows", "share", "in an epoch", "weight", "in the loss"]
     extra = ["sampled", "focal", *(["adjusted prior"] if ledger.logit_adjustment else []), "cap"]
     title = f"Class balance ({size}{f'; class weights count {ledger.basis} rows' if whole else ''})"
     table = tables.table(*columns, *(extra if whole else []), title=title, left=["class", "cap"], gap=1 if whole else 2)

@@ -44,11 +44,6 @@ FLOORS = {
 """What each floor is."""
 _DOERS = {"linear": "A word-count model", "title": "Guessing from the title alone", "majority": "Always guessing the most frequent class"}
 
-    @property
-    def settings(self) -> str:
-        """The file that `train` and `best` take for the same rows and settings; of a run on object storage it is to be fetched first."""
-        return "config.yaml" if "://" in self.folder else f"{self.folder}/config.yaml"
-
 
 @dataclass(frozen=True)
 class Facts:
@@ -63,6 +58,11 @@ class Facts:
     with_titles: bool
     epoch_scores: Sequence[float]
     """Validation macro-F1 after each epoch."""
+
+    @property
+    def settings(self) -> str:
+        """The file that `train` and `best` take for the same rows and settings; of a run on object storage it is to be fetched first."""
+        return "config.yaml" if "://" in self.folder else f"{self.folder}/config.yaml"
 
 
 JUDGED_BY: tuple[PartName, ...] = ("test", "validation", "unchecked", "seen")
