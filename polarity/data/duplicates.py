@@ -57,10 +57,13 @@ def find_leaks(train: pa.Table, held_out: pa.Table, progress: Progress | None = 
         found.append(finder.of(train.slice(start, ROWS_AT_ONCE)))
         clock.tell(min(start + ROWS_AT_ONCE, train.num_rows))
     if finder.index.capped and progress:
-        progress(
-            f"near-duplicates: {finder.index.capped:,} comments have more than {MOST_PARTNERS:,} candidates each: so many were compared"
-        )
+        progress(capped_words(finder.index.capped))
     return pa.concat_tables(found).combine_chunks()
+
+
+def capped_words(capped: int) -> str:
+    """What is said of the comments that were not compared with all their candidates."""
+    return f"near-duplicates: {capped:,} comments have more than {MOST_PARTNERS:,} candidates each: so many were compared"
 
 
 class Leaks:

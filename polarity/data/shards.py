@@ -34,7 +34,7 @@ from polarity.artifacts import RunFolder, disk_errors, user_cache_dir
 from polarity.config import DataConfig, SplitConfig
 from polarity.data.batch import Shards
 from polarity.data.canonical import MISSING_WORDS, Layout, find_columns, left_out
-from polarity.data.duplicates import LEAKS, Leaks, find_leaks
+from polarity.data.duplicates import LEAKS, Leaks, capped_words, find_leaks
 from polarity.data.formats import modified, open_source
 from polarity.data.near import Clock
 from polarity.data.oversample import ID_HASH, id_hash
@@ -116,12 +116,13 @@ class Piece:
                 yield table.filter(pa.array(chosen)).append_column("part", pa.array(own[chosen]))
 
     def leaks(self, codes: Codes, finder: Leaks) -> Iterator[pa.Table]:
-        """Its training rows that leak: LEAKS, and a row for each block that says how many were looked at."""
+        """Its training rows that leak: LEAKS, and a row for each block that says how many were looked at, and how many met the cap."""
         for table, own in self.rows(codes):
-            train = table.filter(pa.array(own == 0))
+            train, capped = table.filter(pa.array(own == 0)), finder.index.capped
             found = finder.of(train)
-            found = found.append_column("looked_at", pa.array([0] * found.num_rows, pa.int64()))
-            count = {name: [None] for name in LEAKS.names} | {"looked_at": [train.num_rows]}
+            for name in ("looked_at", "capped"):
+                found = found.append_column(name, pa.array([0] * found.num_rows, pa.int64()))
+            count = {name: [None] for name in LEAKS.names} | {"looked_at": [train.num_rows], "capped": [finder.index.capped - capped]}
             yield pa.concat_tables([pa.table(count, schema=found.schema), found])
 
     def write(self, codes: Codes, folder: str, backend: str, types: bool) -> dict[str, Any]:
@@ -546,11 +547,14 @@ class Preparation:
         finder = Leaks(held, say)
         more = [(survey.of(piece.number), finder) for piece in pieces]
         clock, found = Clock("near-duplicates: rows looked up", int(counts[0]), say), [LEAKS.empty_table()]
-        done = 0
+        done = capped = 0
         for table in _run(pieces, more, Piece.leaks, through_ray):
             found.append(table.filter(pc.is_valid(table["train_row_id"])).select(LEAKS.names))
             done += int(pc.sum(table["looked_at"]).as_py())
+            capped += int(pc.sum(table["capped"]).as_py())
             clock.tell(done)
+        if capped:
+            say(capped_words(capped))
         leaks = pa.concat_tables(found).combine_chunks()
         if counts[2]:
             both = [held.filter(pc.equal(held["part"], code)) for code in (1, 2)]

@@ -303,7 +303,7 @@ __all__ = ["Splits", "load_splits", "split_indices"]
 
 NOT_LOOKED_FOR = "duplicates across the split were not looked for (data.duplicates: allow): scores may be too good"
 SMALL_BYTES = 32_000_000
-"""A file up to this size is read, in about a second, while Ray is still starting."""
+"""A file or folder up to this size is read, in about a second, while Ray is still starting."""
 
 
 @dataclass(frozen=True)
@@ -343,8 +343,12 @@ class Splits:
 
 
 def is_small(data: DataConfig) -> bool:
-    """Whether what `data` names are local files, or the sample, that this process reads sooner than Ray would start a task."""
-    return all(s.split(":")[0] == "sample" or (Path(s).is_file() and Path(s).stat().st_size <= SMALL_BYTES) for s in _sources(data))
+    """Whether what `data` names are local files or folders, or the sample, that this process reads sooner than Ray would start a task."""
+    return all(s.split(":")[0] == "sample" or (Path(s).exists() and _bytes(Path(s)) <= SMALL_BYTES) for s in _sources(data))
+
+
+def _bytes(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else path.stat().st_size
 
 
 def in_shards(data: DataConfig) -> bool:

@@ -354,5 +354,11 @@ def test_small_is_a_local_file_or_the_sample(tmp_path: Path) -> None:
     assert is_small(DataConfig(train=str(small), validation=str(small)))
     for other in (large, tmp_path, tmp_path / "missing.csv"):
         assert not is_small(DataConfig(train=str(small), validation=str(other)))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    small.rename(folder / "small.parquet")
+    assert is_small(DataConfig(source=str(folder)))
+    large.rename(folder / "large.parquet")
+    assert not is_small(DataConfig(source=str(folder)))
     assert not is_small(DataConfig(source="hf:someone/comments"))
     assert not is_small(DataConfig(source="s3://bucket/comments.csv"))
