@@ -61,23 +61,6 @@ _RAYS = "ray."
 """How the names of Ray's Arrow extension types begin."""
 
 
-S3_ATTEMPTS = 8
-"""How often a request to S3 is sent, with growing waits between (about ten seconds in all), until it counts as failed."""
-
-
-def filesystem_of(uri: str) -> tuple[pafs.FileSystem, str]:
-    """pyarrow's filesystem of a URI, and the path on it, without a slash at its end.
-
-    A request to S3 that fails in passing (a busy server, a lost connection) is sent again: what pyarrow itself makes of a URI gives up at
-    the first answer of 503. Raises what `pyarrow.fs.FileSystem.from_uri` raises.
-    """
-    filesystem, path = pafs.FileSystem.from_uri(uri)
-    if filesystem.type_name == "s3":
-        make, (options,) = filesystem.__reduce__()
-        filesystem = make({**options, "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)})
-    return filesystem, str(path).rstrip("/") or "/"
-
-
 def default_run_dir(preset: str, now: datetime | None = None) -> str:
     """`runs/<preset>-<UTC timestamp>`: a new folder for each start."""
     return f"runs/{preset}-{(now or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%SZ}"
@@ -199,7 +182,7 @@ class RunFolder:
             )
         uri = text if "://" in text else str(Path(text).expanduser().absolute())
         try:
-            filesystem, root = filesystem_of(uri)
+            filesystem, root = pafs.FileSystem.from_uri(uri)
             kind = filesystem.get_file_info(root).type
         except (pa.ArrowException, ValueError) as error:
             raise RunError(f"{text}: not a folder or URI that pyarrow's filesystems take ({error})") from error

@@ -15,7 +15,7 @@ from typing import Any, NotRequired, Protocol, TypedDict, cast
 
 import pyarrow.fs as pafs
 
-from polarity.artifacts import ENVIRONMENT, RunFolder, filesystem_of, replacing, sha256_file, user_cache_dir
+from polarity.artifacts import ENVIRONMENT, RunFolder, replacing, sha256_file, user_cache_dir
 
 REMEMBERED_BYTES = 32_000_000
 PACKAGES = (
@@ -206,8 +206,8 @@ def _source_hash(source: str) -> str | None:
     sample."""
     path = Path(source)
     if "://" in source:
-        filesystem, place = filesystem_of(source)
-        found = [filesystem.get_file_info(place)]
+        filesystem, place = pafs.FileSystem.from_uri(source)
+        found = [filesystem.get_file_info(place.rstrip("/"))]
         if found[0].type == pafs.FileType.Directory:
             found = [i for i in filesystem.get_file_info(pafs.FileSelector(found[0].path)) if i.type == pafs.FileType.File]
         return f"{sum(i.size for i in found)} bytes of {max(i.mtime for i in found)}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -89,7 +90,7 @@ def fit_linear(train: pa.Table, labels: Labels, *, say: Say) -> LinearFloor:
     """
     if train.num_rows > MOST_ROWS:
         say(f"linear baseline: fitted on a random sample of {MOST_ROWS:,} of the {train.num_rows:,} training rows")
-        train = train.take(pa.array(np.sort(np.random.default_rng(0).choice(train.num_rows, MOST_ROWS, replace=False))))
+        train = _rows(train, np.sort(np.random.default_rng(0).choice(train.num_rows, MOST_ROWS, replace=False)))
     features = [(block.column, fitted) for block in _BLOCKS if (fitted := _fit_block(block, train, say)) is not None]
     if not features:
         raise DataError("no training comment or title holds a word or character to build the linear baseline on")
@@ -101,6 +102,16 @@ def fit_linear(train: pa.Table, labels: Labels, *, say: Say) -> LinearFloor:
         shares[task] = class_shares(codes, len(classes), task)
         classifiers[task] = _fit_task(terms, codes, task, say)
     return LinearFloor(features, classifiers, shares)
+
+
+def _rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """The rows at these ascending positions, batch by batch: `Table.take` would first copy all texts into one piece."""
+    parts, start = [], 0
+    for batch in table.to_batches():
+        first, last = np.searchsorted(rows, [start, start + batch.num_rows])
+        parts.append(batch.take(pa.array(rows[first:last] - start)))
+        start += batch.num_rows
+    return pa.Table.from_batches(parts, schema=table.schema)
 
 
 def _fit_block(block: _Block, train: pa.Table, say: Say) -> TfidfVectorizer | None:

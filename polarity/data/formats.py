@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from polarity.artifacts import column_of_objects, filesystem_of, has_secret, replacing, user_cache_dir
+from polarity.artifacts import column_of_objects, has_secret, replacing, user_cache_dir
 from polarity.data.excel_format import open_excel
 from polarity.data.sample import DEFAULT_ROWS, sample_blocks, sample_columns
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source, positions, readable
@@ -218,9 +218,10 @@ def _filesystem(name: str) -> tuple[pafs.FileSystem, str]:
     if has_secret(name):
         raise DataError(f"{redacted(name)}: this address holds a password or key, which would show in logs: give it by the environment")
     try:
-        return filesystem_of(name)
+        filesystem, path = pafs.FileSystem.from_uri(name)
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"{name}: not a URI that pyarrow's filesystems take ({error})") from error
+    return filesystem, str(path).rstrip("/")
 
 
 def _remote_files(name: str) -> list[pafs.FileInfo]:
