@@ -74,8 +74,10 @@ def find_columns(source: Source, data: DataConfig, *, labelled: bool = True) -> 
     if taken:
         raise DataError(f"data.tasks.{min(taken)}: the comments table has a column of that name: give the task another name")
 
+    guessed = "; polarity init FILE guesses all of them" if labelled else ""
+
     def found(column: str, key: str, other: str = "") -> str:
-        return find_column(source, column, f"set {key} to the column's name{other}")
+        return find_column(source, column, f"set {key} to the column's name{other}{guessed}")
 
     row_id = data.id_column
     if row_id == DEFAULT_ID_COLUMN and match(row_id, source.columns) is None:

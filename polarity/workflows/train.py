@@ -313,7 +313,10 @@ def _is_synthetic(config: Config) -> bool:
 def require_data(config: Config) -> None:
     """Raise where the configuration names no data."""
     if not (config.data.source or config.data.train):
-        raise ConfigError("no data: give --data FILE, or --train FILE --validation FILE, or set data.source")
+        raise ConfigError(
+            "no data: give --data FILE, or --train FILE --validation FILE; polarity init FILE writes a configuration for your own file, "
+            "and --preset quickstart brings its data"
+        )
 
 
 _PLACES = {"--data": "source", "--train": "train", "--validation": "validation", "--test": "test"}
