@@ -271,7 +271,8 @@ def _source(part: str, report: Json) -> Iterable[Table | str]:
     if len(report["tasks"]) > 1:
         yield _joint_text(report["joint"])
     yield from _duplicates_text(report)
-    yield _titles_text(report["titles"])
+    if any(each["title"] for each in report["titles"]["most"]):
+        yield _titles_text(report["titles"])
     yield from _lengths_text(report["lengths"])
 
 
@@ -330,8 +331,8 @@ def _joint_text(joint: list[Json]) -> Table:
 def _duplicates_text(report: Json) -> Iterable[Table | str]:
     named = {
         "exact": "same title and comment",
-        "normalised": "same title and normalised comment",
-        "near": "different, Jaccard >= 0.9 on 5-grams",
+        "normalised": "the same but for case and spaces",
+        "near": "nearly the same comment",
     }
     rows = []
     for kind, words in named.items():

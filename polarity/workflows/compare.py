@@ -101,12 +101,16 @@ def _scores(predictions: pa.Table, labels: Labels) -> Side:
 
 def render_comparison(compared: Comparison) -> str:
     """{"first", "second", "splits"} as text for the terminal."""
-    return tables.printed(*(_table(compared["first"], compared["second"], *part) for part in compared["splits"].items()))
+    parts: list[Text | Table] = []
+    for split, content in compared["splits"].items():
+        told = f"{split}, {content['rows']:,} rows: F1 of the second, {compared['second']}, less that of the first, {compared['first']}"
+        parts += [Text(told, "bold"), _table(content)]
+    return tables.printed(*parts)
 
 
-def _table(first: str, second: str, split: str, content: SplitComparison) -> Table:
-    title = f"{split}, {content['rows']:,} rows: F1 of the second, {second}, less that of the first, {first}"
-    table = tables.table("F1", "first", "second", "difference [95 %]", "", title=title, left=[""])
+def _table(content: SplitComparison) -> Table:
+    table = tables.table("F1", "first", "second", "difference [95 %]", "", left=[""], gap=1)
+    table.columns[3].no_wrap = True  # the interval: where it is narrow, names are folded
     a, b, difference = content["first"], content["second"], content["difference"]
     table.add_row("overall", *_cells(a["overall"], b["overall"], difference["overall"]), style="bold")
     for task in a["tasks"]:
@@ -163,7 +167,7 @@ def compare(
 def render(compared: Comparison) -> str:
     """The comparison as tables, and how to read them."""
     how = "Paired 95 % intervals: a gain or loss is one whose interval excludes zero, else it is within noise."
-    return f"{render_comparison(compared)}\n{how}"
+    return "\n".join([render_comparison(compared), *tables.wrapped(how)])
 
 
 def _predictions(run: Run) -> pa.Table:
