@@ -21,6 +21,7 @@ from polarity.model.encoder import probe_ids
 from polarity.model.multitask import MultitaskModel
 from polarity.predict import portable
 from polarity.predict.exported import (
+    About,
     Exported,
     Part,
     no_progress_bars,
@@ -76,7 +77,7 @@ def modeling_source() -> str:
     return standalone(parts, header, aliases=[SETTINGS])
 
 
-def export_hf(exported: Exported, folder: Path, card: Callable[[str, str], str]) -> dict[str, Any]:
+def export_hf(exported: Exported, folder: Path, card: Callable[[str, str], str]) -> About:
     """Write a folder a task into the empty `folder`; `card` gives a README.md from the
     task and a section on how to use the folder. Returns what export.json holds."""
     kinds = {}
@@ -95,7 +96,8 @@ def export_hf(exported: Exported, folder: Path, card: Callable[[str, str], str])
         (target / "config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (target / "README.md").write_text(card(task, _usage(exported, task, standard is not None)), encoding="utf-8")
         kinds[task] = type(standard).__name__ if standard is not None else f"{MODELING}.py"
-    about = {**exported.about("hf"), "votes": exported.votes, "models": kinds, "not_carried": NOT_CARRIED}
+    about = exported.about("hf")
+    about["votes"], about["models"], about["not_carried"] = exported.votes, kinds, NOT_CARRIED
     write_about(folder, about)
     return about
 

@@ -27,7 +27,10 @@ from polarity.predict import portable
 from polarity.predict.export_hf import FRAME_NAMES, SETTINGS, TEXT_NAMES, TEXT_PARTS
 from polarity.predict.exported import (
     README,
+    About,
+    Check,
     Exported,
+    Int8Cost,
     Part,
     calibration_section,
     labels_section,
@@ -62,7 +65,7 @@ def check_installed() -> None:
         raise RunError(f"--to onnx needs {', '.join(lacking)}: pip install 'polarity[onnx]'")
 
 
-def export_onnx(exported: Exported, folder: Path, rows: CheckRows, *, resamples: int) -> dict[str, Any]:
+def export_onnx(exported: Exported, folder: Path, rows: CheckRows, *, resamples: int) -> About:
     """Write the export into the empty `folder`; returns what export.json holds.
 
     Raises RunError where onnxruntime and torch differ by more than 1e-3 in a logit of `rows.texts`. With `rows.validation` there is an
@@ -72,10 +75,8 @@ def export_onnx(exported: Exported, folder: Path, rows: CheckRows, *, resamples:
     exported.tokenizer.save_pretrained(folder)
     (folder / RUNNER).write_text(runner_source(), encoding="utf-8")
     write_graph(exported.model, folder / MODEL, tasks, types=settings["token_type_ids"])
-    about = exported.about("onnx") | {
-        "outputs": {task: f"logits_{task}" for task in tasks},
-        "not_carried": not_carried(exported),
-    }
+    about = exported.about("onnx")
+    about["outputs"], about["not_carried"] = {task: f"logits_{task}" for task in tasks}, not_carried(exported)
     write_about(folder, about)  # the runner, which the check runs, reads it
     about["check"] = check_against_torch(exported, OnnxClassifier(folder), rows)
     if rows.validation is not None:
@@ -153,7 +154,7 @@ def _quiet() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def check_against_torch(exported: Exported, onnx: OnnxClassifier, rows: CheckRows) -> dict[str, Any]:
+def check_against_torch(exported: Exported, onnx: OnnxClassifier, rows: CheckRows) -> Check:
     """Largest difference of a logit between torch and onnxruntime on the rows, and how many labels differ from the run's own.
 
     Raises RunError where it is above 1e-3.
@@ -195,7 +196,7 @@ def quantize(folder: Path) -> None:
         root.setLevel(level)
 
 
-def int8_cost(exported: Exported, folder: Path, validation: pa.Table, resamples: int) -> dict[str, Any]:
+def int8_cost(exported: Exported, folder: Path, validation: pa.Table, resamples: int) -> Int8Cost:
     """Macro-F1 of both ONNX models on the validation rows, and the paired difference int8 - float32 with its interval."""
     labels = exported.config.labels
     by_title, decided = exported.run.by_title("validation"), exported.run.decided.get("validation", ())
@@ -218,7 +219,7 @@ def _predicted(onnx: OnnxClassifier, table: pa.Table, labels: dict[str, list[str
     return build_predictions("validation", table, {task: found[task]["probabilities"] for task in labels}, labels, codes)
 
 
-def _readme(exported: Exported, about: dict[str, Any]) -> str:
+def _readme(exported: Exported, about: About) -> str:
     check, left_out = about["check"], "\n".join(f"- {line}" for line in about["not_carried"])
     int8 = ""
     if "int8" in about:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from polarity.artifacts import disk_errors, replacing
 from polarity.config import MIN_COMMENT_TOKENS, Config
 from polarity.errors import RunError
+from polarity.evaluate.results import Difference
 from polarity.model.multitask import MultitaskModel
 from polarity.predict.scorers import load_parts
 from polarity.run import Run
@@ -154,6 +155,75 @@ ABOUT, README = "export.json", "README.md"
 SCHEMA_VERSION = 1
 
 
+class Lengths(TypedDict):
+    """Settings of `data.` by which two texts are cut."""
+
+    order: str
+    max_length: int
+    max_comment: int | None
+    max_title: int | None
+
+
+class TextSettings(TypedDict):
+    """How two texts become one row, in export.json and config.json."""
+
+    lengths: Lengths
+    min_comment_tokens: int
+    pad_token_id: int
+    token_type_ids: bool
+
+
+class Constants(TypedDict):
+    """A task's calibration."""
+
+    temperature: float
+    biases: list[float] | None
+
+
+class Check(TypedDict):
+    """How far onnxruntime and torch agree: texts, the largest difference of a logit, and {task: labels that are not the run's own}."""
+
+    texts: int
+    source: str
+    largest_logit_difference: float
+    other_label_than_run: dict[str, int]
+
+
+class Int8Overall(Difference):
+    """Overall macro-F1 of both models, and int8 less float32."""
+
+    float32: float
+    int8: float
+
+
+class Int8Cost(TypedDict):
+    """What int8 weights cost on the run's own rows."""
+
+    rows: int
+    split: str
+    overall: Int8Overall
+    tasks: dict[str, Difference]
+    bytes: dict[str, int]
+
+
+class About(TypedDict):
+    """export.json; `models` and `votes` of folders for transformers, `outputs`, `check` and `int8` of an ONNX folder."""
+
+    schema_version: int
+    format: str
+    made_by: str
+    run: str
+    labels: dict[str, list[str]]
+    inputs: TextSettings
+    calibration: dict[str, Constants]
+    votes: NotRequired[str]
+    models: NotRequired[dict[str, str]]
+    outputs: NotRequired[dict[str, str]]
+    not_carried: NotRequired[list[str]]
+    check: NotRequired[Check]
+    int8: NotRequired[Int8Cost]
+
+
 @dataclass(frozen=True)
 class Exported:
     """A run as an export sees it; `calibration` is {task: {"temperature", "biases"}}, empty where the run has none."""
@@ -163,7 +233,7 @@ class Exported:
     config: Config
     model: MultitaskModel
     tokenizer: "PreTrainedTokenizerFast"
-    calibration: dict[str, Any]
+    calibration: dict[str, Constants]
 
     @classmethod
     def load(cls, run: Run, *, raw: bool) -> "Exported":
@@ -172,7 +242,7 @@ class Exported:
             raise RunError(f"{run.uri}: is an ensemble, and an export is one model: export its members, or `polarity soup` its runs")
         model, tokenizer = load_parts(run.folder)
         fitted = {} if raw else run.calibration
-        calibration = {
+        calibration: dict[str, Constants] = {
             task: {"temperature": f.temperature, "biases": None if f.biases is None else list(f.biases)} for task, f in fitted.items()
         }
         return cls(run, run.name, run.config, model, tokenizer, calibration)
@@ -182,17 +252,22 @@ class Exported:
         """The run's own mode of multi-sample dropout: off, mean or vote."""
         return str(self.model.config.inference_mode)
 
-    def text_settings(self) -> dict[str, Any]:
+    def text_settings(self) -> TextSettings:
         """How two texts become one row, as export.json and config.json hold it."""
         data = self.config.data
         return {
-            "lengths": {name: getattr(data, name) for name in ("order", "max_length", "max_comment", "max_title")},
+            "lengths": {
+                "order": data.order,
+                "max_length": data.max_length,
+                "max_comment": data.max_comment,
+                "max_title": data.max_title,
+            },
             "min_comment_tokens": MIN_COMMENT_TOKENS,
             "pad_token_id": self.tokenizer.pad_token_id,
             "token_type_ids": "token_type_ids" in self.tokenizer.model_input_names,
         }
 
-    def about(self, kind: str) -> dict[str, Any]:
+    def about(self, kind: str) -> About:
         """What export.json starts with."""
         return {
             "schema_version": SCHEMA_VERSION,
@@ -245,7 +320,7 @@ def check_free(out: Path) -> None:
         raise RunError(f"{out}: holds something already; choose another --out, or empty it")
 
 
-def write_about(folder: Path, about: dict[str, Any]) -> None:
+def write_about(folder: Path, about: About) -> None:
     (folder / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -259,7 +334,8 @@ def texts_section(exported: Exported) -> str:
     settings = exported.text_settings()
     lengths = settings["lengths"]
     title, comment = ("the title", "the comment") if lengths["order"] == "title_first" else ("the comment", "the title")
-    caps = [f"the {name} to {lengths[f'max_{name}']} tokens" for name in ("comment", "title") if lengths[f"max_{name}"] is not None]
+    most = {"comment": lengths["max_comment"], "title": lengths["max_title"]}
+    caps = [f"the {name} to {tokens} tokens" for name, tokens in most.items() if tokens is not None]
     if lengths["order"] == "title_first":
         rule = (
             "the comment is cut to what the title leaves; where that is below "

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from polarity.artifacts import CONFIG, STUDENT
 from polarity.errors import DataError, PolarityError, RunError, Say, nearest
-from polarity.predict.exported import Exported, check_free, new_folder
+from polarity.predict.exported import About, Exported, check_free, new_folder
 from polarity.run import Run
 
 FORMATS = ("hf", "onnx")
@@ -67,7 +66,7 @@ class Push:
 
 def export(
     run: str, to: str, out: Path, *, int8: bool = False, raw: bool = False, push: Push | None = None, say: Say = print
-) -> dict[str, Any]:  # fmt: skip
+) -> About:  # fmt: skip
     """Export a run folder to `out` and return the content of its export.json; `raw` leaves the calibration out.
 
     `hf` gives a folder a task, and with `push` sends them to the hub.
@@ -97,7 +96,7 @@ def export(
     return about
 
 
-def _hf(run: Run, out: Path, *, raw: bool, say: Say) -> dict[str, Any]:
+def _hf(run: Run, out: Path, *, raw: bool, say: Say) -> About:
     from polarity.predict.export_hf import export_hf
     from polarity.report.card import render_card
     from polarity.report.page import ReportError
@@ -121,7 +120,7 @@ def _hf(run: Run, out: Path, *, raw: bool, say: Say) -> dict[str, Any]:
     return about
 
 
-def _onnx(run: Run, out: Path, *, int8: bool, raw: bool, say: Say) -> dict[str, Any]:
+def _onnx(run: Run, out: Path, *, int8: bool, raw: bool, say: Say) -> About:
     from polarity.predict.export_onnx import MODEL_INT8, CheckRows, check_installed, export_onnx
 
     check_installed()
