@@ -20,11 +20,10 @@ from polarity.train.checkpoints import Background, Checkpoint, load_checkpoint, 
 from polarity.train.control import Control, Events, Record, Requests
 from polarity.train.loop import Result, run_training
 from polarity.train.world import World
-from tests.train.runs import Heard, configured, fresh_model, on_ranks, saved, tables, timeless
+from tests.train.runs import Heard, all_ten, configured, fresh_model, on_ranks, saved, tables, timeless
 
 PATIENCE_S = 60.0
 SIZES = {"global_batch_size": 16, "micro_batch_size": 8, "epochs": 3, "early_stopping_patience": None, "log_every": 1}
-EVERYTHING = tuple(range(1, 11))
 
 
 def run(config: Config, events: Events, control: Control | None = None) -> Result:
@@ -116,7 +115,7 @@ def at_once(self: Background, work: Callable[[], None]) -> None:
 
 def test_training_goes_on_meanwhile_and_does_not_show_in_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All ten points, after an epoch and inside one; against checkpoints for which the training stood still."""
-    config = configured(EVERYTHING, train=SIZES)
+    config = all_ten(train=SIZES)
     for kind in ("slow", "still"):
         (tmp_path / kind).mkdir()
     later = {"epoch_0000_step_00000002": ("step", 3), "epoch_0001": ("epoch", 2), "epoch_0002": ("epoch", 3)}

@@ -16,7 +16,7 @@ from polarity.model.multitask import MultitaskModel
 from polarity.train.checkpoints import host_copy, load_checkpoint
 from polarity.train.loop import Result, Tables, Training, bare, run_training
 from polarity.train.world import World
-from tests.train.runs import Heard, configured, fresh_model, on_ranks, tables
+from tests.train.runs import Heard, all_ten, configured, fresh_model, on_ranks, tables
 
 TRAIN = {"epochs": 2, "global_batch_size": 6, "micro_batch_size": 3, "early_stopping_patience": None}
 
@@ -177,7 +177,7 @@ FAILING = {"global_batch_size": 12, "micro_batch_size": 3, "max_bad_steps": 5}
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_failed_step_leaves_no_trace_in_any_state(precision: str) -> None:
     """All ten points, weights averaged over epochs, and an encoder with running statistics; then the next step changes them all."""
-    config = configured(tuple(range(1, 11)), train=FAILING | {"precision": precision, "average_epochs": 2})
+    config = all_ten(train=FAILING | {"precision": precision, "average_epochs": 2})
     before, after, later, outcome = around_a_failure(config, float("nan"), 0)
     assert outcome == "bad"
     assert_same(before, after)
@@ -189,7 +189,7 @@ def test_a_failed_step_leaves_no_trace_in_any_state(precision: str) -> None:
 
 def test_a_step_whose_scale_overflows_leaves_the_smaller_scale_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loss is finite and the scaled gradient is not: fp16's own business, which changes its scale and nothing else."""
-    config = configured(tuple(range(1, 11)), train=FAILING | {"precision": "fp16"})
+    config = all_ten(train=FAILING | {"precision": "fp16"})
     model = with_statistics(fresh_model(config))
     training = Training(config, tables(config), model, World())
     batches = global_batches(training.train_rows, config, 0)
@@ -207,7 +207,7 @@ def test_a_step_whose_scale_overflows_leaves_the_smaller_scale_alone(monkeypatch
 
 @pytest.mark.slow
 def test_a_step_that_fails_on_one_of_two_workers_leaves_no_trace_on_either(tmp_path: Path) -> None:
-    config = configured(tuple(range(1, 11)), train=FAILING | {"precision": "fp32"})
+    config = all_ten(train=FAILING | {"precision": "fp32"})
     before, after, _, outcome = on_ranks(2, tmp_path / "ranks", around_a_failure, config, float("inf"), 1)
     assert outcome == "bad"
     assert_same(before, after)

@@ -18,9 +18,8 @@ from polarity.train.job import checkpoint_names
 from polarity.train.loop import Result, run_training
 from polarity.train.worker import newest_checkpoint
 from polarity.train.world import World
-from tests.train.runs import Heard, configured, fresh_model, on_ranks, saved, tables, timeless
+from tests.train.runs import Heard, all_ten, configured, fresh_model, on_ranks, saved, tables, timeless
 
-EVERYTHING = tuple(range(1, 11))
 SIZES = {"global_batch_size": 16, "micro_batch_size": 8, "epochs": 2, "early_stopping_patience": None}
 
 
@@ -77,7 +76,7 @@ def stopped_and_resumed(config: Config, folder: Path, step: int) -> dict[str, An
 @pytest.mark.slow
 def test_a_stop_at_any_batch_changes_no_bit(tmp_path: Path) -> None:
     """The first batch, one inside, the last of an epoch, and one of the last epoch; all ten points, adaptive gamma among them."""
-    config = configured(EVERYTHING, train=SIZES)
+    config = all_ten(train=SIZES)
     whole = run(config, tmp_path / "whole")
     steps = sum(row["kind"] == "step" for row in whole.state.history)
     per_epoch = next(row["step"] for row in whole.state.history if row["kind"] == "epoch")
@@ -92,7 +91,7 @@ def on_two(config: Config, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_stop_of_one_of_two_workers_stops_both(tmp_path: Path) -> None:
-    config = configured(EVERYTHING, train=SIZES)
+    config = all_ten(train=SIZES)
     (tmp_path / "runs").mkdir()
     found = on_ranks(2, tmp_path / "ranks", on_two, config, tmp_path / "runs")
     assert_same(found["whole"], found["resumed"])

@@ -9,9 +9,8 @@ from polarity.config import Config
 from polarity.errors import RunError
 from polarity.train.loop import Result, run_training
 from polarity.train.world import World
-from tests.train.runs import Heard, configured, fresh_model, tables, timeless
+from tests.train.runs import Heard, all_ten, configured, fresh_model, tables, timeless
 
-EVERYTHING = tuple(range(1, 11))
 SIZES = {"global_batch_size": 16, "micro_batch_size": 8, "epochs": 4, "early_stopping_patience": 2}
 
 
@@ -23,7 +22,7 @@ def run(config: Config, folder: Path, resume: Path | None = None) -> Result:
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped_after", [1, 2])
 def test_resumed_run_is_bit_identical(stopped_after: int, tmp_path: Path) -> None:
-    config = configured(EVERYTHING, train=SIZES)
+    config = all_ten(train=SIZES)
     whole = run(config, tmp_path / "whole")
     again = run(config, tmp_path / "again", resume=tmp_path / "whole" / f"epoch_{stopped_after:04d}")
     assert all(torch.equal(t, again.model.state_dict()[name]) for name, t in whole.model.state_dict().items())

@@ -10,16 +10,14 @@ import torch
 from polarity.config import Config
 from polarity.train.loop import run_training
 from polarity.train.world import World
-from tests.train.runs import Heard, configured, fresh_model, on_ranks, tables
+from tests.train.runs import Heard, all_ten, fresh_model, on_ranks, tables
 
-ALL = tuple(range(1, 11))
 STOPPED_AFTER, EPOCHS = 2, 4
 
 
 def config(workers: int) -> Config:
     sizes = {"epochs": EPOCHS, "early_stopping_patience": None, "global_batch_size": 16, "micro_batch_size": 4}
-    head = {"layers": 3, "hidden_size": 24, "intermediate_size": 32, "residual": True}
-    return configured(ALL, train=sizes, cluster={"workers": workers}, model={"head": head})
+    return all_ten(train=sizes, cluster={"workers": workers})
 
 
 def run(folder: Path, resume: Path | None) -> dict[str, Any]:
