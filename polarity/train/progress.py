@@ -51,20 +51,21 @@ class Utilisation:
         return flops / float(self._lengths.sum()) / (_peak(self._precision, self._world.device) * self._world.size)
 
 
-_EMULATED = 1e10
-"""Operations a second below which a number format is computed by other instructions than its own."""
+_EMULATED = 2e9
+"""Operations a second below which a short format is computed by other instructions than its own; 4e8 were measured, and 3e10 in fp32."""
 
 
 @cache
 def _peak(precision: str, device: torch.device) -> float:
     """A product small enough to take hundredths of a second on a CPU; the best of some: others compute on the same machine meanwhile.
 
-    A CPU that has no instructions for a short format takes seconds for it, so a product of a thirtieth is tried first.
+    A CPU that has no instructions for a short format takes ten seconds for these products, so far smaller ones are tried first.
     """
     chosen = precision_here(precision, device)
-    rough = peak_flops(chosen, device, size=256, repeats=1)
-    if device.type == "cpu" and rough < _EMULATED:
-        return rough
+    if device.type == "cpu" and chosen != "fp32":
+        rough = max(peak_flops(chosen, device, size=256, repeats=1) for _ in range(2))
+        if rough < _EMULATED:
+            return rough
     return max(peak_flops(chosen, device, size=None if device.type == "cuda" else 768, repeats=1) for _ in range(4))
 
 
