@@ -1,6 +1,6 @@
 """A study on the terminal: the effects table when it has ended, and its progress while it runs."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -69,7 +69,7 @@ _SHOWN = 5
 
 def screen_notes(screen: ScreenEntry) -> list[str]:
     """What a screen adds to its table, in lines: shared settings, what its effects are not clear of, and the largest interactions."""
-    lines = [f"Shared setting {entry.setting}: {shared_words(entry)}" for entry in screen.shared]
+    lines = shared_notes(screen.shared)
     if screen.aliased:
         lines.append(
             "With these runs an effect is not clear of the interactions of two other factors: a third of each is in it, or taken from it."
@@ -78,6 +78,11 @@ def screen_notes(screen: ScreenEntry) -> list[str]:
     if found:
         lines.append("Largest interactions of two factors (points; aliases in brackets; none is claimed):")
     return lines + [f"  {interaction_words(entry)}" for entry in found]
+
+
+def shared_notes(shared: Sequence[SharedSetting]) -> list[str]:
+    """What a setting that several factors make is in each run, a line each."""
+    return [f"Shared setting {entry.setting}: {shared_words(entry)}" for entry in shared]
 
 
 def shared_words(entry: SharedSetting) -> str:

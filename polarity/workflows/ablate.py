@@ -29,7 +29,7 @@ from polarity.tune.screening import (
     put_together,
     shared_settings,
 )
-from polarity.tune.terminal import Pace, live_or_lines, render_effects
+from polarity.tune.terminal import Pace, live_or_lines, render_effects, shared_notes
 from polarity.workflows.train import require_data
 
 
@@ -156,7 +156,7 @@ def dry_run(question: Question, plan: StudyPlan, *, concurrent: int | None = Non
         screens["screen --runs 12"] = plan_screen(question.level, 12)
     lines = [describe(plan, arms, prepared, concurrent, costs)]
     if screen:
-        lines += [f"shared setting {shared}" for shared in shared_settings(factor_changes(screen, question.configure))]
+        lines += shared_notes(shared_settings(factor_changes(screen, question.configure)))
     lines.append(compare_designs(screens, costs, plan.seeds, prepared.rows.counts["test"], concurrent))
     return "\n".join(lines)
 

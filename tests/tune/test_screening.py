@@ -24,6 +24,7 @@ from polarity.tune.screening import (
     shared_settings,
     unused_columns,
 )
+from polarity.tune.terminal import shared_notes
 
 
 def configure(arm: Arm) -> Config:
@@ -95,6 +96,8 @@ def test_points_that_share_a_setting_mean_the_same_in_every_run() -> None:
         {"point-3": "cosine", "point-9": "cosine_restarts"},
         "cosine_restarts",
     )
+    said = "cosine with point-3 alone, cosine_restarts with point-9 alone; cosine_restarts with point-3 and point-9 on."
+    assert shared_notes([shared]) == [f"Shared setting optim.schedule: {said}"]
     for arm in screen.arms():
         off = configure(Arm("baseline"))
         assert put_together(off, [changes[f"point-{n}"] for n in arm.points]) == apply_points(off, arm.points)
