@@ -49,7 +49,7 @@ def picture(rows: list[dict[str, Any]], factors: dict[str, Arm], look: str) -> s
     parts = [Markup('<rect width="100%" height="100%" fill="{page}"/>').format(**colour)]
     parts.append(_text(LEFT, 16, "effect on overall macro-F1, points, with 95 % interval", colour["text"], bold=True))
     parts.append(Markup('<rect x="{}" y="24" width="22" height="11" fill="{}"/>').format(LEFT, colour["claim"]))
-    parts.append(_text(LEFT + 28, 34, "what the plan claims", colour["muted"]))
+    parts.append(_text(LEFT + 28, 34, "what the plan claims (a verdict needs Holm's p over all points below 0.05)", colour["muted"]))
     for tick in nice_ticks(scale.low, scale.high, 9):
         line = '<line x1="{0}" x2="{0}" y1="{1}" y2="{2}" stroke="{3}" stroke-width="{4}"/>'
         parts.append(Markup(line).format(x(tick), TOP, bottom, colour["text" if tick == 0 else "grid"], 1))

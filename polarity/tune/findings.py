@@ -20,6 +20,8 @@ from polarity.tune.statistics import EFFECTS_SCHEMA, Trial, study_effects
 
 Unit = Literal["seconds", "epochs"]
 _TOLERANCE = 1e-9
+_NAMED = 3
+"""Trials that a line names; of more it says how many they are."""
 EFFECT_SPLIT = "test"
 """The name of the effect rows in a trial's predictions.parquet."""
 
@@ -104,8 +106,11 @@ def missing(study: Study, reason: str | None) -> list[str]:
     lines = []
     waiting = study.of(None, "pending")
     if waiting:
+        named = ", ".join(trial.id for trial in waiting[:_NAMED])
+        more = f" and {len(waiting) - _NAMED} more" if len(waiting) > _NAMED else ""
         lines.append(
-            f"not run, as {reason or 'the study was interrupted'}: {', '.join(trial.id for trial in waiting)}; go on with --resume"
+            f"{len(waiting)} of {len(study.trials)} trials are not run, as {reason or 'the study was interrupted'}: {named}{more}; "
+            "go on with --resume"
         )
     if study.of("explore") and not study.of("confirm"):
         lines.append("nothing is confirmed yet, so there are no effects")

@@ -10,6 +10,7 @@ import pytest
 from polarity.artifacts import STUDY, RunFolder
 from polarity.errors import RunError
 from polarity.study import Arm, Study, TrialRecord, new_trial, open_study_folder, study_schema
+from polarity.tune.findings import missing
 from tests.tune.studies import record
 
 ARMS = [Arm("baseline"), Arm("tier-1", (1, 2, 3), reference="baseline", claim=(0.08, 0.10)), Arm("tier-2", (4, 5), reference="baseline")]
@@ -39,6 +40,15 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "study" / STUDY).read_text())
     assert content["schema_version"] == 1 and content["created"]
     assert not list((tmp_path / "study").glob(".*"))
+
+
+@pytest.mark.parametrize(("waiting", "named"), [(3, "baseline-s2, confirm-baseline-s3"), (60, "baseline-s3 and 57 more")])
+def test_what_was_not_run_is_counted_and_the_first_named(tmp_path: Path, waiting: int, named: str) -> None:
+    study = study_in(tmp_path / "study", [new_trial("baseline", seed, "confirm", 4) for seed in range(waiting + 1)])
+    study.trials[0].status = "finished"
+    (line,) = missing(study, None)
+    assert line.startswith(f"{waiting} of {waiting + 1} trials are not run, as the study was interrupted: confirm-baseline-s1, ")
+    assert f"{named}; go on with --resume" in line
 
 
 def test_a_trial_that_ran_when_the_driver_died_waits_again(tmp_path: Path) -> None:
