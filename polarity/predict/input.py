@@ -88,6 +88,8 @@ def open_inputs(data: str, columns: Columns, leave_out: Path | None = None) -> t
 def _found(data: str) -> tuple[list[tuple[str, Path | None, Path]], list[str]]:
     if data.startswith("hf:") or data.split(":")[0] == "sample":
         return [(data, None, Path(data.replace("/", "-").replace(":", "-") + ".parquet"))], []
+    if "://" in data:
+        return [(data, None, Path(data.rstrip("/").rpartition("/")[2] + ".parquet"))], []
     path = Path(data).expanduser()
     if path.is_dir() and not any((path / mark).is_file() for mark in SAVED):
         inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]

@@ -159,6 +159,10 @@ def test_folder_of_mixed_files(tmp_path: Path) -> None:
     check_rows(table.to_pylist())
     inputs, _ = open_inputs(str(folder / "**" / "*.parquet"), COLUMNS)
     assert [str(each.relative) for each in inputs] == ["b.parquet"]
+    uri = (folder / "sub" / "b.parquet").as_uri()
+    assert open_inputs(uri, COLUMNS)[0][0].source.name == uri
+    predicted(uri, tmp_path / "remote.parquet")
+    check_rows(pq.read_table(tmp_path / "remote.parquet").to_pylist())
 
 
 def test_a_kill_loses_and_doubles_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
