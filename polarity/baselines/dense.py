@@ -19,6 +19,7 @@ FILE = "dense.safetensors"
 STRENGTH = 6.8
 """C x N, the weight of all rows together against the L2 penalty: on 6,776 real rows C = 0.001 was best of 0.0003 to 0.01."""
 MAX_ITERATIONS = 500
+TOLERANCE = 1e-3
 
 Features = NDArray[np.floating]
 
@@ -35,7 +36,7 @@ class DenseModel:
     def probabilities(self, features_ND: Features) -> dict[str, Floats]:
         """Per task (N, K) in class order."""
         standard_ND = (features_ND - self.mean_D) / self.scale_D
-        return {task: _softmax(standard_ND @ weights_KD.T + self.intercepts[task]) for task, weights_KD in self.coefficients.items()}
+        return {task: softmax(standard_ND @ weights_KD.T + self.intercepts[task]) for task, weights_KD in self.coefficients.items()}
 
     def save(self, folder: Path) -> None:
         """Write dense.safetensors into an existing folder."""
@@ -69,18 +70,20 @@ def fit_dense(features_ND: Features, codes: dict[str, Codes], labels: Labels) ->
     coefficients, intercepts = {}, {}
     for task, classes in labels.items():
         known = codes[task] >= 0
-        coefficients[task], intercepts[task] = _fit_task(standard_ND[known], codes[task][known], len(classes))
+        strength = STRENGTH / max(1, int(known.sum()))
+        coefficients[task], intercepts[task] = fit_classes(standard_ND[known], codes[task][known], len(classes), strength, TOLERANCE)
     return DenseModel(mean_D, scale_D, coefficients, intercepts)
 
 
-def _fit_task(standard_ND: Features, codes: Codes, classes: int) -> tuple[Floats, Floats]:
-    coefficients, intercepts = np.zeros((classes, standard_ND.shape[1])), np.full(classes, -np.inf)
+def fit_classes(features_ND: Features, codes: Codes, classes: int, strength: float, tolerance: float) -> tuple[Floats, Floats]:
+    """Balanced logistic regression with `strength` as C: coefficients (K, D) and intercepts (K,), -inf for a class without a row."""
+    coefficients, intercepts = np.zeros((classes, features_ND.shape[1])), np.full(classes, -np.inf)
     present = np.unique(codes)
     if len(present) < 2:  # one class only: it is certain
         intercepts[present] = 0.0
         return coefficients, intercepts
-    model = LogisticRegression(C=STRENGTH / len(codes), class_weight="balanced", max_iter=MAX_ITERATIONS, tol=1e-3)
-    model.fit(standard_ND, codes)
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=MAX_ITERATIONS, tol=tolerance)
+    model.fit(features_ND, codes)
     if len(present) == 2:  # scikit-learn keeps one row of weights, the second class's log-odds
         coefficients[present[1]], intercepts[present] = model.coef_[0], [0.0, model.intercept_[0]]
     else:
@@ -88,7 +91,8 @@ def _fit_task(standard_ND: Features, codes: Codes, classes: int) -> tuple[Floats
     return coefficients, intercepts
 
 
-def _softmax(logits_NK: Floats) -> Floats:
+def softmax(logits_NK: Floats) -> Floats:
+    """Probabilities (N, K) of logits."""
     exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
     result: Floats = exp_NK / exp_NK.sum(axis=1, keepdims=True)
     return result

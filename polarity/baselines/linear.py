@@ -50,11 +50,15 @@ _BLOCKS = (
 )
 
 
+TextFeatures = list[tuple[str, TfidfVectorizer]]
+"""Fitted vectorizers, each with the column that it reads."""
+
+
 @dataclass(frozen=True)
 class LinearFloor:
     """The fitted features and one classifier a task; `shares` is there for classes that a task never saw."""
 
-    features: list[tuple[str, TfidfVectorizer]]
+    features: TextFeatures
     classifiers: dict[str, LogisticRegression | None]
     shares: dict[str, Floats]
 
@@ -91,7 +95,7 @@ def fit_linear(train: pa.Table, labels: Labels, *, say: Say) -> LinearFloor:
     if train.num_rows > MOST_ROWS:
         say(f"linear baseline: fitted on a random sample of {MOST_ROWS:,} of the {train.num_rows:,} training rows")
         train = _rows(train, np.sort(np.random.default_rng(0).choice(train.num_rows, MOST_ROWS, replace=False)))
-    features = [(block.column, fitted) for block in _BLOCKS if (fitted := _fit_block(block, train, say)) is not None]
+    features = fit_features(train, say)
     if not features:
         raise DataError("no training comment or title holds a word or character to build the linear baseline on")
     terms = _terms(features, train)
@@ -112,6 +116,11 @@ def _rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
         parts.append(batch.take(pa.array(rows[first:last] - start)))
         start += batch.num_rows
     return pa.Table.from_batches(parts, schema=table.schema)
+
+
+def fit_features(train: pa.Table, say: Say) -> TextFeatures:
+    """Words and characters of the comments and words of the titles; those that no text holds are left out, and said to be."""
+    return [(block.column, fitted) for block in _BLOCKS if (fitted := _fit_block(block, train, say)) is not None]
 
 
 def _fit_block(block: _Block, train: pa.Table, say: Say) -> TfidfVectorizer | None:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from polarity.baselines.linear import LinearFloor, new_classifier
+from polarity.baselines.linear import LinearFloor, TextFeatures, new_classifier
 from polarity.errors import RunError
 from polarity.evaluate.predictions import Floats, Labels
 
@@ -26,12 +26,8 @@ Numbers = dict[str, Floats]
 
 def save_linear(folder: Path, floor: LinearFloor, labels: Labels) -> None:
     """Write the two files into the existing `folder`; `labels` are {task: classes in order}."""
-    numbers: Numbers = {f"share/{task}": np.ascontiguousarray(shares) for task, shares in floor.shares.items()}
-    features = []
-    for index, (column, vectorizer) in enumerate(floor.features):
-        settings = {name: vectorizer.get_params()[name] for name in _KEPT}
-        features.append({"column": column, **settings, "terms": [str(term) for term in vectorizer.get_feature_names_out()]})
-        numbers[f"idf/{index}"] = np.ascontiguousarray(vectorizer.idf_, dtype=np.float64)
+    features, numbers = write_features(floor.features)
+    numbers |= {f"share/{task}": np.ascontiguousarray(shares) for task, shares in floor.shares.items()}
     classes: dict[str, list[int] | None] = {}
     for task, classifier in floor.classifiers.items():
         classes[task] = None if classifier is None else [int(index) for index in classifier.classes_]
@@ -56,7 +52,7 @@ def load_linear(folder: Path) -> tuple[LinearFloor, dict[str, list[str]]]:
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder / NUMBERS}: cannot be read ({error}); make the ensemble again") from error
     try:
-        features = [(spec["column"], _vectorizer(spec, numbers[f"idf/{index}"])) for index, spec in enumerate(settings["features"])]
+        features = read_features(settings["features"], numbers)
         labels = {task: [str(name) for name in names] for task, names in settings["labels"].items()}
         width = sum(len(vectorizer.idf_) for _, vectorizer in features)
         classifiers = {task: _classifier(task, settings["classes"][task], numbers, width) for task in labels}
@@ -64,6 +60,22 @@ def load_linear(folder: Path) -> tuple[LinearFloor, dict[str, list[str]]]:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunError(f"{folder}: {SETTINGS} and {NUMBERS} do not fit one another ({error}); make the ensemble again") from error
     return LinearFloor(features, classifiers, shares), labels
+
+
+def write_features(features: TextFeatures) -> tuple[list[dict[str, Any]], Numbers]:
+    """Settings and terms of vectorizers for a JSON file, and their numbers, which are named by place."""
+    settings: list[dict[str, Any]] = []
+    numbers: Numbers = {}
+    for index, (column, vectorizer) in enumerate(features):
+        kept = {name: vectorizer.get_params()[name] for name in _KEPT}
+        settings.append({"column": column, **kept, "terms": [str(term) for term in vectorizer.get_feature_names_out()]})
+        numbers[f"idf/{index}"] = np.ascontiguousarray(vectorizer.idf_, dtype=np.float64)
+    return settings, numbers
+
+
+def read_features(settings: list[dict[str, Any]], numbers: Numbers) -> TextFeatures:
+    """What `write_features` wrote. Raises KeyError, TypeError or ValueError where the two do not fit one another."""
+    return [(spec["column"], _vectorizer(spec, numbers[f"idf/{index}"])) for index, spec in enumerate(settings)]
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

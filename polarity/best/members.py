@@ -1,4 +1,5 @@
-"""The members that need no training of their own: the title's prior, the linear model, and logistic regression on a frozen encoder.
+"""The members that are fitted in minutes: the title's prior, the linear model, logistic regression on a frozen encoder's sentence vectors,
+and words, characters and sentence vectors fused in one model.
 
 Each gives out-of-fold probabilities of every labelled row, and a model fitted on all rows. Shapes: N rows, K classes, D features.
 """
@@ -14,6 +15,7 @@ from safetensors.numpy import load, save
 
 from polarity.artifacts import RunFolder
 from polarity.baselines.dense import DenseModel, Features, fit_dense
+from polarity.baselines.fused import FusedModel, fit_fused
 from polarity.baselines.linear import LinearFloor, fit_linear
 from polarity.baselines.majority import TitlePrior, fit_title_prior, label_codes
 from polarity.best.ceiling import Fit, Scores
@@ -54,15 +56,36 @@ def linear_member(comments: pa.Table, folds: Folds, labels: Labels, say: Say) ->
 def frozen_member(comments: pa.Table, folds: Folds, labels: Labels, features_ND: Features) -> tuple[dict[str, Floats], DenseModel]:
     """Logistic regression on the encoder's sentence vectors (N, D), which are computed once for all folds."""
     codes = {task: label_codes(comments, task) for task in labels}
-    ids = comments["row_id"].combine_chunks()
-    found = {task: np.zeros((len(features_ND), len(classes))) for task, classes in labels.items()}
-    for fold, split in enumerate(folds.splits):
-        rows = pc.index_in(split.train["row_id"].combine_chunks(), value_set=ids).to_numpy()
+
+    def fit(rows: NDArray[np.int64]) -> Scores:
         model = fit_dense(features_ND[rows], {task: code[rows] for task, code in codes.items()}, labels)
-        scored = folds.number == fold
-        for task, chances in model.probabilities(features_ND[scored]).items():
+        return lambda scored: model.probabilities(features_ND[scored])
+
+    return _by_places(comments, folds, labels, fit), fit_dense(features_ND, codes, labels)
+
+
+def fused_member(comments: pa.Table, folds: Folds, labels: Labels, features_ND: Features, say: Say) -> tuple[dict[str, Floats], FusedModel]:
+    """Words, characters and sentence vectors (N, D) in one linear model, with weights of each title's own."""
+    codes = {task: label_codes(comments, task) for task in labels}
+
+    def fit(rows: NDArray[np.int64]) -> Scores:
+        train = comments.take(pa.array(rows))
+        model = fit_fused(train, features_ND[rows], {task: code[rows] for task, code in codes.items()}, labels, say=lambda _: None)
+        return lambda scored: model.probabilities(comments.take(pa.array(scored)), features_ND[scored])
+
+    return _by_places(comments, folds, labels, fit), fit_fused(comments, features_ND, codes, labels, say=say)
+
+
+def _by_places(comments: pa.Table, folds: Folds, labels: Labels, fit: Fit) -> dict[str, Floats]:
+    """`out_of_fold` for what is fitted on places in the labelled table."""
+    ids = comments["row_id"].combine_chunks()
+    found = {task: np.zeros((comments.num_rows, len(classes))) for task, classes in labels.items()}
+    for fold, split in enumerate(folds.splits):
+        rows = pc.index_in(split.train["row_id"].combine_chunks(), value_set=ids).to_numpy().astype(np.int64)
+        scored = np.flatnonzero(folds.number == fold)
+        for task, chances in fit(rows)(scored).items():
             found[task][scored] = chances
-    return found, fit_dense(features_ND, codes, labels)
+    return found
 
 
 def refits(comments: pa.Table, labels: Labels, features_ND: Features | None) -> list[Fit]:

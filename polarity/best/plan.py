@@ -1,6 +1,6 @@
 """What a time budget buys: folds, epochs and frozen layers of the fine-tuned encoders, from speed measured on this machine.
 
-The cheap members (title, linear, frozen encoder) take minutes and always run. What is left goes to the fine-tuned encoders, for
+The cheap members (title, linear, frozen encoder, fused) take minutes and always run. What is left goes to the fine-tuned encoders, for
 they are worth the most; then to the student, one model that stands for the whole stack.
 """
 
@@ -57,7 +57,7 @@ class Plan(BaseModel):
         lines = [
             f"budget {clock(self.budget)}; {self.folds} folds; {self.workers or 1} training(s) at a time; expected {clock(self.seconds)}"
         ]
-        lines.append(f"  cheap members (title, linear, frozen encoder), their stack and the report: {clock(self.cheap_seconds)}")
+        lines.append(f"  cheap members (title, linear, frozen encoder, fused), their stack and the report: {clock(self.cheap_seconds)}")
         for training in self.trainings:
             frozen = f", {training.frozen_layers} lowest layers frozen" if training.frozen_layers else ""
             lines.append(

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +22,16 @@ from polarity.evaluate.predictions import Floats
 from polarity.predict.scorers import SMALLEST, Scorer, Scores, combine
 from polarity.run import Run
 
+if TYPE_CHECKING:
+    from polarity.model.embedding import Embedder
+
 Probabilities = Mapping[str, NDArray[np.floating]]
 """{task: (N, K)} of one member."""
-Kind = Literal["title", "linear", "frozen", "encoder"]
+Kind = Literal["title", "linear", "frozen", "fused", "encoder"]
+
+
+ENCODER = "encoder"
+"""The encoder's folder inside a frozen member's."""
 
 
 class _Record(BaseModel):
@@ -32,7 +39,8 @@ class _Record(BaseModel):
 
 
 class StackMember(_Record):
-    """One member: `folders` are relative to the run; an encoder has one a fold, whose log-probabilities are averaged."""
+    """One member: `folders` are relative to the run; an encoder has one a fold, whose log-probabilities are averaged; a fused model has its
+    own and that of the encoder whose vectors it reads."""
 
     name: str = Field(min_length=1)
     kind: Kind
@@ -158,6 +166,7 @@ def load_stack(run: Run, load_run: Callable[[Run], Scorer], device: str) -> Stac
     stack = read_stack(run.folder)
     members: list[_Member] = []
     statistics: Scorer | None = None
+    vectors: dict[str, _Vectors] = {}
     for member in stack.members:
         if member.kind == "encoder":
             folds = [load_run(Run.open(run.folder.inside(folder))) for folder in member.folders]
@@ -166,7 +175,7 @@ def load_stack(run: Run, load_run: Callable[[Run], Scorer], device: str) -> Stac
             statistics = statistics or folds[0]
             members.append(_Folds(folds))
         else:
-            members.append(_load_light(run.folder, member, device, stack.labels))
+            members.append(_load_light(run.folder, member, device, stack.labels, vectors))
     return StackScorer(stack, members, statistics)
 
 
@@ -185,8 +194,24 @@ class _Folds:
         }
 
 
-def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dict[str, list[str]]) -> _Member:
-    """A member without training of its own: in memory once read, so that nothing of a remote run stays on the disk."""
+class _Vectors:
+    """A frozen encoder's sentence vectors, computed once for all members that read them."""
+
+    def __init__(self, embedder: "Embedder") -> None:
+        self._embedder = embedder
+        self._last: tuple[pa.Table, NDArray[np.float32]] | None = None
+
+    def __call__(self, table: pa.Table) -> NDArray[np.float32]:
+        last = self._last
+        if last is None or last[0] is not table:
+            last = (table, self._embedder.features(table["comment"].to_pylist(), table["title"].to_pylist()))
+            self._last = last
+        return last[1]
+
+
+def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dict[str, list[str]], vectors: dict[str, _Vectors]) -> _Member:
+    """A member without training of its own: in memory once read, so that nothing of a remote run stays on the disk. `vectors` are those of
+    the encoders that were loaded so far, by their folder."""
     with tempfile.TemporaryDirectory(prefix="polarity-member-") as temporary:
         place = folder.fetch_folder(member.folders[0], Path(temporary))
         if member.kind == "title":
@@ -200,9 +225,22 @@ def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dic
             if its_labels != labels:
                 raise RunError(f"{folder.uri}/{member.folders[0]}: has other tasks or classes than {STACK}; copy the run again")
             return floor.probabilities
-        from polarity.baselines.dense import DenseModel
-        from polarity.model.embedding import Embedder
-        from polarity.predict.scorers import choose_device
+        if member.kind == "fused":
+            from polarity.baselines.fused import FusedModel
 
-        embedder, dense = Embedder.load(place / "encoder", choose_device(device)), DenseModel.load(place)
-        return lambda table: dense.probabilities(embedder.features(table["comment"].to_pylist(), table["title"].to_pylist()))
+            fused, of = FusedModel.load(place), _load_vectors(folder, member.folders[-1], device, vectors)
+            return lambda table: fused.probabilities(table, of(table))
+        from polarity.baselines.dense import DenseModel
+
+        dense, of = DenseModel.load(place), _load_vectors(folder, f"{member.folders[0]}/{ENCODER}", device, vectors)
+        return lambda table: dense.probabilities(of(table))
+
+
+def _load_vectors(folder: RunFolder, name: str, device: str, known: dict[str, _Vectors]) -> _Vectors:
+    from polarity.model.embedding import Embedder
+    from polarity.predict.scorers import choose_device
+
+    if name not in known:
+        with tempfile.TemporaryDirectory(prefix="polarity-member-") as temporary:
+            known[name] = _Vectors(Embedder.load(folder.fetch_folder(name, Path(temporary)), choose_device(device)))
+    return known[name]

@@ -37,7 +37,7 @@ from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluat
 from polarity.evaluate.predictions import Codes, Floats
 from polarity.evaluate.targets import TARGETS
 from polarity.paths import with_absolute_paths
-from polarity.predict.stacked import Probabilities, Stack, StackMember
+from polarity.predict.stacked import ENCODER, Probabilities, Stack, StackMember
 from polarity.resolve import dump_config
 from polarity.workflows.best_rows import Asked, Rows, read_rows
 from polarity.workflows.best_training import fold_config, for_encoder, place_scores, teach_student, train_all
@@ -172,7 +172,10 @@ class _Work:
         yield self._light("linear"), self._make_linear
         names = _names(self.plan.frozen)
         for encoder, name in names.items():
-            yield StackMember(name=f"frozen-{name}", kind="frozen", folders=[f"{MEMBERS}/frozen-{name}"]), self._maker_of_frozen(encoder)
+            frozen = f"{MEMBERS}/frozen-{name}"
+            yield StackMember(name=f"frozen-{name}", kind="frozen", folders=[frozen]), self._maker_of_frozen(encoder)
+            folders = [f"{MEMBERS}/fused-{name}", f"{frozen}/{ENCODER}"]
+            yield StackMember(name=f"fused-{name}", kind="fused", folders=folders), self._maker_of_fused(encoder)
         for training in self.plan.trainings:
             name = names[training.encoder]
             places = [f"{MEMBERS}/{name}/fold-{fold}" for fold in range(self.plan.folds)]
@@ -217,10 +220,20 @@ class _Work:
 
             def fill(place: Path) -> None:
                 dense.save(place)
-                (place / "encoder").mkdir()
-                embedder.save(place / "encoder")
+                (place / ENCODER).mkdir()
+                embedder.save(place / ENCODER)
 
             self.folder.write_folder(member.folders[0], fill)
+            return found
+
+        return make
+
+    def _maker_of_fused(self, encoder: str) -> Callable[[StackMember], Probabilities]:
+        from polarity.best.members import fused_member
+
+        def make(member: StackMember) -> Probabilities:
+            found, fused = fused_member(self.rows.labelled, self.folds, self.labels, self._features(encoder), self.say)
+            self.folder.write_folder(member.folders[0], fused.save)
             return found
 
         return make
@@ -286,7 +299,7 @@ class _Work:
             self.folder.write_parquet(artifacts.PREDICTIONS, predictions)
         student = self._student(choice, begun)
         suspects = self._label_errors(choice)
-        ceiling = self._ceiling(choice, members, suspects)
+        ceiling = self._ceiling(choice, {name: found for name, (member, found) in made.items() if member.kind != "fused"}, suspects)
         rated = self._rated(choice, members, {name: member.kind for name, (member, _) in made.items()})
         top = max(rated, key=lambda member: member.macro_f1).name
         alone = member_alone(members[top], self.labels)
@@ -432,7 +445,8 @@ class _Work:
         return suspects
 
     def _ceiling(self, choice: Choice, members: dict[str, dict[str, Floats]], suspects: dict[str, Codes]) -> Ceiling | None:
-        """The learning curve of the cheap members and what the labels allow; None where the rows are too few."""
+        """The learning curve of the cheap members and what the labels allow, from members that read either words or vectors; None where
+        the rows are too few."""
         from polarity.best.ceiling import FEWEST_ROWS, curve_scores, find_ceiling, label_doubts
         from polarity.best.members import refits
 

@@ -56,7 +56,7 @@ def test_the_run_is_taken_by_other_commands_and_a_killed_one_ends_the_same(tmp_p
     whole = tmp_path / "whole"
     run(monkeypatch, "best", *asked, "--run-dir", whole)
     record = BestRecord.read(RunFolder.open(whole))
-    assert record.outcome is not None and [m.kind for m in record.outcome.members] == ["title", "linear", "frozen", "encoder"]
+    assert record.outcome is not None and [m.kind for m in record.outcome.members] == ["title", "linear", "frozen", "fused", "encoder"]
     predictions = pq.read_table(whole / "predictions.parquet")
     assert predictions["split"].to_pylist().count("validation") == 440
 
