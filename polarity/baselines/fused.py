@@ -94,7 +94,7 @@ class FusedModel:
         terms, width, pairs = sum(len(v.idf_) for _, v in self.texts), len(self.numbers["mean"]), len(self.numbers["terms"])
         for task in self.tasks:
             classes = len(self.numbers[f"intercept/{task}"])
-            shapes = {"text": (terms, classes), "vector": (width, classes), "own-text": (pairs, classes)}
+            shapes: dict[str, tuple[int, ...]] = {"text": (terms, classes), "vector": (width, classes), "own-text": (pairs, classes)}
             shapes |= {"own-vector": (len(self.titles), width, classes)}
             for name, shape in shapes.items():
                 if self.numbers[f"{name}/{task}"].shape != shape:
