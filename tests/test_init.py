@@ -101,6 +101,7 @@ FILES: dict[str, tuple[Callable[[Path], None], dict[str, list[str]]]] = {
         table(["Comment", "Final Sentiment", "toxic"], TEXTS, MOODS, ["nan" if i % 3 == 0 else ("yes", "no")[i % 2] for i in range(N)]),
         {"sentiment": NAMES, "toxic": ["no", "yes"]},
     ),
+    "commas.csv": (table(["text", "label"], TEXTS, [f"{m}, [mood]" for m in MOODS]), {"label": [f"{name}, [mood]" for name in NAMES]}),
     "nested.jsonl": (lines([{"body": t, "stance": m, "meta": {"a": 1}} for t, m in zip(TEXTS, MOODS, strict=True)]), {"stance": NAMES}),
     "word.csv": (table(["text", "label"], [f"{WORDS[i % 20]}{i % 80}" for i in range(N)], MOODS), {"label": NAMES}),
     "index.csv": (table(["", "text", "label"], range(N), TEXTS, MOODS), {"label": NAMES}),

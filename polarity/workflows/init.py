@@ -473,11 +473,10 @@ def configuration(file: str, guess: Guess, encoder: str) -> str:
     names: set[str] = set()
     for column, classes in guess.tasks.items():
         names.add(name := task_name(column, names))
-        shown = ", ".join(scalar(each.name) for each in classes)
         lines += [
             f"    {name}:",
             f"      column: {scalar(column)}",
-            f"      labels: [{shown}]",
+            f"      labels: {scalar([each.name for each in classes])}",
             f"      # rows: {', '.join(f'{each.rows:,}' for each in classes)}",
         ]
     lines += [f"    {unused}: null" for unused in ("sentiment", "polarization") if unused not in names]
