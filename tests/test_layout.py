@@ -169,3 +169,10 @@ def test_the_readme_is_short() -> None:
 def test_an_unknown_key_in_a_configuration_is_refused() -> None:
     with pytest.raises(PolarityError, match="lr"):
         parse_config("optim: {lrr: 1.0}\n", "x.yaml")
+
+
+def test_tests_of_a_group_run_in_one_process(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist tells groups by a suffix of the test's id, which not every pytest lets it set; then two tests start Ray side by side."""
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("not under -n 2 --dist loadgroup")
+    assert request.node.nodeid.endswith("@tests/test_layout.py")
