@@ -503,6 +503,8 @@ def _names(encoders: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for encoder in encoders:
         base = "".join(c if c.isalnum() or c in "._-" else "-" for c in encoder.rstrip("/").rpartition("/")[2]) or "encoder"
+        if base.startswith(("frozen-", "fused-")):  # what its cheap members are called
+            base = f"encoder-{base}"
         name, number = base, 2
         while name in found.values() or name in ("title", "linear"):
             name, number = f"{base}-{number}", number + 1
@@ -513,7 +515,7 @@ def _names(encoders: list[str]) -> dict[str, str]:
 def outcome_lines(outcome: Outcome) -> Iterator[str]:
     """What came of it, in words."""
     for member in sorted(outcome.members, key=lambda each: -each.macro_f1):
-        worth = "" if member.drop_one is None else f"; the stack without it: {_points(member.drop_one)} lost"
+        worth = "" if member.drop_one is None else f"; without it the stack loses {_interval(member.drop_one)}"
         yield f"{member.name}: {_percent(member.macro_f1)} alone, {clock(member.seconds)}{worth}"
     shown = ", ".join(f"{name} {_percent(score)}" for name, score in outcome.rules.items())
     yield f"combined by {outcome.rule} (cross-fitted: {shown})"
@@ -535,5 +537,9 @@ def _percent(score: float) -> str:
 
 
 def _points(difference: Difference) -> str:
+    return f"{_interval(difference)}, {difference.verdict}"
+
+
+def _interval(difference: Difference) -> str:
     low, high = (100 * bound for bound in difference.ci95)
-    return f"{100 * difference.difference:+.1f} points [{low:+.1f}, {high:+.1f}], {difference.verdict}"
+    return f"{100 * difference.difference:+.1f} points [{low:+.1f}, {high:+.1f}]"

@@ -17,6 +17,7 @@ from polarity.config import SplitConfig
 from polarity.errors import RunError
 from polarity.predict import load_classifier
 from polarity.run import Run
+from polarity.workflows.best import _names
 from tests.tiny import tiny_comments, tiny_csv, tiny_encoder
 
 TASKS = ["sentiment", "polarization"]
@@ -44,6 +45,11 @@ def test_every_row_is_scored_once_by_models_that_saw_neither_it_nor_its_twin(kin
         assert not of_train & of_scored
         if kind == "group":
             assert not {title for title, _ in of_train} & {title for title, _ in of_scored}
+
+
+def test_members_have_names_of_their_own() -> None:
+    encoders = ["hub/title", "a/e5", "b/e5", "fused-e5", "frozen-e5/"]
+    assert list(_names(encoders).values()) == ["title-2", "e5", "e5-2", "encoder-fused-e5", "encoder-frozen-e5"]
 
 
 @pytest.mark.slow
