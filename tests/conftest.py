@@ -54,15 +54,16 @@ NO_RAY = {
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `-n 2 --dist loadgroup`: one process takes all that is slow and starts Ray, in order as without it; the other the rest.
+    """Under `-n 2 --dist loadgroup`: one process takes what is slow and starts Ray, in order as without it; the other studies and the rest.
 
-    Two clusters at a time on two cores would wait for each other; a file stays in one process for the sake of its fixtures.
+    More clusters at a time on two cores would wait for each other; a file stays in one process for the sake of its fixtures.
     """
     for item in items:
         marks = {mark.name for mark in item.iter_markers()}
-        slow = "slow" in marks and item.path.relative_to(Path(__file__).parent).as_posix() not in NO_RAY
-        alone = slow or "cluster" in marks or "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("heavy" if alone else item.nodeid.partition("::")[0]))
+        file = item.path.relative_to(Path(__file__).parent).as_posix()
+        alone = ("slow" in marks and file not in NO_RAY) or "cluster" in marks or "ray_cluster" in getattr(item, "fixturenames", ())
+        heavy = "studies" if file.startswith(("tune/", "test_cli_ablate.py")) else "heavy"
+        item.add_marker(pytest.mark.xdist_group(heavy if alone else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
