@@ -63,9 +63,7 @@ class DenseModel:
 
 def fit_dense(features_ND: Features, codes: dict[str, Codes], labels: Labels) -> DenseModel:
     """Balanced multinomial logistic regression of each task on the rows that carry its label (codes (N,), -1 where missing)."""
-    mean_D = features_ND.mean(axis=0, dtype=np.float64)
-    scale_D = features_ND.std(axis=0, dtype=np.float64)
-    scale_D = np.where(scale_D > 1e-8, scale_D, 1.0)
+    mean_D, scale_D = mean_and_scale(features_ND)
     standard_ND = (features_ND - mean_D) / scale_D
     coefficients, intercepts = {}, {}
     for task, classes in labels.items():
@@ -73,6 +71,12 @@ def fit_dense(features_ND: Features, codes: dict[str, Codes], labels: Labels) ->
         strength = STRENGTH / max(1, int(known.sum()))
         coefficients[task], intercepts[task] = fit_classes(standard_ND[known], codes[task][known], len(classes), strength, TOLERANCE)
     return DenseModel(mean_D, scale_D, coefficients, intercepts)
+
+
+def mean_and_scale(features_ND: Features) -> tuple[Floats, Floats]:
+    """Mean and standard deviation (D,) by which features are standardised; 1 for a feature that does not vary."""
+    scale_D = features_ND.std(axis=0, dtype=np.float64)
+    return features_ND.mean(axis=0, dtype=np.float64), np.where(scale_D > 1e-8, scale_D, 1.0)
 
 
 def fit_classes(features_ND: Features, codes: Codes, classes: int, strength: float, tolerance: float) -> tuple[Floats, Floats]:

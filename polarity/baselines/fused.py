@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.linalg import cholesky, solve_triangular
 from scipy.sparse import csr_matrix, hstack
 
-from polarity.baselines.dense import Features, fit_classes, softmax
+from polarity.baselines.dense import Features, fit_classes, mean_and_scale, softmax
 from polarity.baselines.linear import TextFeatures, fit_features
 from polarity.baselines.saved import read_features, write_features
 from polarity.errors import RunError, Say
@@ -108,8 +108,7 @@ def fit_fused(comments: pa.Table, vectors_ND: Features, codes: dict[str, Codes],
         drawn = np.sort(np.random.default_rng(0).choice(comments.num_rows, MOST_ROWS, replace=False))
         comments, vectors_ND, codes = comments.take(pa.array(drawn)), vectors_ND[drawn], {task: code[drawn] for task, code in codes.items()}
     texts = fit_features(comments, say)
-    mean_D, scale_D = vectors_ND.mean(axis=0, dtype=np.float64), vectors_ND.std(axis=0, dtype=np.float64)
-    numbers: Numbers = {"mean": mean_D, "scale": np.where(scale_D > 1e-8, scale_D, 1.0)}
+    numbers: Numbers = dict(zip(("mean", "scale"), mean_and_scale(vectors_ND), strict=True))
     terms, vectors = _terms(texts, comments), _scaled(vectors_ND, numbers["mean"], numbers["scale"])
     distinct, counts = np.unique(comments["title"].to_numpy().astype(str), return_counts=True)
     titles = [str(title) for title, count in zip(distinct, counts, strict=True) if count >= FEWEST_OF_TITLE and title.strip()]

@@ -125,7 +125,7 @@ def _plan(config: Config, asked: Asked, rows: Rows, precision: str, say: Say) ->
 
 
 def _cheap_seconds(rows: int, speeds: list[Speed]) -> float:
-    """Linear fits, curve and stack by rows, and one pass of each encoder, about a fourth of a training step, on one thread."""
+    """Linear and fused fits, curve and stack by rows, and one pass of each encoder, about a fourth of a training step, on one thread."""
     return 60 + 0.05 * rows + sum(0.25 * rows * speed.seconds_per_row for speed in speeds)
 
 
