@@ -69,6 +69,28 @@ def test_header_and_name(
     refused(tmp_path / name, fragment, encoder, monkeypatch, capsys)
 
 
+@pytest.mark.parametrize("command", ["train", "ablate", "tune"])
+@pytest.mark.parametrize(("data", "fragment"), [("x.csv", "no column 'Comment'"), ("gone.csv", "no such file")])
+def test_a_file_or_column_that_is_not_there_is_told_before_ray_starts(
+    data: str, fragment: str, command: str, good: str, encoder: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def starts(*_: object) -> None:
+        raise AssertionError("Ray is started")
+
+    for place in ("train.cluster", "workflows.ablate", "workflows.tune"):
+        monkeypatch.setattr(f"polarity.{place}.start_ray", starts)
+    (tmp_path / "x.csv").write_text(good.replace(",Comment,", ",Remark,"), "utf-8")
+    (tmp_path / "space.yaml").write_text("optim.lr: {loguniform: [1.0e-5, 1.0e-4]}\n", "utf-8")
+    space = [str(tmp_path / "space.yaml")] if command == "tune" else []
+    options = ["--preset", "small", "--encoder", encoder, "--data", str(tmp_path / data)]
+    monkeypatch.setattr(sys, "argv", ["polarity", command, *space, *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and fragment in error and data in error and "Traceback" not in error
+
+
 @pytest.mark.parametrize("case", ROWS)
 def test_a_bad_row(
     case: str, good: str, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -1,8 +1,9 @@
 """A tiny trained run, made once a session in this process; tests take copies of it."""
 
+import atexit
 import shutil
 import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from polarity.resolve import resolve
@@ -21,9 +22,16 @@ SETTINGS = (
 )
 
 
+def scratch(prefix: str) -> Path:
+    """A new folder that is gone when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    atexit.register(partial(shutil.rmtree, folder, ignore_errors=True))
+    return folder
+
+
 @cache
 def _inputs() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="polarity-trained-"))
+    folder = scratch("polarity-trained-")
     tiny_encoder(folder / "encoder", "bert", hidden=16)
     tiny_csv(folder / "comments.csv", 400, seed=0)
     return folder
@@ -33,7 +41,7 @@ def _inputs() -> Path:
 def _run(seed: int, sets: tuple[str, ...]) -> Path:
     inputs = _inputs()
     options = {"data.source": (str(inputs / "comments.csv"), ""), "model.encoder": (str(inputs / "encoder"), "")}
-    folder = Path(tempfile.mkdtemp(prefix="polarity-run-")) / f"run{seed}"
+    folder = scratch("polarity-run-") / f"run{seed}"
     train(resolve("small", options=options, sets=(*SETTINGS, f"train.seed={seed}", *sets)).config, str(folder), say=lambda _: None)
     return folder
 

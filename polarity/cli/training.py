@@ -65,10 +65,10 @@ def train(
         run(kept, str(run_dir), resume=True, verbose=verbose, say=say)
         return
     chosen = resolved(config, preset, points, tiers, without, sets, given)
-    require_data(chosen.config)
     if dry_run:
         from polarity.workflows.preview import estimate
 
+        require_data(chosen.config)
         say(estimate(chosen.config, say=say))
         return
     run(chosen.config, run_dir or default_run_dir(preset or (config.stem if config else "baseline")), verbose=verbose, say=say)

@@ -22,7 +22,7 @@ from polarity.data.canonical import PROBLEM, SOURCE_ROW, Layout, find_columns
 from polarity.data.duplicates import duplicate_groups, find_leaks, near_duplicate_groups, normalise
 from polarity.data.formats import open_source
 from polarity.data.near import Progress
-from polarity.data.read import annotated_blocks, duplicate_ids
+from polarity.data.read import PLACES, alike, annotated_blocks, duplicate_ids
 from polarity.data.source import Source
 from polarity.errors import DataError
 
@@ -35,7 +35,7 @@ Json = dict[str, Any]
 
 EXAMPLES = 5
 LISTED = 200
-"""Bad rows and duplicate ids that are listed one by one; all are counted."""
+"""Bad rows, faults and duplicate ids that are listed one by one; all are counted."""
 SHOWN_CHARACTERS = 60
 QUANTILES = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
@@ -99,7 +99,10 @@ def _bad_rows(bad: pa.Table, source: Source) -> Json:
     first = bad.slice(0, LISTED)
     places = source.places(first[SOURCE_ROW].to_pylist())
     rows = [{"place": place, "problem": shown(problem, 200)} for place, problem in zip(places, first[PROBLEM].to_pylist(), strict=True)]
-    return {"count": bad.num_rows, "reasons": dict(reasons), "rows": rows}
+    found = alike(bad)[:LISTED]
+    named = iter(source.places([row for _, own in found for row in own[:PLACES]]))
+    faults = [{"problem": shown(what, 200), "rows": len(own), "places": [next(named) for _ in own[:PLACES]]} for what, own in found]
+    return {"count": bad.num_rows, "reasons": dict(reasons), "faults": faults, "rows": rows}
 
 
 def _repeated_ids(good: pa.Table, source: Source, layout: Layout) -> Json:
@@ -292,13 +295,17 @@ def _bad_rows_text(report: Json) -> Iterable[Table | str]:
     bad, ids = report["bad_rows"], report["duplicate_ids"]
     if bad["count"]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in bad["reasons"].items())
-        rows = [(row["place"], row["problem"]) for row in bad["rows"][:BAD_ROWS_SHOWN]]
-        more = bad["count"] - len(rows)
-        title = f"Bad rows: {bad['count']:,} ({reasons})" + (f"; the first {len(rows)}" if more else "")
-        yield _table(title, ("where", "problem"), rows)
+        faults = [(fault["rows"], _named_places(fault), fault["problem"]) for fault in bad["faults"][:BAD_ROWS_SHOWN]]
+        more = len(bad["faults"]) > BAD_ROWS_SHOWN
+        title = f"Bad rows: {bad['count']:,} ({reasons})" + (f"; the {BAD_ROWS_SHOWN} most frequent faults" if more else "")
+        yield _table(title, ("rows", "where", "problem"), faults)
     if ids["count"]:
         rows = [(each["row_id"], ", ".join(each["places"][:5])) for each in ids["ids"][:BAD_ROWS_SHOWN]]
         yield _table(f"Row ids that several rows have: {ids['count']:,}", ("row id", "where"), rows)
+
+
+def _named_places(fault: Json) -> str:
+    return ", ".join(fault["places"]) + (", ..." if fault["rows"] > len(fault["places"]) else "")
 
 
 def _classes(report: Json) -> Table:

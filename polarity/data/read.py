@@ -22,8 +22,8 @@ from polarity.errors import DataError, PolarityError
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-SHOWN = 5
-"""Bad rows that a message shows; `polarity data check` lists them all."""
+SHOWN, PLACES = 5, 3
+"""Faults that a message about bad rows shows, and places of each; `polarity data check` shows more."""
 RETRY_NOTE = re.compile(r"\nFailed to .* after \d+/\d+ attempts.*", re.DOTALL)
 """What Ray Data writes behind the message of an error that it will not retry."""
 
@@ -122,23 +122,40 @@ def left_out_of(source: Source, layout: Layout, data: DataConfig) -> str:
 
 def _left_out_words(source: Source, problems: pa.Table, lost: int, rows: int) -> str:
     if lost == rows:
-        raise DataError(f"{source.name}: all {rows:,} rows are bad: {_listing(source, problems, 1)[0]}")
+        raise DataError("\n".join([f"{source.name}: all {rows:,} rows are bad:", *_faults(source, problems)]))
     kept = problems.num_rows - lost
     also = f"; {kept:,} more lost a bad label and keep a good one" if kept else ""
-    more = [f"  ... and {problems.num_rows - SHOWN:,} more"] if problems.num_rows > SHOWN else []
     head = f"{source.name}: left out {lost:,} of {rows:,} rows{also} (data.bad_rows=drop):"
-    return "\n".join([head, *(f"  {line}" for line in _listing(source, problems, SHOWN)), *more])
+    return "\n".join([head, *_faults(source, problems)])
 
 
 def _refusal(source: Source, bad: pa.Table) -> str:
+    """The first bad row with its place; below, where there are more, what is wrong with all of them."""
     others = f"{bad.num_rows:,} bad rows in all; " if bad.num_rows > 1 else ""
-    return f"{source.name}, {_listing(source, bad, 1)[0]} ({others}data.bad_rows=drop leaves bad rows out)"
+    place, problem = source.places(bad[SOURCE_ROW].slice(0, 1).to_pylist())[0], bad[PROBLEM][0].as_py()
+    head = f"{source.name}, {place}: {problem} ({others}data.bad_rows=drop leaves bad rows out)"
+    return "\n".join([head, *(_faults(source, bad) if others else [])])
 
 
-def _listing(source: Source, bad: pa.Table, most: int) -> list[str]:
-    first = bad.slice(0, most)
-    places = source.places(first[SOURCE_ROW].to_pylist())
-    return [f"{place}: {problem}" for place, problem in zip(places, first[PROBLEM].to_pylist(), strict=True)]
+def _faults(source: Source, bad: pa.Table) -> list[str]:
+    """A line for each of the most frequent faults, with the first rows that have it and how many more."""
+    found = alike(bad)
+    places = iter(source.places([row for _, rows in found[:SHOWN] for row in rows[:PLACES]]))
+    lines = []
+    for problem, rows in found[:SHOWN]:
+        named = ", ".join(next(places) for _ in rows[:PLACES])
+        more = f" and {len(rows) - PLACES:,} more" if len(rows) > PLACES else ""
+        lines.append(f"  {named}{more}: {problem}")
+    rest = found[SHOWN:]
+    return lines + ([f"  ... and {len(rest):,} other faults in {sum(len(rows) for _, rows in rest):,} rows"] if rest else [])
+
+
+def alike(bad: pa.Table) -> list[tuple[str, list[int]]]:
+    """(fault, source rows) of an annotated table's bad rows, the most frequent fault first."""
+    found: dict[str, list[int]] = {}
+    for problem, row in zip(bad[PROBLEM].to_pylist(), bad[SOURCE_ROW].to_pylist(), strict=True):
+        found.setdefault(problem, []).append(row)
+    return sorted(found.items(), key=lambda pair: -len(pair[1]))
 
 
 def duplicate_ids(table: pa.Table) -> list[tuple[str, list[int]]]:

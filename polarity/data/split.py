@@ -25,6 +25,7 @@ from polarity.config import DataConfig, SplitConfig
 from polarity.data.annotators import taught, votes_table, without_votes
 from polarity.data.oversample import MISSING, label_arrays, stratum_ids
 from polarity.errors import DataError, Say
+from polarity.paths import absolute, is_local_data
 from polarity.spelling import canonical
 
 Rows = npt.NDArray[np.int64]
@@ -364,6 +365,19 @@ def in_shards(data: DataConfig) -> bool:
 
 def _sources(data: DataConfig) -> list[str]:
     return [source for source in (data.source, data.train, data.validation, data.test) if source]
+
+
+def check_columns(data: DataConfig) -> None:
+    """Raise DataError for a local source that is not there or, if it is small, lacks a column: a header is read in no time, and Ray takes
+    seconds to start."""
+    from polarity.data.canonical import find_columns
+    from polarity.data.formats import open_source
+
+    own = data.model_copy(update={"split": SplitConfig()}) if data.train else data  # the files are the split: no column is asked for
+    for source in _sources(data):
+        path = Path(absolute(source))
+        if is_local_data(source) and not (path.exists() and _bytes(path) > SMALL_BYTES):
+            find_columns(open_source(source), own)
 
 
 def load_splits(data: DataConfig, say: Say) -> Splits:

@@ -42,6 +42,8 @@ FLOORS = {
     "majority": "the most frequent class of all, for every comment",
 }
 """What each floor is."""
+_SHORT = {"linear": "word-count model", "title": "title alone", "majority": "commonest class"}
+"""The floors' names on the last screen, which has no room to say what a floor is."""
 _DOERS = {"linear": "A word-count model", "title": "Guessing from the title alone", "majority": "Always guessing the most frequent class"}
 
 
@@ -105,12 +107,12 @@ def last_screen(metrics: Metrics, facts: Facts) -> str:
         difference = found["difference"]["overall"]
         low, high = difference["ci95"]
         shown = f"model {difference['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
-        lines.append(f"  {f'{floor} floor':18}{found['overall']['macro_f1']:.3f}                 {shown}")
+        lines.append(f"  {_SHORT.get(floor, floor):18}{found['overall']['macro_f1']:.3f}                 {shown}")
     # What the plan wants of real comments says nothing of made-up ones.
     lines += [] if "data" in metrics else _targets_in_words(part)
     task, weakest = _weakest(part)
     support = part["tasks"][task]["per_class"][weakest["label"]]["support"]
-    lines.append(_line("weakest class", weakest["f1"], weakest["ci95"], f"{task}: {weakest['label']}, {support:,} rows"))
+    lines.append(_line("weakest class's F1", weakest["f1"], weakest["ci95"], f"{task}: {weakest['label']}, {support:,} rows"))
     lines += ["", "Next:"]
     for why, command in next_steps(metrics, facts)[:3]:
         lines += [f"  {why}", f"    {command}"]
@@ -133,7 +135,8 @@ def _targets_in_words(part: PartResult) -> list[str]:
     if overall is None:
         return []
     met = sum(entry["verdict"] == "met" for entry in minimum)
-    return [f"{'target':20}{overall['target']:.3f}                 {overall['verdict']}; {met} of {len(minimum)} targets met"[:WIDTH]]
+    goal = "the plan's target"
+    return [f"{goal:20}{overall['target']:.3f}                 {overall['verdict']}; {met} of {len(minimum)} targets met"[:WIDTH]]
 
 
 def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:

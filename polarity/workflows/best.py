@@ -35,6 +35,7 @@ from polarity.environment import describe_environment
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluate_split, render_metrics
 from polarity.evaluate.predictions import Codes, Floats
+from polarity.evaluate.render import Facts, last_screen
 from polarity.evaluate.targets import TARGETS
 from polarity.paths import with_absolute_paths
 from polarity.predict.stacked import ENCODER, Probabilities, Stack, StackMember
@@ -51,10 +52,10 @@ LATEST = 1.1
 """The student is begun where it would end by so much of the budget: what the plan did not foresee may take that much."""
 
 
-def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, say: Say = print) -> Metrics:
+def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, verbose: bool = False, say: Say = print) -> Metrics:
     """Write the run folder and return the content of its metrics.json.
 
-    `config.data.source` is the labelled file. Raises PolarityError for whatever a user can mend.
+    `config.data.source` is the labelled file; `verbose` says all tables of scores too. Raises PolarityError for whatever a user can mend.
     """
     config = with_absolute_paths(config)
     folder = RunFolder.create(run_dir, resume=resume)
@@ -67,6 +68,11 @@ def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, sa
     work = _Work(config, asked, rows, folder, record, say)
     members = work.members()
     metrics = work.finish(members, begun)
+    if verbose:
+        say(render_metrics(metrics))
+    for line in outcome_lines(record.outcome) if record.outcome else ():
+        say(line)
+    say(last_screen(metrics, work.facts()))
     say(f"run folder: {folder.uri}")
     return metrics
 
@@ -320,9 +326,12 @@ class _Work:
         metrics = self._judge(predictions, members)
         if self.folder.exists(FEATURES):
             self.folder.delete_folder(FEATURES)
-        for line in outcome_lines(outcome):
-            self.say(line)
         return metrics
+
+    def facts(self) -> Facts:
+        """What the last screen says beside the scores; without a source, for another `best` on the same rows is no advice."""
+        rows, with_titles = self.rows.labelled.num_rows, self.config.data.title_column is not None
+        return Facts(self.folder.uri.removeprefix("file://"), None, rows, self.by_title, with_titles, epoch_scores=[])
 
     def _describe(self) -> None:
         """Configuration, environment and ledger, as a training writes them."""
@@ -478,7 +487,6 @@ class _Work:
         if str(self.config.data.source).split(":")[0] == "sample":
             metrics["data"] = "SYNTHETIC sample corpus"
         self.folder.write_json(artifacts.METRICS, metrics)
-        self.say(render_metrics(metrics))
         tables = {"validation": self.rows.labelled} | ({} if self.rows.test is None else {"test": self.rows.test})
         report_run(self.folder, say=self.say, comments=Comments(tables))
         return metrics

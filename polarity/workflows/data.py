@@ -8,6 +8,7 @@ from polarity.config import Config
 from polarity.data.check import check_source
 from polarity.data.check import render as render_check
 from polarity.data.oversample_file import write_oversampled
+from polarity.data.split import check_columns
 from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.errors import ConfigError
 
@@ -28,5 +29,6 @@ def oversample(source: str, config: Config, out: Path, *, epoch: int, overwrite:
     """Write the table of one epoch (from 0) through Ray Data."""
     from polarity.train.cluster import start_ray
 
+    check_columns(config.data.model_copy(update={"source": source}))
     start_ray(config.cluster, say)
     write_oversampled(source, config.data, out, seed=config.train.seed, epoch=epoch, say=say, overwrite=overwrite)

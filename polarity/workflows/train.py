@@ -20,7 +20,7 @@ from polarity.data.batch import Shards
 from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.seen import SeenRows
 from polarity.data.shards import Preparation, shard_place
-from polarity.data.split import Splits, in_shards, load_splits
+from polarity.data.split import Splits, check_columns, in_shards, load_splits
 from polarity.data.tokenize import tokenize
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
 from polarity.environment import describe_environment, source_hashes
@@ -65,6 +65,7 @@ def train(config: Config, run_dir: str, *, resume: bool = False, verbose: bool =
     `verbose` says all tables of scores too, which are in the report in any case. Raises `PolarityError` for everything a user can
     mend; then nothing is left behind but a finished part of a run.
     """
+    require_data(config)
     with _new_or_resumed(run_dir, resume) as folder:
         prepared = _start_and_prepare(config, folder, say)
         given, config = config, pinned(config, prepared.encoder)
@@ -311,12 +312,13 @@ def _is_synthetic(config: Config) -> bool:
 
 
 def require_data(config: Config) -> None:
-    """Raise where the configuration names no data."""
+    """Raise where the configuration names no data, or names a file or a column of it that is not there."""
     if not (config.data.source or config.data.train):
         raise ConfigError(
             "no data: give --data FILE, or --train FILE --validation FILE; polarity init FILE writes a configuration for your own file, "
             "and --preset quickstart brings its data"
         )
+    check_columns(config.data)
 
 
 _PLACES = {"--data": "source", "--train": "train", "--validation": "validation", "--test": "test"}

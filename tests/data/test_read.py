@@ -245,10 +245,23 @@ def test_bad_rows_are_dropped_and_told_with_their_lines(tmp_path: Path, kind: st
     assert len(told) == 1 and "left out 2 of 7 rows; 1 more lost a bad label and keep a good one" in told[0]
     # the first comment spans two lines of a CSV, and a header stands above; JSON Lines has neither
     lines = {"csv": (5, 7, 8), "tsv": (5, 7, 8), "jsonl": (3, 5, 6)}
-    places = [f"line {n}:" for n in lines[kind]] if kind in lines else [f"row {n} (counted from 0):" for n in (2, 4, 5)]
-    for place in places:
-        assert place in told[0]
-    assert "did you mean 'positive'?" in told[0]
+    empty, wrong, blank = [f"line {n}" for n in lines[kind]] if kind in lines else [f"row {n} (counted from 0)" for n in (2, 4, 5)]
+    assert f"  {empty}, {blank}: empty comment" in told[0], "what is wrong with two rows is told once"
+    assert f"  {wrong}: unknown label" in told[0] and "did you mean 'positive'?" in told[0]
+
+
+def test_a_wrong_label_of_many_rows_is_told_once_with_its_count(tmp_path: Path) -> None:
+    rows = rows_of([f"comment {i}" for i in range(30)])
+    for i in range(4, 30):
+        rows[i][3] = "POSITIVO"
+    rows[5][2] = ""
+    path, told = write_csv(tmp_path / "x.csv", rows), list[str]()
+    read_comments(path, DataConfig(bad_rows="drop"), say=told.append)
+    assert told[0].count("'POSITIVO'") == 2 and "  line 6, line 8, line 9 and 22 more: unknown label" in told[0]
+    with pytest.raises(
+        DataError, match=r"(?s)x.csv, line 6: unknown label.*26 bad rows in all.*\n  line 7: empty comment.*; unknown label"
+    ):
+        read_comments(path, DataConfig())
 
 
 @pytest.mark.usefixtures("small_blocks")

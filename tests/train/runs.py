@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import cache
@@ -28,6 +27,7 @@ from polarity.train.loop import Stepper, Tables
 from polarity.train.worker import RunEvents
 from polarity.train.world import World
 from tests.tiny import tiny_comments, tiny_encoder
+from tests.trained import scratch
 
 _ENCODER = "POLARITY_TEST_ENCODER"
 BASE = resolve("baseline").config
@@ -37,7 +37,7 @@ BASE = resolve("baseline").config
 def encoder_folder() -> Path:
     """A tiny BERT, made once and handed to the ranks by the environment."""
     if _ENCODER not in os.environ:
-        os.environ[_ENCODER] = str(tiny_encoder(Path(tempfile.mkdtemp(prefix="polarity-tiny-")), "bert", hidden=16, layers=2))
+        os.environ[_ENCODER] = str(tiny_encoder(scratch("polarity-tiny-"), "bert", hidden=16, layers=2))
     return Path(os.environ[_ENCODER])
 
 
