@@ -172,10 +172,19 @@ def test_columns_that_are_left_aside_are_told(tmp_path: Path) -> None:
 
 
 def test_all_problems_at_once_and_wrong_labels_with_counts(tmp_path: Path) -> None:
-    moods = ["negatve"] * 3 + ["zzz"] * 2 + MOODS[5:]
+    moods = ["negatve"] * 3 + ["zzz"] * 2 + ["???"] * 6 + MOODS[11:]
     table(["text", "label"], ["", "", *TEXTS[2:]], moods)(tmp_path / "x.csv")
     shown = CliRunner().invoke(app, ["init", str(tmp_path / "x.csv"), "--yes", "--out", str(tmp_path / "x.yaml")]).output
-    for words in ("'negatve'", "3 rows", "a slip for 'negative'?", "'zzz'", "fewer than 5 rows", "2 rows have no text"):
+    for words in (
+        "'negatve'",
+        "3 rows",
+        "a slip for 'negative'?",
+        "'zzz'",
+        "fewer than 5 rows",
+        "'???'",
+        "a mark for a missing label?",
+        "2 rows have no text",
+    ):
         assert words in shown
 
 

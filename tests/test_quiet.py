@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from polarity import quiet
+from polarity.cli import net
 from polarity.evaluate import metrics_schema
 from tests.tiny import tiny_csv, tiny_encoder
 
@@ -117,6 +118,14 @@ def test_on_a_terminal_the_steps_are_a_bar(on_a_terminal: str, folder: Path) -> 
     plain = [line for line in shown.replace("\r", "\n").split("\n") if "\x1b" not in line and str(folder) not in line]
     aligned = [line for line in plain if "  " in line.strip() and " done: " not in line]  # sentences are wrapped by the terminal
     assert len(aligned) > 8 and max(map(len, aligned)) <= 80
+
+
+def test_sentences_fold_at_words_on_a_terminal_and_commands_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    command = f"    polarity best {'deep/' * 20}config.yaml --time 2h"
+    shown = net.folded(f"x.csv: left out 2 rows:\n  line 5: {'a word of it ' * 12}\n{command}").split("\n")
+    assert shown[-1] == command and max(map(len, shown[:-1])) <= 80
+    assert len(shown) == 5 and shown[1].startswith("  line 5: a word") and all(line.startswith("    ") for line in shown[2:])
 
 
 def test_what_matters_comes_through_and_verbose_shows_everything(monkeypatch: pytest.MonkeyPatch) -> None:

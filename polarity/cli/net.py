@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from polarity import tables
 from polarity.errors import PolarityError, redacted
 
 UNEXPECTED = 70
@@ -73,10 +74,20 @@ def say(line: str) -> None:
     if found:
         _move_bar(*found.groups())
     elif _bar is not None and line.startswith("epoch "):
-        _bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        _bar.console.print(folded(line), markup=False, highlight=False, soft_wrap=True)
     else:
         end_bar()
-        typer.echo(line)
+        typer.echo(folded(line))
+
+
+def folded(text: str) -> str:
+    """A text for a terminal: lines that are too long go on below, indented, at a word; commands stay whole, for they are copied."""
+    lines = []
+    for line in text.split("\n"):
+        indent = len(line) - len(line.lstrip())
+        fits = len(line) <= tables.width() or line.lstrip().startswith("polarity ")
+        lines += [line] if fits else tables.wrapped(line.strip(), first=" " * indent, later=" " * (indent + 2))
+    return "\n".join(lines)
 
 
 def _move_bar(epoch: str, step: str, steps: str, *notes: str) -> None:
@@ -130,7 +141,8 @@ def exit_status(error: Exception) -> int:
     end_bar()
     known = ours(error)
     if known is not None:
-        typer.echo(f"error: {known}", err=True)
+        told = f"error: {known}"
+        typer.echo(folded(told) if sys.stderr.isatty() else told, err=True)
         return 2
     typer.echo(unexpected(error), err=True)
     return UNEXPECTED

@@ -41,7 +41,16 @@ from polarity.data.oversample import ID_HASH, id_hash
 from polarity.data.read import annotated_blocks, left_out_of, missing_words, original_error, ray_is_running, refusal_of, settle
 from polarity.data.seen import KEYS, SeenRows, row_keys
 from polarity.data.source import Part, Source
-from polarity.data.split import NOT_LOOKED_FOR, Splits, check_part, leaking_words, noted_split, report_held_out_pairs, split_words
+from polarity.data.split import (
+    NOT_LOOKED_FOR,
+    Splits,
+    check_part,
+    class_names,
+    leaking_words,
+    noted_split,
+    report_held_out_pairs,
+    split_words,
+)
 from polarity.data.tokenize import plain_backend, settings_hash, tokenize_columns
 from polarity.errors import DataError, PolarityError, RunError, Say
 
@@ -500,7 +509,7 @@ class Preparation:
             if self.data.split.kind == "column":
                 columns = columns.append_column("row_id", pa.array(good).cast(pa.large_string()))
             try:
-                decided, moved = noted_split(columns, self.data.split, list(self.data.tasks))
+                decided, moved = noted_split(columns, self.data.split, list(self.data.tasks), class_names(self.data))
             except DataError as error:
                 raise DataError(f"{self.data.source}: {error}") from error
             for code, rows in enumerate(decided):

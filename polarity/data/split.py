@@ -53,8 +53,13 @@ def split_indices(comments: pa.Table, split: SplitConfig, tasks: list[str]) -> P
     return noted_split(comments, split, tasks)[0]
 
 
-def noted_split(comments: pa.Table, split: SplitConfig, tasks: list[str]) -> tuple[Parts, list[str]]:
-    """As `split_indices`, with a line for each row that plan or joint moved so that a part has a row of every class."""
+def noted_split(
+    comments: pa.Table, split: SplitConfig, tasks: list[str], names: Mapping[str, list[str]] | None = None
+) -> tuple[Parts, list[str]]:  # fmt: skip
+    """As `split_indices`, with a line for each row that plan or joint moved so that a part has a row of every class.
+
+    `names`: the classes of each task, for these lines.
+    """
     if not comments.num_rows:
         raise DataError("no rows to split")
     if split.kind == "column":
@@ -70,10 +75,10 @@ def noted_split(comments: pa.Table, split: SplitConfig, tasks: list[str]) -> tup
         return _by_part(_joint_folds(stratum_ids(labels)[0], split)), []
     else:
         parts = _by_part(_joint_shares(stratum_ids(labels)[0], split))
-    return _with_every_class(parts, labels)
+    return _with_every_class(parts, labels, names or {})
 
 
-def _with_every_class(parts: Parts, labels: dict[str, Rows]) -> tuple[Parts, list[str]]:
+def _with_every_class(parts: Parts, labels: dict[str, Rows], names: Mapping[str, list[str]]) -> tuple[Parts, list[str]]:
     """The parts as they are, or, where one lacks a class that has a row for each, with a row swapped in from where most of it lie.
 
     Rare classes of few rows come out so by chance. No row is moved that is the last of some class in its part.
@@ -103,7 +108,8 @@ def _with_every_class(parts: Parts, labels: dict[str, Rows]) -> tuple[Parts, lis
                 held[index].append(given)
                 held[giver].append(back)
                 to, source = (("train", "validation", "test")[part] for part in (index, giver))
-                notes.append(f"{to} had no row of class number {label} of {task}: one of {source} changed places with one of its own")
+                named = repr(names[task][label]) if task in names else f"class number {label}"
+                notes.append(f"{to} had no row of {task} that is {named}: one of {source} changed places with one of its own")
                 return
 
     for task, values in labels.items():
@@ -402,7 +408,7 @@ def _cut_source(data: DataConfig, say: Say) -> dict[str, pa.Table]:
         raise DataError("no data: give data.source (--data FILE), or data.train and data.validation (--train FILE --validation FILE)")
     comments = read_comments(data.source, data, say=say)
     try:
-        rows, notes = noted_split(comments, data.split, list(data.tasks))
+        rows, notes = noted_split(comments, data.split, list(data.tasks), class_names(data))
     except DataError as error:
         raise DataError(f"{data.source}: {error}") from error
     if "split" in comments.column_names and "split" not in data.tasks:
@@ -423,6 +429,11 @@ def split_words(split: SplitConfig) -> str:
         return f"the column {split.column}"
     kind = {"plan": f"the plan, stratified by {split.stratify}", "joint": "all labels jointly", "group": "title"}[split.kind]
     return f"{kind}, seed {split.seed}" + (f", fold {split.fold} of {split.folds}" if split.folds else "")
+
+
+def class_names(data: DataConfig) -> dict[str, list[str]]:
+    """{task: its classes}."""
+    return {name: task.labels for name, task in data.tasks.items()}
 
 
 def _own_files(data: DataConfig, say: Say) -> dict[str, pa.Table]:

@@ -141,7 +141,7 @@ def _targets_in_words(part: PartResult) -> list[str]:
 
 def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:
     """(why, command) of what to do next, the most useful first, as the numbers say."""
-    _, part = judged_part(metrics)
+    name, part = judged_part(metrics)
     floors = part.get("floors", {})
     linear = floors["linear"]["difference"]["overall"]["ci95"] if "linear" in floors else [1.0, 1.0]
     task, weakest = _weakest(part)
@@ -154,10 +154,10 @@ def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:
             (f"It was best after epoch {best} and then got worse: train shorter.", f"polarity train {facts.settings} --epochs {best + 1}")
         )
     if linear[0] <= 0 and facts.source:
-        steps.append(("A word-count model is as good: let words and encoders vote.", f"polarity best {facts.settings} --time 2h"))
+        steps.append(("A word-count model is no worse: let words and encoders vote.", f"polarity best {facts.settings} --time 2h"))
     if facts.training_rows < FEW_TRAINING_ROWS or support < FEW_OF_CLASS:
         few = (
-            f"{support} rows of {weakest['label']!r} are few"
+            f"{support} {name} row{'' if support == 1 else 's'} of {weakest['label']!r} {'is' if support == 1 else 'are'} few"
             if support < FEW_OF_CLASS
             else f"{facts.training_rows:,} training rows are few"
         )

@@ -191,8 +191,15 @@ def _notes(scored: Scored, trained: pa.Table | None) -> list[str]:
     notes = list(scored.rows.notes)
     if scored.rows.counts is None and scored.calibration_rows:
         notes.append(f"{scored.calibration_rows:,} of the rows are validation rows of the run: they chose its epoch and its calibration")
+    shifted = (
+        [task for task, of_task in scored.run.calibration.items() if of_task.biases is not None] if scored.classifier.calibrated else []
+    )
+    if shifted:
+        notes.append(
+            f"the run's calibration shifts the scores of the classes of {', '.join(shifted)}, as predict does; its report does not"
+        )
     if trained is None:
-        notes.append("no floors: majority, title and linear need the training rows (--train FILE)")
+        notes.append("nothing to compare with: a word-count model and the other cheap ones need the training rows (--train FILE)")
     if not can_tell_languages():
         notes.append("no slices by language: they need pip install 'polarity[languages]'")
     return notes
@@ -213,13 +220,13 @@ def _drift(scored: Scored, trained: pa.Table | None) -> Drift:
 
 def _lines(metrics: Metrics) -> Iterator[str]:
     """Slices by language, warnings and notes, in words."""
-    for _, part in judged_parts(metrics):
+    for name, part in judged_parts(metrics):
         for entry in part["slices"].get("language", []):
             scores = ", ".join(
                 f"{task} {of_task['macro_f1']:.3f} [{of_task['ci95'][0]:.3f}, {of_task['ci95'][1]:.3f}]"
                 for task, of_task in entry["tasks"].items()
             )
-            yield f"{entry['language']:>8}, {entry['rows']:,} rows: {scores}"
+            yield f"language {entry['language']}, {entry['rows']:,} {name} rows: {scores}"
     compared = metrics["drift"]
     yield from (f"warning: {warning}" for warning in compared["warnings"])
     if "lengths" not in compared:

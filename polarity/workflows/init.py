@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from polarity import tables
 from polarity.data.formats import open_source
 from polarity.data.source import Source
 from polarity.data.text_formats import NestedError
@@ -348,6 +349,8 @@ def _kept(column: Column) -> list[Class]:
 
 def _why_wrong(found: Class, column: Column) -> str | None:
     """Why a value is no class of its own: it looks like a slip of another one, or is too rare to learn and judge."""
+    if set(found.name) <= set("?!.*#_/ "):
+        return "a mark for a missing label?"
     others = {canonical(each.name): each for each in column.classes() if each.rows >= 5 * found.rows}
     close = get_close_matches(canonical(found.name), others, n=1, cutoff=0.8) if not canonical(found.name).lstrip("+-").isdigit() else []
     if close:
@@ -431,8 +434,8 @@ def describe(guess: Guess) -> str:
     for column, classes in guess.tasks.items():
         lines.append(f"  label   {column}: {len(classes)} classes")
         for each in classes:
-            also = ", ".join(f"{text!r} {rows:,}" for text, rows in each.variants[:3])
-            lines.append(f"            {each.name:20} {each.rows:>7,} rows" + (f"   also written {also}" if also else ""))
+            also = ", ".join(f"{text!r} {rows:,}" for text, rows in each.variants[:2]) + (", ..." if each.variants[2:] else "")
+            lines.append(f"            {each.name:20} {each.rows:>7,} rows" + (f"   also {also}" if also else ""))
     for column, values in guess.wrong.items():
         lines.append(f"  values of {column} that are no class here; their rows lose this label:")
         lines += [f"            {each.name!r:20} {each.rows:>7,} rows   {why}" for each, why in values[:SHOWN]]
@@ -440,7 +443,8 @@ def describe(guess: Guess) -> str:
             lines.append(f"            and {len(values) - SHOWN} more values, {sum(each.rows for each, _ in values[SHOWN:]):,} rows")
     if guess.aside:
         lines.append(f"  not used: {', '.join(guess.aside)}")
-    lines += [f"  note: {note}" for note in guess.problems + guess.notes]
+    for note in guess.problems + guess.notes:
+        lines += tables.wrapped(note, first="  note: ", later="        ")
     return "\n".join(lines)
 
 

@@ -90,6 +90,8 @@ def test_a_rare_class_with_a_row_for_each_part_is_in_each(kind: str, rows: int) 
         for part in parts:
             for task in TASKS:
                 assert set(table[task].to_numpy()[part]) == {0, 1, 2}, (task, seed, notes)
+    named = noted_split(table, SplitConfig(kind=kind, seed=0), TASKS, {"polarization": ["a", "b", "rare"]})[1]
+    assert all("polarization that is 'rare'" in note for note in named), "a class is told by its name"
     enough = comments(2000)
     assert noted_split(enough, SplitConfig(kind=kind), TASKS)[1] == [], "where nothing is lacking, nothing moves"
 

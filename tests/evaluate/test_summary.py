@@ -53,7 +53,7 @@ def test_a_model_that_does_not_beat_words_is_sent_to_best_and_not_to_use() -> No
 
 
 def test_few_rows_of_a_class_ask_for_labels() -> None:
-    assert "12 rows of 'objective' are few" in screen(linear=(0.01, 0.05), support=12)
+    assert "12 test rows of 'objective' are few" in screen(linear=(0.01, 0.05), support=12)
     assert "polarity next" not in screen(linear=(0.01, 0.05))
 
 
