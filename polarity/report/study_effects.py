@@ -8,7 +8,7 @@ from markupsafe import Markup
 from polarity.report.charts import Band, Bar, Effect, bars, forest, legend
 from polarity.report.page import Section, columns, details, fragment, table, verdict_pill
 from polarity.report.run_training import duration
-from polarity.strategy import CLAIMS_NOTE, claims_table
+from polarity.strategy import CLAIMS_NOTE, POINTS, claims_table
 from polarity.study import EffectRow, Study, excludes_zero
 
 HELPS, HURTS = "helps", "hurts"
@@ -27,9 +27,11 @@ def headline(study: Study) -> Markup:
     sentences = Markup("")
     for verdict, of_it in found.items():
         if of_it:
-            listed = ", ".join(f"{row['arm']} {points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]" for row in of_it)
+            listed = ", ".join(
+                f"{named(row['arm'])} {points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]" for row in of_it
+            )
             sentences += Markup("<p>{} {}</p>").format(verdict_pill(verdict), listed)
-    left = [row["arm"] for row in rows if row["verdict"] not in found]
+    left = [named(row["arm"]) for row in rows if row["verdict"] not in found]
     if left:
         sentences += Markup("<p>{} {}</p>").format(verdict_pill("no evidence"), ", ".join(left))
     return sentences + Markup(
@@ -60,7 +62,7 @@ def forest_of(rows: Sequence[EffectRow], *, with_reference: bool = True) -> Mark
     """Differences with their intervals, the plan's claims behind them."""
     marks = [
         Effect(
-            row["arm"],
+            named(row["arm"]),
             row["difference"],
             row["low"],
             row["high"],
@@ -73,6 +75,12 @@ def forest_of(rows: Sequence[EffectRow], *, with_reference: bool = True) -> Mark
     words = [("dot good", "helps"), ("dot bad", "hurts"), ("dot flat", "no evidence"), ("whisker", "95 % interval")]
     chart = forest(marks, label="difference in overall macro-F1 of each arm to its reference", number=points, axis=points, keys=False)
     return chart + legend(words)
+
+
+def named(arm: str) -> str:
+    """An arm's name and, where it is one point of the plan, what that point is: `point-3 (longer training)`."""
+    found = {f"point-{number}": point.title for number, point in POINTS.items()}
+    return f"{arm} ({found[arm]})" if arm in found else arm
 
 
 def _claim(row: EffectRow) -> tuple[Band, ...]:
