@@ -27,7 +27,8 @@ def headline(study: Study) -> Markup:
     sentences = Markup("")
     for verdict, of_it in found.items():
         if of_it:
-            listed = ", ".join(
+            shown = [f"{named(row['arm'])} {points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]" for row in of_it]
+            listed = ", ".join(shown)
                 f"{named(row['arm'])} {points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]" for row in of_it
             )
             sentences += Markup("<p>{} {}</p>").format(verdict_pill(verdict), listed)
