@@ -29,8 +29,6 @@ def headline(study: Study) -> Markup:
         if of_it:
             shown = [f"{named(row['arm'])} {points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]" for row in of_it]
             listed = ", ".join(shown)
-                f"{named(row['arm'])} {points(row['difference'])} [{points(row['low'])}, {points(row['high'])}]" for row in of_it
-            )
             sentences += Markup("<p>{} {}</p>").format(verdict_pill(verdict), listed)
     left = [named(row["arm"]) for row in rows if row["verdict"] not in found]
     if left:
