@@ -164,7 +164,6 @@ def best(
     run_dir: Annotated[str | None, typer.Option(help="The run's folder or URI; default runs/best-TIME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir, with the same options.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check the rows, measure the speed, and print the plan.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="All tables of scores in the terminal; they are in report.html too.")] = False,
 ) -> None:
     """Make the best model for these rows within a time, and say how good it is on rows that decided nothing.
 
@@ -193,4 +192,4 @@ def best(
     if dry_run:
         say(plan_only(config, asked, say=say).describe())
         return
-    run(config, asked, run_dir or default_run_dir("best"), resume=resume, verbose=verbose, say=say)
+    run(config, asked, run_dir or default_run_dir("best"), resume=resume, say=say)

@@ -60,11 +60,17 @@ class Facts:
     with_titles: bool
     epoch_scores: Sequence[float]
     """Validation macro-F1 after each epoch."""
+    out_of_fold: bool = False
+    """Whether the validation rows are all labelled rows, each scored by models that had not seen it."""
 
     @property
     def settings(self) -> str:
         """The file that `train` and `best` take for the same rows and settings; of a run on object storage it is to be fetched first."""
         return "config.yaml" if "://" in self.folder else f"{self.folder}/config.yaml"
+
+    def called(self, part: PartName) -> str:
+        """The rows of a part in words."""
+        return "rows, out of fold" if self.out_of_fold and part == "validation" else f"{part} rows"
 
 
 JUDGED_BY: tuple[PartName, ...] = ("test", "validation", "unchecked", "seen")
@@ -102,7 +108,7 @@ def last_screen(metrics: Metrics, facts: Facts) -> str:
     name, part = judged_part(metrics)
     overall = part["overall"]
     lines = ["━" * WIDTH, *textwrap.wrap(plain_verdict(part), WIDTH), ""]
-    lines.append(_line("macro-F1", overall["macro_f1"], overall["ci95"], f"{part['rows']:,} {name} rows; 1 is perfect"))
+    lines.append(_line("macro-F1", overall["macro_f1"], overall["ci95"], f"{part['rows']:,} {facts.called(name)}; 1 is perfect"))
     for floor, found in floors_of(part).items():
         difference = found["difference"]["overall"]
         low, high = difference["ci95"]
@@ -157,7 +163,7 @@ def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:
         steps.append(("A word-count model is no worse: let words and encoders vote.", f"polarity best {facts.settings} --time 2h"))
     if facts.training_rows < FEW_TRAINING_ROWS or support < FEW_OF_CLASS:
         few = (
-            f"{support} {name} row{'' if support == 1 else 's'} of {weakest['label']!r} {'is' if support == 1 else 'are'} few"
+            f"{weakest['label']!r} has few {'' if facts.out_of_fold else f'{name} '}rows ({support})"
             if support < FEW_OF_CLASS
             else f"{facts.training_rows:,} training rows are few"
         )

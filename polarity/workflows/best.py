@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from polarity import artifacts
+from polarity import artifacts, quiet
 from polarity.artifacts import RunFolder
 from polarity.best.folds import Folds, make_folds
 from polarity.best.plan import Plan, Speed, Training, clock, make_plan
@@ -52,10 +52,10 @@ LATEST = 1.1
 """The student is begun where it would end by so much of the budget: what the plan did not foresee may take that much."""
 
 
-def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, verbose: bool = False, say: Say = print) -> Metrics:
+def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, say: Say = print) -> Metrics:
     """Write the run folder and return the content of its metrics.json.
 
-    `config.data.source` is the labelled file; `verbose` says all tables of scores too. Raises PolarityError for whatever a user can mend.
+    `config.data.source` is the labelled file. Raises PolarityError for whatever a user can mend.
     """
     config = with_absolute_paths(config)
     folder = RunFolder.create(run_dir, resume=resume)
@@ -68,7 +68,7 @@ def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, ve
     work = _Work(config, asked, rows, folder, record, say)
     members = work.members()
     metrics = work.finish(members, begun)
-    if verbose:
+    if quiet.verbose():
         say(render_metrics(metrics))
     for line in outcome_lines(record.outcome) if record.outcome else ():
         say(line)
@@ -331,7 +331,7 @@ class _Work:
     def facts(self) -> Facts:
         """What the last screen says beside the scores; without a source, for another `best` on the same rows is no advice."""
         rows, with_titles = self.rows.labelled.num_rows, self.config.data.title_column is not None
-        return Facts(self.folder.uri.removeprefix("file://"), None, rows, self.by_title, with_titles, epoch_scores=[])
+        return Facts(self.folder.uri.removeprefix("file://"), None, rows, self.by_title, with_titles, epoch_scores=[], out_of_fold=True)
 
     def _describe(self) -> None:
         """Configuration, environment and ledger, as a training writes them."""
@@ -478,7 +478,7 @@ class _Work:
         from polarity.workflows.calibrate import calibrate_run
         from polarity.workflows.report import report_run
 
-        calibrate_run(self.folder, self.say, labels=self.labels)
+        calibrate_run(self.folder, self.say, labels=self.labels, whole=quiet.verbose())
         rows = {"train": self.rows.labelled} | ({} if self.rows.test is None else {"test": self.rows.test})
         self.folder.write_parquet(artifacts.SEEN, SeenRows.of(rows).table)
         metrics = build_metrics(

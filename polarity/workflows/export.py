@@ -116,7 +116,7 @@ def _hf(run: Run, out: Path, *, raw: bool, say: Say) -> About:
         about = export_hf(exported, temporary, card)
     for task, kind in about["models"].items():
         trust = "trust_remote_code=True" if kind.endswith(".py") else "truncation=True"
-        say(f'{task}: pipeline("text-classification", "{out / task}", {trust})')
+        say(f'written: {out / task}. To load it: pipeline("text-classification", "{out / task}", {trust})')
     return about
 
 

@@ -1,5 +1,6 @@
 """The plain sentence and the last screen: what they say follows from the numbers, and they fit a terminal of 80 x 24."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -53,8 +54,14 @@ def test_a_model_that_does_not_beat_words_is_sent_to_best_and_not_to_use() -> No
 
 
 def test_few_rows_of_a_class_ask_for_labels() -> None:
-    assert "12 test rows of 'objective' are few" in screen(linear=(0.01, 0.05), support=12)
+    assert "'objective' has few test rows (12)" in screen(linear=(0.01, 0.05), support=12)
     assert "polarity next" not in screen(linear=(0.01, 0.05))
+
+
+def test_rows_out_of_fold_are_called_so() -> None:
+    metrics, facts = {"schema_version": 1, "validation": part((0.01, 0.05), support=12)}, replace(FACTS, out_of_fold=True)
+    shown = last_screen(cast(Metrics, metrics), facts)
+    assert "450 rows, out of fold" in shown and "validation" not in shown and "'objective' has few rows (12)" in shown
 
 
 def test_overfitting_and_titles_are_told() -> None:
