@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from polarity.cli import app
 from polarity.data.split import load_splits
 from polarity.resolve import resolve
+from polarity.workflows.init import Wanted, init
 
 N = 120
 WORDS = [
@@ -186,6 +187,19 @@ def test_all_problems_at_once_and_wrong_labels_with_counts(tmp_path: Path) -> No
         "2 rows have no text",
     ):
         assert words in shown
+
+
+def test_it_asks_short_questions_and_takes_what_is_answered(tmp_path: Path) -> None:
+    table(["body", "headline", "mood"], TEXTS, TITLES, MOODS)(tmp_path / "x.csv")
+    asked, said = list[str](), list[str]()
+
+    def answer(question: str, default: str) -> str:
+        asked.append(f"{question} [{default}]: ")
+        return "-" if "title" in question else default
+
+    init(str(tmp_path / "x.csv"), tmp_path / "x.yaml", Wanted(), encoder="offline:minilm", overwrite=False, ask=answer, say=said.append)
+    assert said[0].startswith("Columns: body, headline, mood. ") and max(map(len, asked)) <= 80
+    assert resolve("small", tmp_path / "x.yaml").config.data.title_column is None
 
 
 def test_nothing_is_written_over_or_asked_of_nobody(tmp_path: Path) -> None:

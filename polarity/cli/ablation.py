@@ -90,7 +90,7 @@ def ablate(
         raise ConfigError(f"--confirm is for --design screen: the design {design} confirms by itself what its exploration leaves")
     plan = StudyPlan(seeds, 0 if no_asha else explore_seeds, effects_on, confirm_seeds=_confirm_seeds(context, confirm, confirm_seeds))
     if dry_run:
-        typer.echo(workflow.dry_run(question, plan, concurrent=max_concurrent, say=say))
+        say(workflow.dry_run(question, plan, concurrent=max_concurrent, say=say))
         return
     workflow.ablate(question, plan, study_dir or _default_dir(design), limits=limits, say=say)
 
@@ -124,7 +124,7 @@ def tune(
     base = _base(config, preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
     search = workflow.Search(base, space, samples, grid)
     if dry_run:
-        typer.echo(workflow.dry_run(search, seed=seed, concurrent=max_concurrent, say=say))
+        say(workflow.dry_run(search, seed=seed, concurrent=max_concurrent, say=say))
         return
     workflow.tune(search, study_dir or _default_dir("search"), seed=seed, limits=limits, say=say)
 

@@ -212,7 +212,8 @@ def init(file: str, out: Path, wanted: Wanted, *, encoder: str, overwrite: bool,
         say(f"read only up to a fault: {loose.fault}")
     guess = guess_columns(loose.table, wanted)
     if ask is not None:
-        guess = guess_columns(loose.table, _asked(guess, loose.table.column_names, wanted, ask))
+        say(f"Columns: {', '.join(loose.table.column_names)}. Enter takes what stands in brackets, - is none.")
+        guess = guess_columns(loose.table, _asked(guess, wanted, ask))
     say(describe(guess))
     undecided = list(guess.undecided) + ([f"mend the file first: {loose.fault}"] if loose.fault else [])
     if undecided:
@@ -222,9 +223,9 @@ def init(file: str, out: Path, wanted: Wanted, *, encoder: str, overwrite: bool,
         f"  polarity train {out} --preset small")  # fmt: skip
 
 
-def _asked(guess: Guess, columns: Sequence[str], wanted: Wanted, ask: Ask) -> Wanted:
+def _asked(guess: Guess, wanted: Wanted, ask: Ask) -> Wanted:
     def one(question: str, default: str | None) -> str | None:
-        answer = ask(f"{question} (columns: {', '.join(columns)}; - for none)", default or "-").strip()
+        answer = ask(question, default or "-").strip()
         return None if answer == "-" else answer
 
     text = one("Which column holds the text?", guess.text)

@@ -175,6 +175,8 @@ def render_text(found: TextPrediction) -> str:
         ordered = sorted(entry["probabilities"].items(), key=lambda pair: -pair[1])
         chances = ", ".join(f"{label} {chance:.3f}" for label, chance in ordered)
         lines.append(f"{task:<{width}}  {entry['label']}  ({chances})")
+        if ordered[0][1] > entry["probabilities"][entry["label"]]:
+            lines.append(f"{'':<{width}}  not the likeliest: the run's calibration helps classes that it found too seldom (--raw: without)")
     for task, entry in found["tasks"].items():
         lines += _render_words(task, entry) if "words" in entry else []
     return "\n".join(lines)

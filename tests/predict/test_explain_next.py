@@ -6,6 +6,7 @@ import re
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -228,3 +229,11 @@ def test_the_file_for_annotators_can_be_filled_in(run: Path, tmp_path: Path) -> 
         choose_next(options, str(tmp_path / "taken.csv"), str(tmp_path / "other.csv"), 15, say=lines.append)
     with pytest.raises(DataError, match="one file"):
         choose_next(options, str(tmp_path / "all.parquet"), str(tmp_path / "folder"), 15, say=lines.append)
+
+
+def test_a_label_that_is_not_the_likeliest_says_why() -> None:
+    def shown(label: str) -> str:
+        task: Any = {"label": label, "confidence": 0.3, "probabilities": {"rare": 0.3, "common": 0.7}}
+        return render_text({"comment": "x", "title": "", "tasks": {"mood": task}})
+
+    assert "not the likeliest" in shown("rare") and "--raw" in shown("rare") and "not the likeliest" not in shown("common")
