@@ -375,12 +375,15 @@ def _described(classes: Sequence[str], draws: _Draws) -> dict[str, Share]:
     return {name: {"share": float(draws.point[k]), "ci95": interval(draws.spread[:, k])} for k, name in enumerate(classes)}
 
 
-NAMES = {"raw": "counted", "em": "corrected (EM)", "adjusted": "corrected (adjusted counts)"}
+NAMES = {"raw": "counted", "em": "corrected, EM", "adjusted": "corrected, counts"}
+CELL = 19
+"""Columns of a share with its interval: three of them and a class's name fit 80."""
 
 
 def render_shares(shares: Mapping[str, ClassShares]) -> str:
     """For each task a table of classes, the headline's column first, in percent with 95 % intervals, then why and what to mind."""
-    lines = [line for task, found in shares.items() for line in _task(task, found)]
+    lines = ["", "Shares of the classes in percent, with 95 % intervals; EM and counts are two ways to correct the classifier's errors:"]
+    lines += [line for task, found in shares.items() for line in _task(task, found)]
     if len({found.headline for found in shares.values()} - {"unknown"}) > 1:
         lines.append("The tasks are corrected in different ways; each says why above.")
     return "\n".join(lines)
@@ -389,9 +392,9 @@ def render_shares(shares: Mapping[str, ClassShares]) -> str:
 def _task(task: str, found: ClassShares) -> list[str]:
     methods = sorted(found.methods, key=lambda name: (name != found.headline, ("em", "adjusted", "raw").index(name)))
     width = max(len(task), *(len(name) for name in found.methods["raw"]))
-    lines = ["", f"{task:<{width}}  " + "  ".join(f"{NAMES[name]:<27}" for name in methods).rstrip()]
+    lines = ["", f"{task:<{width}}  " + "  ".join(f"{NAMES[name]:<{CELL}}" for name in methods).rstrip()]
     for label in found.methods["raw"]:
-        cells = "  ".join(f"{_cell(found.methods[name][label]):<27}" for name in methods)
+        cells = "  ".join(f"{_cell(found.methods[name][label]):<{CELL}}" for name in methods)
         lines.append(f"{label:<{width}}  {cells}".rstrip())
     if found.headline == "unknown":
         lines.append(f"the shares of {found.rows:,} comments are not known: {found.reason}")
@@ -403,5 +406,5 @@ def _task(task: str, found: ClassShares) -> list[str]:
 
 def _cell(entry: Share) -> str:
     low, high = entry["ci95"]
-    point = "not known" if entry["share"] is None else f"{100 * entry['share']:5.1f} %"
+    point = "    ?" if entry["share"] is None else f"{100 * entry['share']:5.1f}"
     return f"{point} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -122,4 +122,9 @@ def test_a_blind_classifier_gives_no_point() -> None:
     assert found.headline == "unknown"
     assert all(entry["share"] is None for name in ("adjusted", "em") for entry in found.methods[name].values())
     text = render_shares({"task": found})
-    assert "not known [" in text and "the one to report" not in text and "next to nothing" in text
+    assert (
+        "? [" in text
+        and max(map(len, (line for line in text.splitlines() if "? [" in line))) <= 80
+        and "the one to report" not in text
+        and "next to nothing" in text
+    )
