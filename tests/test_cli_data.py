@@ -63,7 +63,7 @@ def test_check_shows_all_that_it_found(encoder: Path, tmp_path: Path, polarity: 
     status, shown, error = polarity("data", "check", file, "--encoder", encoder, "--set", "data.split.kind=joint")
     assert (status, error) == (0, "")
     for words in (
-        "66 rows, 65 good", "line 66", "did you mean 'positive'?", "line 62, line 67", "sentiment (down) x polarization (across)",
+        "66 rows, 65 usable", "line 66", "did you mean 'positive'?", "line 62, line 67", "sentiment (down) x polarization (across)",
         "a = b = c", "Conflicting labels", "sentiment: negative / positive", "comment tokens", "data.max_length cuts",
         "Split (joint)", "train / validation", TITLES[0],
     ):  # fmt: skip

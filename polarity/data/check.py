@@ -18,7 +18,7 @@ from rich.text import Text
 
 from polarity import tables
 from polarity.config import DataConfig, SplitConfig
-from polarity.data.canonical import PROBLEM, SOURCE_ROW, Layout, find_columns
+from polarity.data.canonical import PROBLEM, SOURCE_ROW, Layout, find_columns, left_out
 from polarity.data.duplicates import duplicate_groups, find_leaks, near_duplicate_groups, normalise
 from polarity.data.formats import open_source
 from polarity.data.near import Progress
@@ -73,7 +73,7 @@ def _check_one(
     opened = open_source(name)
     layout = find_columns(opened, data)
     table = pa.concat_tables(list(annotated_blocks(opened, layout)))
-    good = table.filter(pc.is_null(table[PROBLEM]))
+    good = table.filter(pc.invert(left_out(table, data)))  # the rows that a training would take
     comments = good.select(layout.canonical_schema.names).combine_chunks()
     report = {
         "source": name,
@@ -267,7 +267,7 @@ def render(check: Json) -> str:
 
 
 def _source(part: str, report: Json) -> Iterable[Table | str]:
-    yield f"{part + ': ' if part else ''}{report['source']}: {report['rows']:,} rows, {report['good_rows']:,} good"
+    yield f"{part + ': ' if part else ''}{report['source']}: {report['rows']:,} rows, {report['good_rows']:,} usable"
     yield from report["notes"]
     yield from _bad_rows_text(report)
     yield _classes(report)

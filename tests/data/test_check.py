@@ -61,6 +61,7 @@ def test_bad_rows_are_all_listed_by_line(path: str) -> None:
     assert check["bad_rows"]["count"] == 3
     assert check["bad_rows"]["reasons"] == {"empty comment": 1, "unknown label": 1, "no label": 1}
     assert [row["place"] for row in check["bad_rows"]["rows"]] == ["line 8", "line 9", "line 10"]
+    assert checked(path, bad_rows="drop")["good_rows"] == 8, "as in training, a bad label of one task does not cost the other's good one"
     assert check["duplicate_ids"] == {"count": 1, "ids": [{"row_id": "e", "places": ["line 6", "line 11"]}]}
 
 
@@ -130,7 +131,7 @@ def test_tokens_and_unknown_share(path: str) -> None:
 
 def test_rendering_shows_the_findings_and_no_more_of_a_comment_than_60_characters(path: str) -> None:
     text = render(checked(path))
-    for fragment in ("10 rows, 7 good", "line 9", "did you mean 'negative'?", "non_polarized", "a = b = c", "e = f"):
+    for fragment in ("10 rows, 7 usable", "line 9", "did you mean 'negative'?", "non_polarized", "a = b = c", "e = f"):
         assert fragment in text
     assert LONG not in text
 
