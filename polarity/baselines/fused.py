@@ -21,8 +21,7 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.sparse import csr_matrix, hstack
 
 from polarity.baselines.dense import Features, fit_classes, mean_and_scale, softmax
-from polarity.baselines.linear import TextFeatures, fit_features
-from polarity.baselines.saved import read_features, write_features
+from polarity.baselines.linear import TextFeatures, fit_features, read_features, write_features
 from polarity.errors import RunError, Say
 from polarity.evaluate.predictions import Codes, Floats, Labels
 

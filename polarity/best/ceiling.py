@@ -16,8 +16,7 @@ from polarity.best.record import TIMES_MORE, Ceiling, CurvePoint, LabelDoubt, Re
 from polarity.best.stacking import Crossed, Judge
 from polarity.evaluate.metrics import macro_f1
 from polarity.evaluate.predictions import Codes, Floats, Labels
-from polarity.predict.scorers import SMALLEST
-from polarity.predict.stacked import Probabilities
+from polarity.predict.scorers import SMALLEST, Probabilities
 
 FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Shares of the training rows that the curve is fitted on, beside all of them."""

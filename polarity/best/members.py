@@ -22,7 +22,7 @@ from polarity.best.ceiling import Fit, Scores
 from polarity.best.folds import Folds
 from polarity.errors import RunError, Say
 from polarity.evaluate.predictions import Floats, Labels
-from polarity.predict.stacked import Probabilities
+from polarity.predict.scorers import Probabilities
 
 Scoring = Callable[[pa.Table], dict[str, Floats]]
 

@@ -17,9 +17,8 @@ from polarity.best.record import BiasGain, Difference
 from polarity.evaluate import build_predictions, paired_difference
 from polarity.evaluate.calibration import fit_biases, gain_of
 from polarity.evaluate.predictions import Codes, Floats, Labels
-from polarity.predict.ensemble import fit_weights
-from polarity.predict.scorers import SMALLEST
-from polarity.predict.stacked import LogisticRule, PoolRule, Probabilities, TaskStack, stack_features, stacked
+from polarity.predict.scorers import SMALLEST, Probabilities, fit_weights
+from polarity.predict.stacked import LogisticRule, PoolRule, TaskStack, stack_features, stacked
 
 Rule = Literal["mean", "pool", "greedy", "logistic"]
 RULES: tuple[Rule, ...] = ("mean", "pool", "greedy", "logistic")

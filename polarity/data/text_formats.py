@@ -347,6 +347,8 @@ class NestedError(DataError):
         self.column = column
 
 
+WHOLE = "\0"
+"""A column that JSON Lines have beside their keys: the whole object, as JSON."""
 MOST_DIGITS = 4000
 """Digits of a whole number; Python itself refuses a few more."""
 
@@ -428,7 +430,7 @@ def _json_blocks(name: str, text: TextFile, columns: Sequence[str]) -> Iterator[
         rows = 0
         for number, row in json_rows(name, text):
             for column in columns:
-                cells[column].append(_text(name, number, column, row.get(column)))
+                cells[column].append(json.dumps(row) if column == WHOLE else _text(name, number, column, row.get(column)))
             rows += 1
             if rows % ROWS_PER_BLOCK == 0:
                 yield _table(cells)

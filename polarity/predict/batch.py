@@ -1,4 +1,4 @@
-"""Scoring of chunks: by actors of Ray Data's `map_batches`, in order, or in this process.
+"""A batch prediction under way: its parts on the disk, and scoring by actors of Ray Data's `map_batches` or in this process.
 
 Shapes: N rows, K classes.
 """
@@ -8,9 +8,9 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from polarity.artifacts import disk_errors, replacing
-from polarity.data.source import Part
+from polarity.artifacts import column_of_objects, disk_errors, replacing
+from polarity.data.source import ROWS_PER_BLOCK
 from polarity.errors import DataError, RunError, Say
-from polarity.predict.input import CHUNK, Input, Place
+from polarity.predict.input import Chunk, Input, Place, Read
 
 if TYPE_CHECKING:
     from polarity.predict.classifier import Classifier
@@ -32,26 +31,8 @@ if TYPE_CHECKING:
 PART_ROWS = 100_000
 PART_SECONDS = 30.0
 """A part is written after so many rows or so long: what a kill may cost."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST, LOCK = "manifest.json", "lock"
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """Predictions of a chunk: its place, its rows, and a table with the columns `T` and `T_p` of each task."""
-
-    file: int
-    row: int
-    table: pa.Table
-
-
-def part_schema(labels: Mapping[str, Sequence[str]], *, words: bool = False) -> pa.Schema:
-    """Schema of a part; `words` adds each task's decisive words `T_words`."""
-    fields = [pa.field("file", pa.int32()), pa.field("row", pa.int64())]
-    for task, classes in labels.items():
-        fields += [pa.field(task, pa.int16()), pa.field(f"{task}_p", pa.list_(pa.float32(), len(classes)))]
-        fields += [pa.field(f"{task}_words", pa.large_string())] if words else []
-    return pa.schema(fields)
 
 
 def fingerprint(inputs: Sequence[Input]) -> list[dict[str, Any]]:
@@ -66,54 +47,105 @@ def fingerprint(inputs: Sequence[Input]) -> list[dict[str, Any]]:
     return found
 
 
-class Parts:
-    """The parts of one prediction, in its hidden folder."""
+BESIDE = b"polarity:beside"
+"""In a schema's metadata: how many of the first columns stand beside the rows. Names may be the same on both sides."""
 
-    def __init__(self, folder: Path, schema: pa.Schema) -> None:
-        self.folder, self.schema = folder, schema
+
+def joined(chunk: Chunk) -> pa.Table:
+    """A chunk as one table: what is beside its rows first. `parted` takes it apart."""
+    beside, rows = chunk.beside, chunk.rows
+    metadata = {**(rows.schema.metadata or {}), BESIDE: str(beside.num_columns)}
+    return pa.Table.from_arrays([*beside.columns, *rows.columns], schema=pa.schema([*beside.schema, *rows.schema], metadata))
+
+
+def parted(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """What is beside the rows, and the rows."""
+    metadata = dict(table.schema.metadata)
+    count = int(metadata.pop(BESIDE))
+    fields = list(table.schema)
+    return (
+        pa.Table.from_arrays(table.columns[:count], schema=pa.schema(fields[:count])),
+        pa.Table.from_arrays(table.columns[count:], schema=pa.schema(fields[count:], metadata)),
+    )
+
+
+def _write_stream(table: pa.Table, sink: Path | pa.BufferOutputStream, compression: str | None = None) -> None:
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as stream:
+        stream.write_table(table)
+
+
+class Parts:
+    """The parts of one prediction, in its hidden folder: rows with their predictions, so that the input is read no second time.
+
+    `part-FILE-ROW-ROWS.arrow` holds so many rows of one input from a row on, as an Arrow stream.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._held: list[pa.Table] = []
+        self._place = Place()
         self._since = time.monotonic()
-        self._written = sorted(folder.glob("part-*.parquet"))
+        self._written = sorted(folder.glob("part-*.arrow"))
 
     def next_place(self) -> Place:
         """The row after the last one that a part holds. Raises RunError for a part that cannot be read."""
         if not self._written:
             return Place()
-        last = self._read(self._written[-1])
-        return Place(last["file"][-1].as_py(), last["row"][-1].as_py() + 1)
+        file, row, rows = _numbers(self._written[-1])
+        _ = self._read(self._written[-1])
+        return Place(file, row + rows)
 
     def rows(self) -> int:
         """Rows in the written parts."""
-        return sum(pq.ParquetFile(path).metadata.num_rows for path in self._written)
+        return sum(_numbers(path)[2] for path in self._written)
 
-    def add(self, predicted: Predicted) -> None:
-        """Take a chunk, which must follow the one before; write a part where enough has come together."""
-        rows = predicted.table.num_rows
-        place = [pa.array([predicted.file] * rows, pa.int32()), pa.array(range(predicted.row, predicted.row + rows), pa.int64())]
-        self._held.append(pa.Table.from_arrays([*place, *predicted.table.columns], schema=self.schema))
+    def add(self, chunk: Chunk) -> None:
+        """Take a scored chunk, which must follow the one before; write a part where enough has come together."""
+        table = joined(chunk)
+        if self._held and (chunk.file != self._place.file or table.schema != self._held[0].schema):
+            self.flush()
+        if not self._held:
+            self._place = Place(chunk.file, chunk.row)
+        self._held.append(table)
         if sum(table.num_rows for table in self._held) >= PART_ROWS or time.monotonic() - self._since > PART_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Write what is held as a part, whole or not at all."""
         if self._held:
-            path = self.folder / f"part-{len(self._written):08d}.parquet"
+            whole = pa.concat_tables(self._held)
+            path = self.folder / f"part-{self._place.file:08d}-{self._place.row:012d}-{whole.num_rows}.arrow"
             with disk_errors(str(path)), replacing(path) as temporary:
-                pq.write_table(pa.concat_tables(self._held), temporary, compression="zstd")
+                _write_stream(whole, temporary, "zstd")
             self._written.append(path)
             self._held = []
         self._since = time.monotonic()
 
-    def tables(self) -> Iterator[pa.Table]:
-        """All parts, in order."""
+    def tables(self, files: Collection[int]) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """(predictions, rows) of these inputs, in order and in blocks."""
         for path in self._written:
-            yield self._read(path)
+            if _numbers(path)[0] in files:
+                predictions, rows = parted(self._read(path))
+                for start in range(0, rows.num_rows, ROWS_PER_BLOCK):
+                    yield predictions.slice(start, ROWS_PER_BLOCK), rows.slice(start, ROWS_PER_BLOCK)
 
     def _read(self, path: Path) -> pa.Table:
         try:
-            return pq.read_table(path, schema=self.schema)
+            with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+                if column_of_objects(stream.schema) is not None:
+                    raise RunError(f"{path}: holds Python objects, which no part does: delete the folder {path.parent} and begin again")
+                table = stream.read_all()
         except (pa.ArrowException, OSError) as error:
             raise RunError(f"{path}: damaged ({error}): delete the folder {path.parent} and begin again") from error
+        if table.num_rows != _numbers(path)[2]:
+            raise RunError(f"{path}: damaged ({table.num_rows} rows): delete the folder {path.parent} and begin again")
+        return table
+
+
+def _numbers(path: Path) -> tuple[int, int, int]:
+    """File, first row and number of rows of a part."""
+    file, row, rows = path.stem.split("-")[1:]
+    return int(file), int(row), int(rows)
 
 
 @contextmanager
@@ -189,7 +221,7 @@ class ScoreOptions:
 
 
 class ChunkScorer:
-    """Turns chunks into predictions, each one row: the class Ray Data makes an actor of, or an object of this process."""
+    """Scores chunks: an object of this process, or the class that Ray Data makes an actor of."""
 
     def __init__(self, options: ScoreOptions, threads: int = 0) -> None:
         if threads:
@@ -198,75 +230,70 @@ class ChunkScorer:
             torch.set_num_threads(threads)
         self.classifier, self.explain = options.load(), options.explain
 
-    def __call__(self, chunks: pa.Table) -> pa.Table:
-        """One row a chunk: file, row, fault, and per task the lists `T` of class indices and `T_p` of probabilities."""
-        return pa.concat_tables([self._one(chunks.slice(index, 1)) for index in range(chunks.num_rows)])
+    def score(self, chunk: Chunk) -> Chunk:
+        """The chunk with its predictions beside the rows, in place of the texts."""
+        return replace(chunk, beside=score_rows(self.classifier, chunk.beside, self.explain))
 
-    def _one(self, chunk: pa.Table) -> pa.Table:
-        if chunk["fault"][0].is_valid:
-            predicted = _unscored(0, self.classifier.labels, self.explain)
-        else:
-            title, comment = (chunk[name][0].values for name in ("title", "comment"))
-            predicted = score_rows(self.classifier, title, comment, self.explain)
-        cells = {name: chunk[name] for name in ("file", "row", "fault")}
-        return pa.table(cells | {name: _one_list(column.combine_chunks()) for name, column in zip(*_named(predicted), strict=True)})
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """The same for an actor; what could not be read is passed on."""
+        cells = block.to_pylist()
+        return pa.concat_tables([_packed(self.score(_chunk(cell))) if cell["fault"] is None else _fault(cell["fault"]) for cell in cells])
 
 
-def _named(table: pa.Table) -> tuple[list[str], list[pa.ChunkedArray]]:
-    return table.column_names, table.columns
+def score_rows(classifier: "Classifier", texts: pa.Table, explain: bool = False) -> pa.Table:
+    """The predictions' columns (see `prediction_columns`) of N rows of `title` and `comment`; null where the comment is null."""
+    from polarity.predict.classifier import prediction_columns
 
-
-def _one_list(values: pa.Array) -> pa.Array:
-    return pa.LargeListArray.from_arrays(pa.array([0, len(values)], pa.int64()), values)
-
-
-def score_rows(classifier: "Classifier", title: pa.Array, comment: pa.Array, explain: bool = False) -> pa.Table:
-    """Columns `T` (int16), `T_p` (lists of K float32) and, with `explain`, `T_words` of N rows; null where the comment is null."""
-    known = np.flatnonzero(pc.is_valid(comment).to_numpy(zero_copy_only=False))
-    if not len(known):
-        return _unscored(len(comment), classifier.labels, explain)
-    rows = pa.array(known)
-    scores = classifier.score(pa.table({"title": title.take(rows), "comment": comment.take(rows)}))
-    places = np.full(len(comment), -1)
+    known = np.flatnonzero(pc.is_valid(texts["comment"]).to_numpy(zero_copy_only=False))
+    whole = texts.take(pa.array(known))
+    words = _words(classifier, whole) if explain else None
+    places = np.full(texts.num_rows, -1)
     places[known] = np.arange(len(known))
-    back = pa.array(places, mask=places < 0)
-    columns: dict[str, pa.Array] = {}
-    words = _words(classifier, comment.take(rows).to_pylist(), title.take(rows).to_pylist()) if explain else {}
-    for task, classes in classifier.labels.items():
-        flat = pa.array(scores[task].probabilities.astype(np.float32).reshape(-1))
-        columns[task] = pa.array(scores[task].predicted.astype(np.int16)).take(back)
-        columns[f"{task}_p"] = pa.FixedSizeListArray.from_arrays(flat, len(classes)).take(back)
-        if explain:
-            columns[f"{task}_words"] = pa.array(words[task], pa.large_string()).take(back)
-    return pa.table(columns)
+    return pa.table(prediction_columns(classifier.score(whole), classifier.labels, words)).take(pa.array(places, mask=places < 0))
 
 
-def _words(classifier: "Classifier", comments: list[str], titles: list[str]) -> dict[str, list[str]]:
+def _words(classifier: "Classifier", texts: pa.Table) -> dict[str, list[str]]:
     """For each task each comment's decisive words with their parts, as one text."""
     from polarity.predict.explain import explain, top_words
 
-    found = explain(classifier, comments, titles)
+    found = explain(classifier, texts["comment"].to_pylist(), texts["title"].to_pylist())
     return {task: [top_words(row[task]) for row in found] for task in classifier.labels}
 
 
-def _unscored(rows: int, labels: Mapping[str, Sequence[str]], explain: bool = False) -> pa.Table:
-    columns: dict[str, pa.Array] = {}
-    for task, classes in labels.items():
-        columns[task], columns[f"{task}_p"] = pa.nulls(rows, pa.int16()), pa.nulls(rows, pa.list_(pa.float32(), len(classes)))
-        if explain:
-            columns[f"{task}_words"] = pa.nulls(rows, pa.large_string())
-    return pa.table(columns)
+def in_process(reads: Sequence[Read], scorer: ChunkScorer) -> Iterator[Chunk]:
+    """All chunks, scored here."""
+    for read in reads:
+        yield from map(scorer.score, read())
 
 
-def in_process(parts: Sequence[Part], scorer: ChunkScorer) -> Iterator[Predicted]:
-    """The predictions of all parts' chunks, scored here."""
-    for part in parts:
-        for chunk in part.blocks(()):
-            yield from unpacked(scorer(chunk))
+PACKED = pa.schema([("file", pa.int32()), ("row", pa.int64()), ("table", pa.large_binary()), ("fault", pa.string())])
+"""A chunk as Ray Data carries it, one row whose cell holds its columns as an Arrow stream; or what could not be read, in words, for an
+error that is raised in a task of Ray's costs pages."""
 
 
-def through_ray(parts: Sequence[Part], options: ScoreOptions, name: str, workers: int | None, say: Say) -> Iterator[Predicted]:
-    """The same, scored by actors on the cluster that runs, streamed in order."""
+def _packed(chunk: Chunk) -> pa.Table:
+    sink = pa.BufferOutputStream()
+    _write_stream(joined(chunk), sink)
+    return pa.table({"file": [chunk.file], "row": [chunk.row], "table": [sink.getvalue().to_pybytes()], "fault": [None]}, schema=PACKED)
+
+
+def _fault(words: str) -> pa.Table:
+    return pa.table({"file": [None], "row": [None], "table": [None], "fault": [words]}, schema=PACKED)
+
+
+def _chunk(cell: Mapping[str, Any]) -> Chunk:
+    return Chunk(cell["file"], cell["row"], *parted(pa.ipc.open_stream(cell["table"]).read_all()))
+
+
+def _read_packed(read: Read) -> Iterator[pa.Table]:
+    try:
+        yield from map(_packed, read())
+    except DataError as error:
+        yield _fault(str(error))
+
+
+def through_ray(reads: Sequence[Read], options: ScoreOptions, name: str, workers: int | None, say: Say) -> Iterator[Chunk]:
+    """All chunks, scored by actors on the cluster that runs, streamed in order. Raises DataError for what could not be read."""
     import ray
     from ray.data import ActorPoolStrategy
 
@@ -282,11 +309,11 @@ def through_ray(parts: Sequence[Part], options: ScoreOptions, name: str, workers
     warnings.filterwarnings("ignore", message="The (minimum|maximum) number of concurrent", category=UserWarning)  # few chunks, many actors
     block_size, context.target_max_block_size = context.target_max_block_size, 1  # bytes: a chunk a block, so that all actors get some
     chunks = ray.data.read_datasource(
-        Pieces(name, [partial(_chunks_of, part) for part in parts], CHUNK),
-        override_num_blocks=len(parts),
+        Pieces(name, [partial(_read_packed, read) for read in reads], PACKED),
+        override_num_blocks=len(reads),
         # Reading needs little, and where the actors hold every CPU it would wait for one for ever.
         num_cpus=0,
-        concurrency=min(2, len(parts)),
+        concurrency=min(2, len(reads)),
     )
     scored = chunks.map_batches(
         ChunkScorer,
@@ -300,21 +327,10 @@ def through_ray(parts: Sequence[Part], options: ScoreOptions, name: str, workers
     context.target_max_block_size = block_size  # a dataset has a copy of its own
     with original_error():
         for block in scored.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from unpacked(block)
-
-
-def _chunks_of(part: Part) -> Iterator[pa.Table]:
-    return part.blocks(())
-
-
-def unpacked(table: Any) -> Iterator[Predicted]:
-    """The chunks of a scorer's table. Raises DataError for what could not be read."""
-    for row in range(table.num_rows):
-        if table["fault"][row].is_valid:
-            raise DataError(table["fault"][row].as_py())
-        names = [name for name in table.column_names if name not in ("file", "row", "fault")]
-        predictions = pa.table({name: table[name][row].values for name in names})
-        yield Predicted(table["file"][row].as_py(), table["row"][row].as_py(), predictions)
+            for cell in block.to_pylist():
+                if cell["fault"] is not None:
+                    raise DataError(cell["fault"])
+                yield _chunk(cell)
 
 
 @dataclass(frozen=True)

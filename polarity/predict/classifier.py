@@ -17,8 +17,8 @@ from polarity.data.canonical import VISIBLE
 from polarity.errors import DataError, RunError, nearest
 from polarity.evaluate.calibration import TaskCalibration, apply, read_calibration
 from polarity.evaluate.drift import TokenStatistics
-from polarity.evaluate.predictions import probability_column
-from polarity.predict.output import PREFIX
+from polarity.evaluate.predictions import Labels
+from polarity.predict.output import PREFIX, prediction_schema
 from polarity.predict.scorers import ModelScorer, Scorer, Scores, load_ensemble
 from polarity.predict.stacked import load_stack
 from polarity.run import Run
@@ -125,16 +125,18 @@ class Classifier:
         return f"<polarity classifier of the run {self.name!r}; {tasks}{'; calibrated' if self.calibrated else ''}>"
 
 
-def prediction_columns(scores: Mapping[str, Scores], labels: Mapping[str, Sequence[str]]) -> dict[str, pa.Array]:
-    """Scores as columns: per task T the class `T`, `T_p_CLASS` (float32) for each class, and `T_confidence`, the predicted class's."""
-    columns: dict[str, pa.Array] = {}
+def prediction_columns(
+    scores: Mapping[str, Scores], labels: Labels, words: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, pa.Array]:
+    """Scores as columns, named by `prediction_schema`; `words` are each task's decisive words, one text a row."""
+    columns: list[pa.Array] = []
     for task, classes in labels.items():
         probabilities, predicted = scores[task].probabilities, scores[task].predicted
-        columns[task] = pa.array(list(classes), pa.string()).take(pa.array(predicted, pa.int64()))
-        for index, label in enumerate(classes):
-            columns[probability_column(task, label)] = pa.array(probabilities[:, index])
-        columns[f"{task}_confidence"] = pa.array(probabilities[np.arange(len(predicted)), predicted])
-    return columns
+        columns.append(pa.array(list(classes), pa.string()).take(pa.array(predicted, pa.int64())))
+        columns += [pa.array(probabilities[:, index]) for index in range(len(classes))]
+        columns.append(pa.array(probabilities[np.arange(len(predicted)), predicted]))
+        columns += [] if words is None else [pa.array(words[task], pa.large_string())]
+    return dict(zip(prediction_schema(labels, words=words is not None).names, columns, strict=True))
 
 
 def load_classifier(

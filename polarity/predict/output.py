@@ -5,27 +5,29 @@ A cell of a CSV that begins with = + - @ or a control character is run as a form
 """
 
 import csv
+import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from polarity.artifacts import disk_errors
+from polarity.data.canonical import TEXT
 from polarity.data.excel_format import ExcelSheet
 from polarity.data.formats import EXTENSIONS
+from polarity.data.text_formats import WHOLE
 from polarity.errors import DataError, nearest
-from polarity.evaluate.predictions import probability_column
+from polarity.evaluate.calibration import probabilities_of
+from polarity.evaluate.predictions import Labels, probability_column
 from polarity.evaluate.shares import Tally
-from polarity.predict.input import FORMATS, Input, Rows, as_table, column_text, json_text, row_blocks, table_schema
+from polarity.predict.input import FORMATS, Input
 
 DIGITS = 6
 """Digits of a probability in text formats."""
@@ -34,50 +36,25 @@ FORMULA = r"^[=+\-@\t\r\n\x{FF1D}\x{FF0B}\x{FF0D}\x{FF20}]"
 NUMBER = r"^[+\-]?[0-9]+([.,][0-9]+)*([eE][+\-]?[0-9]+)?%?$"
 
 
-def confidence_column(task: str) -> str:
-    """Name of the column with the probability of the predicted class."""
-    return f"{task}_confidence"
+def prediction_schema(labels: Labels, prefix: str = "", *, words: bool = False) -> pa.Schema:
+    """The columns that are added, in order: per task its class, the probability of each class, and of the predicted one.
 
-
-def words_column(task: str) -> str:
-    """Name of the column with the words that spoke most for the predicted class."""
-    return f"{task}_words"
-
-
-def prediction_names(labels: Mapping[str, Sequence[str]], prefix: str = "", *, words: bool = False) -> list[str]:
-    """Names of the columns that are added, in order; `words` adds each task's decisive words."""
-    names = []
+    `words` adds each task's decisive words.
+    """
+    fields: list[tuple[str, pa.DataType]] = []
     for task, classes in labels.items():
-        names += [task, *(probability_column(task, label) for label in classes), confidence_column(task)]
-        names += [words_column(task)] if words else []
-    return [prefix + name for name in names]
-
-
-def prediction_table(part: pa.Table, labels: Mapping[str, Sequence[str]], prefix: str = "") -> pa.Table:
-    """Per task its class, the probability of each class, and the predicted class's; null for an empty comment."""
-    columns: list[pa.Array] = []
-    for task, classes in labels.items():
-        predicted, chances = part[task].combine_chunks(), part[f"{task}_p"].combine_chunks()
-        empty = pc.is_null(predicted)
-        flat = chances.fill_null([0.0] * len(classes)).flatten().to_numpy().reshape(-1, len(classes))
-        best = predicted.fill_null(0).to_numpy()
-        mask = empty.to_numpy(zero_copy_only=False)
-        columns.append(pa.array(list(classes), pa.string()).take(predicted))
-        columns += [pa.array(np.ascontiguousarray(flat[:, k]), mask=mask) for k in range(len(classes))]
-        columns.append(pa.array(flat[np.arange(len(flat)), best], mask=mask))
-        if words_column(task) in part.column_names:
-            columns.append(part[words_column(task)].combine_chunks())
-    words = any(words_column(task) in part.column_names for task in labels)
-    return pa.Table.from_arrays(columns, names=prediction_names(labels, prefix, words=words))
+        fields.append((task, pa.string()))
+        fields += [(probability_column(task, label), pa.float32()) for label in classes]
+        fields.append((f"{task}_confidence", pa.float32()))
+        fields += [(f"{task}_words", TEXT)] if words else []
+    return pa.schema([(prefix + name, kind) for name, kind in fields])
 
 
 PREFIX = "predicted_"
 """Put before all added columns where the input has one of their names already."""
 
 
-def choose_prefix(
-    inputs: Mapping[str, Iterable[str]], labels: Mapping[str, Sequence[str]], prefix: str | None, *, words: bool = False
-) -> str:
+def choose_prefix(inputs: Mapping[str, Iterable[str]], labels: Labels, prefix: str | None, *, words: bool = False) -> str:
     """What stands before the added columns: `prefix`, or, where that is None, nothing, or `predicted_` where a name is taken.
 
     `inputs` are the columns of each input by its name. A labelled file so keeps its own `sentiment`, and gets `predicted_sentiment`.
@@ -85,11 +62,11 @@ def choose_prefix(
     """
     tried = [prefix] if prefix is not None else ["", PREFIX]
     for chosen in tried:
-        names = set(prediction_names(labels, chosen, words=words))
+        names = set(prediction_schema(labels, chosen, words=words).names)
         if not any(names & set(columns) for columns in inputs.values()):
             return chosen
     for name, columns in inputs.items():
-        refuse_taken(columns, prediction_names(labels, tried[-1], words=words), name)
+        refuse_taken(columns, prediction_schema(labels, tried[-1], words=words).names, name)
     raise AssertionError("one of the inputs has such a column")
 
 
@@ -100,89 +77,102 @@ def refuse_taken(columns: Iterable[str], added: Iterable[str], name: str) -> Non
         raise DataError(f"{name}: has a column {min(taken)!r}, which predict adds: rename it, or put a --prefix before the added ones")
 
 
-class Writer(Protocol):
-    """Writes blocks of rows beside their predictions; `escaped` counts cells that would have been formulas."""
+@dataclass
+class Written:
+    """What was written: rows, those with an empty comment, cells that were kept from being formulas, and predictions by task."""
 
-    escaped: int
+    rows: int = 0
+    empty: int = 0
+    escaped: int = 0
+    tallies: dict[str, Tally] = field(default_factory=dict)
 
-    def write(self, rows: Rows, predictions: pa.Table) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def count(self, predictions: pa.Table, labels: Labels) -> None:
+        """Add rows, by their predictions' columns."""
+        known = predictions.filter(pc.is_valid(predictions[next(iter(labels))]))
+        self.rows += predictions.num_rows
+        self.empty += predictions.num_rows - known.num_rows
+        for task, classes in labels.items() if known.num_rows else ():
+            predicted = pc.index_in(known[task], value_set=pa.array(list(classes))).to_numpy()
+            tally = Tally.of(probabilities_of(known, task, classes), predicted)
+            self.tallies[task] = self.tallies[task] + tally if task in self.tallies else tally
 
 
-class CsvWriter:
-    """CSV or TSV in UTF-8, with quotes only where needed."""
+Write = Callable[[pa.Table, pa.Table], None]
+"""Writes rows and, behind them, their predictions."""
 
-    def __init__(self, path: Path, name: str, schema: pa.Schema, delimiter: str, *, escape: bool) -> None:
-        self.escaped = 0
-        self._name, self._schema, self._escape, self._started = name, schema, escape, False
-        self._file = path.open("w", encoding="utf-8", newline="")
-        self._writer = csv.writer(self._file, delimiter=delimiter, lineterminator="\n")
+
+def open_writer(
+    path: Path, kind: str, name: str, schema: pa.Schema, added: pa.Schema, written: Written, *, escape: bool
+) -> AbstractContextManager[Write]:
+    """A writer of `kind` (csv, tsv, parquet, jsonl, xlsx) to `path`, for rows under a schema and what is added to them.
+
+    `name` is the input's in messages; `written` counts cells that would have been formulas.
+    """
+    if kind == "jsonl":
+        return _jsonl(path, name)
+    if kind == "parquet":
+        return _parquet(path, name, schema, added)
+    if kind == "xlsx":
+        return _excel(path, name, schema, added)
+    return _csv(path, name, schema, added, "\t" if kind == "tsv" else ",", written if escape else None)
+
+
+@contextmanager
+def _csv(path: Path, name: str, schema: pa.Schema, added: pa.Schema, delimiter: str, escaped: Written | None) -> Iterator[Write]:
+    """CSV or TSV in UTF-8, with quotes only where needed; with `escaped`, no cell is a formula."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        plain = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         # The csv module does not see that a lone carriage return needs quotes; where there is one, everything gets them.
-        self._quoting = csv.writer(self._file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        quoting = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
 
-    def write(self, rows: Rows, predictions: pa.Table) -> None:
-        table = as_table(rows, self._schema, self._name)
-        if not self._started:
-            names = pa.array([*self._schema.names, *predictions.column_names], pa.large_string())
-            self._write([[name] for name in self._safe(pa.chunked_array([names])).to_pylist()])
-            self._started = True
-        cells = [self._cells(column, name) for name, column in zip(table.column_names, table.columns, strict=True)]
-        self._write([*cells, *(_rounded(column) for column in predictions.columns)])
+        def put(columns: list[list[object]]) -> None:
+            returns = any(isinstance(cell, str) and "\r" in cell for column in columns for cell in column)
+            (quoting if returns else plain).writerows(zip(*columns, strict=True))
 
-    def _write(self, columns: list[list[Any]]) -> None:
-        returns = any(isinstance(cell, str) and "\r" in cell for column in columns for cell in column)
-        (self._quoting if returns else self._writer).writerows(zip(*columns, strict=True))
+        def cells(column: pa.ChunkedArray, of: str) -> list[object]:
+            if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+                return list(column.to_pylist())
+            texts = column_text(column, of, name)
+            return list((texts if escaped is None else _without_formulas(texts, escaped)).to_pylist())
 
-    def _cells(self, column: pa.ChunkedArray, name: str) -> list[Any]:
-        if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-            return list(column.to_pylist())
-        return list(self._safe(column_text(column, name, self._name)).to_pylist())
+        def write(rows: pa.Table, predictions: pa.Table) -> None:
+            columns = as_table(rows, schema, name).columns
+            put([*map(cells, columns, schema.names), *map(_rounded, predictions.columns)])
 
-    def _safe(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
-        if not self._escape:
-            return texts
-        formula = pc.match_substring_regex(texts, FORMULA)
-        if not pc.any(formula).as_py():
-            return texts
-        formula = pc.and_not(formula, pc.match_substring_regex(texts, NUMBER)).fill_null(False)
-        self.escaped += pc.sum(formula).as_py()
-        marked = pc.binary_join_element_wise(pa.scalar("'", texts.type), texts, pa.scalar("", texts.type))
-        return pc.if_else(formula, marked, texts)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        header = cells(pa.chunked_array([pa.array([*schema.names, *added.names], TEXT)]), "header")
+        put([[cell] for cell in header])
+        yield write
 
 
-def _rounded(column: pa.ChunkedArray) -> list[Any]:
+def _without_formulas(texts: pa.ChunkedArray, written: Written) -> pa.ChunkedArray:
+    formula = pc.match_substring_regex(texts, FORMULA)
+    if not pc.any(formula).as_py():
+        return texts
+    formula = pc.and_not(formula, pc.match_substring_regex(texts, NUMBER)).fill_null(False)
+    written.escaped += pc.sum(formula).as_py()
+    marked = pc.binary_join_element_wise(pa.scalar("'", texts.type), texts, pa.scalar("", texts.type))
+    return pc.if_else(formula, marked, texts)
+
+
+def _rounded(column: pa.ChunkedArray) -> list[object]:
     if not pa.types.is_floating(column.type):
         return list(column.to_pylist())
     return [None if value is None else f"{value:.{DIGITS}f}" for value in column.to_pylist()]
 
 
-class JsonlWriter:
+@contextmanager
+def _jsonl(path: Path, name: str) -> Iterator[Write]:
     """JSON Lines in UTF-8; the objects of JSON Lines keep all that they hold."""
+    with path.open("w", encoding="utf-8", newline="") as file:
 
-    def __init__(self, path: Path, name: str) -> None:
-        self.escaped, self._name = 0, name
-        self._file = path.open("w", encoding="utf-8", newline="")
+        def write(rows: pa.Table, predictions: pa.Table) -> None:
+            whole = _objects(rows) if is_json(rows.schema) else _without_nan(rows).to_pylist()
+            for row, added in zip(whole, predictions.to_pylist(), strict=True):
+                refuse_taken(row, added, name)
+                rounded = {key: round(value, DIGITS) if isinstance(value, float) else value for key, value in added.items()}
+                file.write(json_text({**row, **rounded}) + "\n")
 
-    def write(self, rows: Rows, predictions: pa.Table) -> None:
-        objects = rows if isinstance(rows, list) else _without_nan(rows).to_pylist()
-        names = set(predictions.column_names)
-        for row, added in zip(objects, predictions.to_pylist(), strict=True):
-            refuse_taken(row, names, self._name)
-            rounded = {key: round(value, DIGITS) if isinstance(value, float) else value for key, value in added.items()}
-            self._file.write(json_text({**row, **rounded}) + "\n")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        yield write
 
 
 def _without_nan(table: pa.Table) -> pa.Table:
@@ -194,74 +184,138 @@ def _without_nan(table: pa.Table) -> pa.Table:
     return table
 
 
-class ParquetWriter:
+@contextmanager
+def _parquet(path: Path, name: str, schema: pa.Schema, added: pa.Schema) -> Iterator[Write]:
     """Parquet (zstd) with the input's types."""
-
-    def __init__(self, path: Path, name: str, schema: pa.Schema) -> None:
-        self.escaped = 0
-        self._path, self._name, self._schema = path, name, schema
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, rows: Rows, predictions: pa.Table) -> None:
-        table = as_table(rows, self._schema, self._name)
-        for name, column in zip(predictions.column_names, predictions.columns, strict=True):
-            table = table.append_column(name, column)
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd")
-        self._writer.write_table(table)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._writer is not None:
-            self._writer.close()
+    whole = pa.schema([*schema, *added], schema.metadata)
+    with pq.ParquetWriter(path, whole, compression="zstd") as writer:
+        yield lambda rows, predictions: writer.write_table(
+            pa.Table.from_arrays([*as_table(rows, schema, name).columns, *predictions.columns], schema=whole)
+        )
 
 
-class ExcelWriter:
+@contextmanager
+def _excel(path: Path, name: str, schema: pa.Schema, added: pa.Schema) -> Iterator[Write]:
     """One sheet of a workbook (.xlsx): numbers as numbers, all else as text, so that nothing is a formula."""
+    sheet = ExcelSheet(path, [*schema.names, *added.names])
 
-    def __init__(self, path: Path, name: str, schema: pa.Schema) -> None:
-        self.escaped = 0
-        self._path, self._name, self._schema = path, name, schema
-        self._sheet: ExcelSheet | None = None
-
-    def write(self, rows: Rows, predictions: pa.Table) -> None:
-        table = as_table(rows, self._schema, self._name)
-        if self._sheet is None:
-            self._sheet = ExcelSheet(self._path, [*self._schema.names, *predictions.column_names])
-        cells = [self._cells(column, name) for name, column in zip(table.column_names, table.columns, strict=True)]
-        for values in zip(*cells, *(column.to_pylist() for column in predictions.columns), strict=True):
-            self._sheet.append(values)
-
-    def _cells(self, column: pa.ChunkedArray, name: str) -> list[Any]:
+    def cells(column: pa.ChunkedArray, of: str) -> list[object]:
         kind = column.type
         if pa.types.is_boolean(kind) or (pa.types.is_integer(kind) and kind.bit_width <= 32):
             return list(column.to_pylist())
         if pa.types.is_floating(kind):
             return [value if value is None or isfinite(value) else None if value != value else str(value) for value in column.to_pylist()]
-        return list(column_text(column, name, self._name).to_pylist())  # Excel rounds whole numbers above 15 digits
+        return list(column_text(column, of, name).to_pylist())  # Excel rounds whole numbers above 15 digits
 
-    def __enter__(self) -> Self:
-        return self
+    def write(rows: pa.Table, predictions: pa.Table) -> None:
+        columns = map(cells, as_table(rows, schema, name).columns, schema.names)
+        for values in zip(*columns, *(column.to_pylist() for column in predictions.columns), strict=True):
+            sheet.append(values)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._sheet is not None:
-            self._sheet.close(keep=kind is None)
-
-
-def open_writer(path: Path, kind: str, name: str, schema: pa.Schema, *, escape: bool) -> Writer:
-    """A writer of `kind` (csv, tsv, parquet, jsonl, xlsx) to `path`; `name` is the input's in messages."""
-    if kind == "jsonl":
-        return JsonlWriter(path, name)
-    if kind == "parquet":
-        return ParquetWriter(path, name, schema)
-    if kind == "xlsx":
-        return ExcelWriter(path, name, schema)
-    return CsvWriter(path, name, schema, "\t" if kind == "tsv" else ",", escape=escape)
+    try:
+        yield write
+    except BaseException:
+        sheet.close(keep=False)
+        raise
+    sheet.close()
 
 
-Labels = Mapping[str, Sequence[str]]
+def is_json(schema: pa.Schema) -> bool:
+    """Whether rows are whole objects of JSON Lines."""
+    return bool(schema.names == [WHOLE])
+
+
+def _objects(rows: pa.Table) -> list[dict[str, object]]:
+    return [json.loads(text) for text in rows[WHOLE].to_pylist()]
+
+
+def table_schema(tables: Iterable[pa.Table]) -> pa.Schema:
+    """Columns of all rows together, in the order in which they come; one whose type differs is text.
+
+    A key of JSON Lines has the type that all its values have. The metadata are the first rows'.
+    """
+    kinds: dict[str, set[object]] = {}
+    metadata: dict[bytes, bytes] | None = None
+    for rows in tables:
+        if metadata is None:
+            # pandas' note says which column is the index; that of `datasets` would no longer fit the columns
+            metadata = {key: note for key, note in (rows.schema.metadata or {}).items() if key == b"pandas"}
+        if is_json(rows.schema):
+            for row in _objects(rows):
+                for key, value in row.items():
+                    kinds.setdefault(key, set()).add(_kind(value))
+        else:
+            for of in rows.schema:
+                kinds.setdefault(of.name, set()).add(of.type)
+    return pa.schema([(name, _common(found)) for name, found in kinds.items()], metadata)
+
+
+def _kind(value: object) -> type:
+    """The Python type of a JSON value; a whole number beyond 64 bits is none for Arrow."""
+    return float if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63 else type(value)
+
+
+def _common(kinds: set[object]) -> pa.DataType:
+    """The one type of a column's Arrow types and its JSON values' Python types."""
+    plain = {kind for kind in kinds if isinstance(kind, type)} - {type(None)}
+    types = {kind for kind in kinds if isinstance(kind, pa.DataType)}
+    types |= {_json_type(plain)} if plain else set()
+    known = types - {pa.null()}
+    return known.pop() if len(known) == 1 else TEXT if known or not types else pa.null()
+
+
+def _json_type(kinds: set[type]) -> pa.DataType:
+    if kinds == {bool}:
+        return pa.bool_()
+    if kinds == {int}:
+        return pa.int64()
+    return pa.float64() if kinds <= {int, float} else TEXT
+
+
+def as_table(rows: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+    """Rows under a schema: columns that they lack are null, values of another type are text (nested ones as JSON)."""
+    if is_json(rows.schema):
+        objects = _objects(rows)
+        return pa.table({field.name: _from_json([row.get(field.name) for row in objects], field.type) for field in schema}, schema=schema)
+    return pa.Table.from_arrays([_cast(rows, field, name) for field in schema], schema=schema)
+
+
+def _from_json(values: list[object], kind: pa.DataType) -> pa.Array:
+    if kind == TEXT:
+        return pa.array([None if value is None else value if isinstance(value, str) else json_text(value) for value in values], kind)
+    if kind == pa.float64():
+        return pa.array([float(value) if isinstance(value, int | float) else None for value in values], kind)
+    return pa.array(values, kind)
+
+
+def _cast(table: pa.Table, field: pa.Field, name: str) -> pa.ChunkedArray:
+    if field.name not in table.column_names:
+        return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+    column = table[field.name]
+    if column.type.equals(field.type):
+        return column
+    return column_text(column, field.name, name)
+
+
+def column_text(column: pa.ChunkedArray, column_name: str, name: str) -> pa.ChunkedArray:
+    """A column as text: nested values as JSON. Raises DataError for bytes that are not text."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = pa.chunked_array([column.combine_chunks().dictionary_decode()])
+        kind = column.type
+    if pa.types.is_nested(kind):
+        return pa.chunked_array([pa.array([None if v is None else json_text(v) for v in column.to_pylist()], TEXT)])
+    try:
+        return column.cast(TEXT)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"{name}, column {column_name!r}: holds {kind} that is not text: leave it out, or write Parquet") from error
+
+
+def json_text(value: object) -> str:
+    """A value as JSON; what JSON has no form for (dates, decimals) as text."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
 JOINED = "joined"
 
 
@@ -273,16 +327,6 @@ class Target:
     staged: Path
     format: str
     inputs: dict[int, Input]
-
-
-@dataclass
-class Written:
-    """What was written: rows, those with an empty comment, cells that were kept from being formulas, and predictions by task."""
-
-    rows: int = 0
-    empty: int = 0
-    escaped: int = 0
-    tallies: dict[str, Tally] = field(default_factory=dict)
 
 
 def check_out(out: Path, *, overwrite: bool) -> bool:
@@ -309,79 +353,32 @@ def plan_targets(out: Path, inputs: Sequence[Input], *, is_folder: bool) -> list
     return targets
 
 
-class PartCursor:
-    """Walks through the predictions of all rows."""
-
-    def __init__(self, tables: Iterator[pa.Table]) -> None:
-        self._tables = tables
-        self._held: list[pa.Table] = []
-
-    def take(self, rows: int, file: int, first: int) -> pa.Table:
-        """The predictions of `rows` rows of a file from row `first` on, which must be the next ones. Raises DataError if they are not."""
-        while sum(table.num_rows for table in self._held) < rows:
-            following = next(self._tables, None)
-            if following is None:
-                break
-            self._held.append(following)
-        whole = pa.concat_tables(self._held) if self._held else pa.table({"file": [], "row": []})
-        taken, rest = whole.slice(0, rows), whole.slice(rows)
-        self._held = [rest] if rest.num_rows else []
-        right = taken.num_rows == rows and pc.all(pc.equal(taken["file"], file)).as_py()
-        if not right or not np.array_equal(taken["row"].to_numpy(), np.arange(first, first + rows)):
-            raise DataError("an input changed while it was predicted: run the command again with --overwrite")
-        return taken
-
-    def finish(self) -> None:
-        """Raise DataError where predictions are left over."""
-        if self._held or next(self._tables, None) is not None:
-            raise DataError("an input lost rows while it was predicted: run the command again with --overwrite")
+Tables = Callable[[Collection[int]], Iterator[tuple[pa.Table, pa.Table]]]
+"""From numbers of inputs to the predictions and rows of these inputs, in order and in blocks."""
 
 
 def join(
-    cursor: PartCursor, targets: Sequence[Target], staging: Path, labels: Labels, *, prefix: str, escape: bool, words: bool = False
+    tables: Tables, targets: Sequence[Target], staging: Path, labels: Labels, *, prefix: str, escape: bool, words: bool = False
 ) -> Written:
     """Write all targets in the folder `staging`, one after the other; see `put_in_place`."""
-    written = Written(tallies={task: Tally.empty(len(classes)) for task, classes in labels.items()})
-    added = prediction_names(labels, prefix, words=words)
+    written = Written()
+    added = prediction_schema(labels, prefix, words=words)
     shutil.rmtree(staging, ignore_errors=True)
     for target in targets:
         path = staging / target.staged
         with disk_errors(str(target.path)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(cursor, target, path, labels, added, prefix, escape, written)
+            schema = pa.schema([]) if target.format == "jsonl" else table_schema(rows for _, rows in tables(target.inputs))
+            schema = schema if len(target.inputs) == 1 else schema.remove_metadata()
+            refuse_taken(schema.names, added.names, str(target.path))
+            name = next(iter(target.inputs.values())).source.name
+            with open_writer(path, target.format, name, schema, added, written, escape=escape) as write:
+                for predictions, rows in tables(target.inputs):
+                    write(rows, predictions.rename_columns(added.names))
+                    written.count(predictions, labels)
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    cursor.finish()
     return written
-
-
-def _write(
-    cursor: PartCursor, target: Target, path: Path, labels: Labels, added: list[str], prefix: str, escape: bool, written: Written
-) -> None:  # fmt: skip
-    schema = pa.schema([]) if target.format == "jsonl" else table_schema(list(target.inputs.values()))
-    refuse_taken(schema.names, added, str(target.path))
-    first = next(iter(target.inputs.values()))
-    with open_writer(path, target.format, first.source.name, schema, escape=escape) as writer:
-        for number, each in target.inputs.items():
-            row = 0
-            for rows in row_blocks(each):
-                count = len(rows) if isinstance(rows, list) else rows.num_rows
-                part = cursor.take(count, number, row)
-                writer.write(rows, prediction_table(part, labels, prefix))
-                _count(part, labels, written)
-                row += count
-    written.escaped += writer.escaped
-
-
-def _count(part: pa.Table, labels: Labels, written: Written) -> None:
-    written.rows += part.num_rows
-    known = part.filter(pc.is_valid(part[next(iter(labels))]))
-    written.empty += part.num_rows - known.num_rows
-    if not known.num_rows:
-        return
-    for task, classes in labels.items():
-        chances_NK = known[f"{task}_p"].combine_chunks().flatten().to_numpy().reshape(-1, len(classes))
-        written.tallies[task] = written.tallies[task] + Tally.of(chances_NK, known[task].to_numpy())
 
 
 def put_in_place(targets: Sequence[Target], staging: Path, folder: Path | None) -> None:

@@ -9,10 +9,9 @@ Shapes: N rows, K classes.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,12 +29,15 @@ from polarity.data.tokenize import plain_backend, tokenize_columns
 from polarity.encoders import load_tokenizer
 from polarity.errors import EncoderError, RunError
 from polarity.evaluate.drift import TokenStatistics, describe_tokens
+from polarity.evaluate.predictions import Codes, Floats
 from polarity.model.inference import precision_here, score_corpus
 from polarity.model.multitask import MultitaskModel, load_model
 from polarity.run import Run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+    from polarity.baselines.linear import LinearFloor
 
 
 @dataclass(frozen=True)
@@ -163,11 +165,38 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+Probabilities = Mapping[str, NDArray[np.floating]]
+"""{task: (N, K)} of one member."""
+DECIMALS = 3
+"""Of fitted weights."""
 SMALLEST = 1e-6
 """Probabilities below count as this: a baseline's 0 for a class that it never saw must not forbid the class."""
 
-FOLDER_MEMBERS = {"linear": "polarity.predict.linear_member:load_linear"}
-"""Members that lie in the ensemble's own folder: key in ensemble.json -> `module:function` of (RunFolder) -> Scorer."""
+LINEAR = "linear"
+"""The linear floor as a member of an ensemble: its folder, its key in ensemble.json, and its name."""
+
+
+@dataclass(frozen=True)
+class LinearScorer:
+    """The fitted floor; a class that it never saw has probability 0."""
+
+    floor: "LinearFloor"
+    labels: dict[str, list[str]]
+
+    @classmethod
+    def load(cls, folder: RunFolder, name: str = LINEAR) -> "LinearScorer":
+        """From a folder of a run, local or remote. Raises RunError: files missing or damaged."""
+        from polarity.baselines.linear import load_linear  # scikit-learn is slow to import, and most runs have no such member
+
+        with tempfile.TemporaryDirectory(prefix="polarity-linear-") as temporary:
+            return cls(*load_linear(folder.fetch_folder(name, Path(temporary))))
+
+    def __call__(self, table: pa.Table) -> dict[str, Scores]:
+        found = self.floor.probabilities(table)
+        return {task: Scores(found[task].astype(np.float32), found[task].argmax(axis=1)) for task in self.labels}
+
+    def token_statistics(self, table: pa.Table) -> None:
+        """It reads words and characters, not tokens."""
 
 
 @dataclass(frozen=True)
@@ -199,16 +228,56 @@ def combine(probabilities: Sequence[NDArray[np.floating]], weights: Sequence[flo
     return Scores(mean_NK.astype(np.float32), mean_NK.argmax(axis=1))
 
 
+def fit_weights(members: Sequence[Probabilities], labels: Mapping[str, Codes]) -> list[float]:
+    """Weights of at least 0 that sum to 1 and minimise the mean over tasks of the class-balanced negative log-likelihood.
+
+    The likelihood is of the members' pooled probabilities, which makes it convex in the weights (logarithmic opinion pool, Heskes 1998).
+    `labels[task]` are class indices (N,), -1 where missing. Raises RunError where the search fails.
+    """
+    from scipy.optimize import minimize
+
+    count = len(members)
+    tasks = [_task_terms([member[task] for member in members], codes) for task, codes in labels.items() if (codes >= 0).any()]
+
+    def loss(weights_M: Floats) -> tuple[float, Floats]:
+        total, slope_M = 0.0, np.zeros(count)
+        for logs_MNK, codes, shares_N in tasks:
+            pooled_NK = np.tensordot(weights_M, logs_MNK, axes=1)
+            top_N = pooled_NK.max(axis=1)
+            exp_NK = np.exp(pooled_NK - top_N[:, None])
+            rows = np.arange(len(codes))
+            total += float(shares_N @ (top_N + np.log(exp_NK.sum(axis=1)) - pooled_NK[rows, codes]))
+            expected_MN = (logs_MNK * (exp_NK / exp_NK.sum(axis=1, keepdims=True))).sum(axis=2)
+            slope_M += (expected_MN - logs_MNK[:, rows, codes]) @ shares_N
+        return total / len(tasks), slope_M / len(tasks)
+
+    start = np.full(count, 1.0 / count)
+    sums_to_one = {"type": "eq", "fun": lambda w: w.sum() - 1.0, "jac": lambda w: np.ones(count)}
+    found = minimize(loss, start, jac=True, method="SLSQP", bounds=[(0.0, 1.0)] * count, constraints=[sums_to_one])
+    if not found.success:
+        raise RunError(f"no weights could be fitted ({found.message}); use --weights equal")
+    return [float(weight) for weight in np.round(np.clip(found.x, 0.0, 1.0), DECIMALS)]
+
+
+def _task_terms(probabilities: Sequence[NDArray[np.floating]], codes: Codes) -> tuple[Floats, Codes, Floats]:
+    """Logarithms (M, N, K), class indices (N,) and balanced shares (N,) that sum to 1, of the labelled rows."""
+    known = codes >= 0
+    logs_MNK = np.log(np.clip(np.stack([p[known] for p in probabilities]).astype(np.float64), SMALLEST, 1.0))
+    labelled = codes[known]
+    weight_N = 1.0 / np.bincount(labelled)[labelled]
+    return logs_MNK, labelled, weight_N / weight_N.sum()
+
+
 def load_ensemble(run: Run, load_member: Callable[[Run], Scorer]) -> EnsembleScorer:
     """The ensemble of a run; members are taken without their own calibration. Raises RunError where it cannot be used."""
     content, place = run.ensemble_record, f"{run.uri}/{ENSEMBLE}"
-    kinds = [kind for kind in FOLDER_MEMBERS if content.get(kind)]
-    if not [*run.members, *kinds]:
+    runs = run.members  # refuses what is no list
+    names = [*content["members"], *([LINEAR] if content.get(LINEAR) else [])]
+    if not names:
         raise RunError(f"{place}: `members` must be a list of run folders; make the ensemble again")
-    weights = _weights(content.get("weights"), len(run.members) + len(kinds), place)
-    members = [load_member(member) for member in run.members]
-    members += [_folder_member(FOLDER_MEMBERS[kind])(run.folder) for kind in kinds]
-    names = [*content["members"], *kinds]
+    weights = _weights(content.get("weights"), len(names), place)
+    members = [load_member(member) for member in runs]
+    members += [LinearScorer.load(run.folder)] if content.get(LINEAR) else []
     for name, member in zip(names, members, strict=True):
         if member.labels != members[0].labels:
             raise RunError(f"{place}: the member {name} has other tasks or classes than {names[0]}")
@@ -221,9 +290,3 @@ def _weights(given: Any, count: int, place: str) -> list[float]:
     if not fine or len(numbers) != count or not sum(numbers):
         raise RunError(f"{place}: `weights` must be {count} numbers of at least 0, not all 0: one a member; make the ensemble again")
     return [float(weight) for weight in numbers]
-
-
-def _folder_member(place: str) -> Callable[[RunFolder], Scorer]:
-    module, _, name = place.partition(":")
-    found: Callable[[RunFolder], Scorer] = getattr(import_module(module), name)
-    return found

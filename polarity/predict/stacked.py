@@ -19,14 +19,12 @@ from polarity.artifacts import STACK, RunFolder
 from polarity.errors import RunError
 from polarity.evaluate.drift import TokenStatistics
 from polarity.evaluate.predictions import Floats
-from polarity.predict.scorers import SMALLEST, Scorer, Scores, combine
+from polarity.predict.scorers import SMALLEST, EnsembleScorer, Probabilities, Scorer, Scores, choose_device, combine
 from polarity.run import Run
 
 if TYPE_CHECKING:
     from polarity.model.embedding import Embedder
 
-Probabilities = Mapping[str, NDArray[np.floating]]
-"""{task: (N, K)} of one member."""
 Kind = Literal["title", "linear", "frozen", "fused", "encoder"]
 
 
@@ -173,25 +171,14 @@ def load_stack(run: Run, load_run: Callable[[Run], Scorer], device: str) -> Stac
             if any(fold.labels != stack.labels for fold in folds):
                 raise RunError(f"{run.uri}: a fold of the member {member.name} has other tasks or classes than {STACK}; copy the run again")
             statistics = statistics or folds[0]
-            members.append(_Folds(folds))
+            members.append(_probabilities_of(EnsembleScorer(folds, [1.0] * len(folds))))
         else:
             members.append(_load_light(run.folder, member, device, stack.labels, vectors))
     return StackScorer(stack, members, statistics)
 
 
-@dataclass(frozen=True)
-class _Folds:
-    """The models of the folds: the mean of their log-probabilities."""
-
-    folds: Sequence[Scorer]
-
-    def __call__(self, table: pa.Table) -> dict[str, Floats]:
-        scored = [fold(table) for fold in self.folds]
-        equal = [1.0] * len(scored)
-        return {
-            task: combine([scores[task].probabilities for scores in scored], equal).probabilities.astype(np.float64)
-            for task in self.folds[0].labels
-        }
+def _probabilities_of(scorer: Scorer) -> _Member:
+    return lambda table: {task: scores.probabilities.astype(np.float64) for task, scores in scorer(table).items()}
 
 
 class _Vectors:
@@ -219,7 +206,7 @@ def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dic
 
             return TitlePrior.load(place).probabilities
         if member.kind == "linear":
-            from polarity.baselines.saved import load_linear
+            from polarity.baselines.linear import load_linear
 
             floor, its_labels = load_linear(place)
             if its_labels != labels:
@@ -238,7 +225,6 @@ def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dic
 
 def _load_vectors(folder: RunFolder, name: str, device: str, known: dict[str, _Vectors]) -> _Vectors:
     from polarity.model.embedding import Embedder
-    from polarity.predict.scorers import choose_device
 
     if name not in known:
         with tempfile.TemporaryDirectory(prefix="polarity-member-") as temporary:

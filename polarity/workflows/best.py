@@ -38,7 +38,8 @@ from polarity.evaluate.predictions import Codes, Floats
 from polarity.evaluate.render import Facts, last_screen
 from polarity.evaluate.targets import TARGETS
 from polarity.paths import with_absolute_paths
-from polarity.predict.stacked import ENCODER, Probabilities, Stack, StackMember
+from polarity.predict.scorers import Probabilities
+from polarity.predict.stacked import ENCODER, Stack, StackMember
 from polarity.resolve import dump_config
 from polarity.workflows.best_rows import Asked, Rows, read_rows
 from polarity.workflows.best_training import fold_config, for_encoder, place_scores, teach_student, train_all
@@ -210,7 +211,7 @@ class _Work:
         return found
 
     def _make_linear(self, member: StackMember) -> Probabilities:
-        from polarity.baselines.saved import save_linear
+        from polarity.baselines.linear import save_linear
         from polarity.best.members import linear_member
 
         found, floor = linear_member(self.rows.labelled, self.folds, self.labels, self.say)

@@ -1,11 +1,16 @@
-"""`polarity ensemble`: several runs, and the linear floor if asked, as one run that averages their log-probabilities."""
+"""`polarity ensemble`: several runs, and the linear floor if asked, as one run that averages their log-probabilities.
+
+Members count equally, unless validation rows that chose nothing show that fitted weights are better. Shapes: M members, N rows, K classes.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder
@@ -13,18 +18,28 @@ from polarity.data.split import Splits, load_splits
 from polarity.environment import MadeFrom
 from polarity.errors import RunError, Say, nearest
 from polarity.evaluate import Metrics, build_predictions, evaluate_split, paired_difference
+from polarity.evaluate.calibration import probabilities_of
+from polarity.evaluate.predictions import Codes, Floats, Labels, title_codes
 from polarity.evaluate.results import Difference
-from polarity.predict.ensemble import Weighting, choose_weights, member_probabilities, pool
-from polarity.predict.linear_member import LINEAR
+from polarity.predict.scorers import LINEAR, Probabilities, combine, fit_weights
 from polarity.run import Run
 from polarity.workflows.members import Made, aligned_predictions, copy_folder, new_run, open_members, write_run
 
 WEIGHTS = ("auto", "equal")
+FOLDS = 5
 MEMBERS = "members"
 _COPIED = (artifacts.CONFIG, artifacts.ENVIRONMENT, artifacts.METRICS, artifacts.PREDICTIONS)
 
 Predicted = dict[str, pa.Table]
 """{split: predictions in the splits' row order} of one member."""
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """`weights` one a member, and `choice`, the record of how they were chosen."""
+
+    weights: list[float]
+    choice: dict[str, Any]
 
 
 def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: str = "auto", say: Say = print) -> Metrics:
@@ -126,6 +141,54 @@ def _record(
     }
 
 
+def choose_weights(members: Sequence[Probabilities], comments: pa.Table, labels: Labels, *, by_title: bool, resamples: int) -> Weighting:
+    """Fitted weights where, cross-fitted on the validation rows `comments`, their gain in macro-F1 over equal ones excludes zero.
+
+    Else equal weights. `by_title` keeps a title's rows in one fold and resamples titles. Raises RunError for fewer rows than folds.
+    """
+    equal = [1.0 / len(members)] * len(members)
+    codes = {task: comments[task].fill_null(-1).to_numpy().astype(np.int64) for task in labels}
+    crossed: dict[str, NDArray[np.float32]] = {
+        task: np.zeros((comments.num_rows, len(names)), np.float32) for task, names in labels.items()
+    }
+    for fitted, held_out in _folds(comments, by_title):
+        weights = fit_weights([_rows(member, fitted) for member in members], {task: c[fitted] for task, c in codes.items()})
+        for task, probabilities in pool([_rows(member, held_out) for member in members], weights, labels).items():
+            crossed[task][held_out] = probabilities
+    by_fitted = build_predictions("validation", comments, crossed, labels)
+    by_equal = build_predictions("validation", comments, pool(members, equal, labels), labels)
+    difference = paired_difference(by_fitted, by_equal, labels, resamples=resamples, by_title=by_title)["overall"]
+    choice = {"chosen": "equal", "folds": FOLDS, "fitted_minus_equal_cross_fitted": difference}
+    if difference["verdict"] != "gain":
+        return Weighting(equal, choice)
+    return Weighting(fit_weights(members, codes), {**choice, "chosen": "fitted"})
+
+
+def member_probabilities(predictions: pa.Table, labels: Labels) -> dict[str, Floats]:
+    """{task: (N, K)} of a predictions table."""
+    return {task: probabilities_of(predictions, task, list(classes)) for task, classes in labels.items()}
+
+
+def pool(members: Sequence[Probabilities], weights: Sequence[float], labels: Labels) -> dict[str, NDArray[np.float32]]:
+    """The ensemble's probabilities of each task (N, K) from its members'."""
+    return {task: combine([member[task] for member in members], weights).probabilities for task in labels}
+
+
+def _folds(comments: pa.Table, by_title: bool) -> list[tuple[Codes, Codes]]:
+    from sklearn.model_selection import GroupKFold, KFold
+
+    rows, groups = comments.num_rows, title_codes(comments)[0] if by_title else None
+    if rows < FOLDS or (groups is not None and len(np.unique(groups)) < FOLDS):
+        what = f"{rows} validation rows" if groups is None else f"validation rows of {len(np.unique(groups))} titles"
+        raise RunError(f"{what} are too few to choose weights on ({FOLDS} folds): use --weights equal")
+    splitter: Any = KFold(FOLDS, shuffle=True, random_state=0) if groups is None else GroupKFold(FOLDS)
+    return list(splitter.split(np.zeros(rows), groups=groups))
+
+
+def _rows(member: Probabilities, rows: Codes) -> dict[str, NDArray[np.floating]]:
+    return {task: probabilities[rows] for task, probabilities in member.items()}
+
+
 def _overall(predictions: pa.Table, labels: dict[str, list[str]]) -> float:
     judged = evaluate_split(predictions, labels, resamples=1, by_title=False, with_slices=False)
     return float(np.float64(judged["overall"]["macro_f1"]))
@@ -149,7 +212,7 @@ def _write_members(folder: RunFolder, members: dict[str, Run], floor: Any) -> No
 def _write_linear(folder: RunFolder, floor: Any, labels: dict[str, list[str]]) -> None:
     from safetensors import SafetensorError
 
-    from polarity.baselines.saved import save_linear
+    from polarity.baselines.linear import save_linear
 
     place = Path(folder.root) / LINEAR
     try:

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +20,11 @@ from numpy.typing import NDArray
 from polarity.artifacts import replacing
 from polarity.data.canonical import VISIBLE
 from polarity.errors import DataError, Say
-from polarity.evaluate.predictions import Floats
-from polarity.predict.batch import ChunkScorer, ScoreOptions, unpacked
-from polarity.predict.input import FORMATS, Columns, Input, Place, as_table, chunk_parts, column_text, open_inputs, row_blocks, table_schema
-from polarity.predict.output import check_out, open_writer
+from polarity.evaluate.calibration import probabilities_of
+from polarity.evaluate.predictions import Floats, Labels
+from polarity.predict.batch import ChunkScorer, ScoreOptions
+from polarity.predict.input import FORMATS, Chunk, Columns, Input, Place, chunk_reads, open_inputs
+from polarity.predict.output import Written, as_table, check_out, column_text, open_writer, table_schema
 from polarity.run import Run
 from polarity.workflows.predict import absolute
 
@@ -113,19 +113,19 @@ def choose_next(options: ScoreOptions, data: str, out: str, count: int, *, overw
     inputs, _ = open_inputs(data, Columns.chosen(settings, None, None), leave_out=target)
     for note in (note for each in inputs for note in each.source.notes):
         say(note)
+    for each in inputs:
+        _refuse_priority(each.source.columns, data)
     scorer = ChunkScorer(options)
     label_columns = [settings.tasks[task].columns for task in scorer.classifier.labels]
-    table = _all_rows(inputs)
-    if PRIORITY in table.column_names:
-        raise DataError(f"{data}: has a column {PRIORITY!r}, which next adds: rename it")
-    texts, titles, chances = _scored(inputs, scorer, say)
-    open_rows = _unlabelled(table, label_columns, data) & np.array([text is not None for text in texts])
-    rows = np.flatnonzero(open_rows)
+    table, texts, chances = _scored(inputs, scorer, say)
+    _refuse_priority(table.column_names, data)
+    rows = np.flatnonzero(_unlabelled(table, label_columns, data) & np.asarray(pc.is_valid(texts["comment"])))
     if not len(rows):
         raise DataError(f"{data}: every row with a comment has all its labels already: give a file with comments that have none")
     left_out = table.num_rows - len(rows)
+    asked = texts.take(pa.array(rows))
     chosen = rows[
-        next_rows({t: p[rows] for t, p in chances.items()}, [texts[r] or "" for r in rows], [titles[r] for r in rows], count, seed)
+        next_rows({t: p[rows] for t, p in chances.items()}, asked["comment"].to_pylist(), asked["title"].to_pylist(), count, seed)
     ]
     doubt = uncertainty(chances)
     picked = table.take(pa.array(chosen))
@@ -140,33 +140,31 @@ def choose_next(options: ScoreOptions, data: str, out: str, count: int, *, overw
     return len(chosen)
 
 
-def _all_rows(inputs: list[Input]) -> pa.Table:
-    schema = table_schema(inputs)
-    blocks = [as_table(block, schema, each.source.name) for each in inputs for block in row_blocks(each)]
-    return pa.concat_tables(blocks).replace_schema_metadata(None)
+def _refuse_priority(columns: Sequence[str], data: str) -> None:
+    if PRIORITY in columns:
+        raise DataError(f"{data}: has a column {PRIORITY!r}, which next adds: rename it")
 
 
-def _scored(inputs: list[Input], scorer: ChunkScorer, say: Say) -> tuple[list[str | None], list[str], dict[str, Any]]:
-    """Comments (None where empty), titles and {task: probabilities (N, K)} of all rows, in order; NaN where there is no comment."""
-    texts: list[str | None] = []
-    titles: list[str] = []
-    said = time.monotonic()
-    found: dict[str, list[Any]] = {task: [] for task in scorer.classifier.labels}
-    for part in chunk_parts(inputs, Place()):
-        for chunk in part.blocks(()):
-            for predicted in unpacked(scorer(chunk)):  # raises what could not be read
-                for task, classes in scorer.classifier.labels.items():
-                    column = predicted.table[f"{task}_p"].combine_chunks().fill_null([float("nan")] * len(classes))
-                    found[task].append(column.flatten().to_numpy(zero_copy_only=False).reshape(-1, len(classes)))
-            texts += [text for cell in chunk["comment"].to_pylist() for text in cell]
-            titles += [title for cell in chunk["title"].to_pylist() for title in cell]
-            if time.monotonic() - said > PROGRESS_SECONDS:
-                said = time.monotonic()
-                say(f"{len(texts):,} rows scored")
-    return texts, titles, {task: np.concatenate(parts) for task, parts in found.items()}
+def _scored(inputs: list[Input], scorer: ChunkScorer, say: Say) -> tuple[pa.Table, pa.Table, dict[str, Floats]]:
+    """All rows in order, their texts, and {task: probabilities (N, K)}, NaN where there is no comment."""
+    labels: Labels = scorer.classifier.labels
+    read: list[Chunk] = []
+    predictions: list[pa.Table] = []
+    said, count = time.monotonic(), 0
+    for chunk in (chunk for piece in chunk_reads(inputs, Place()) for chunk in piece()):
+        read.append(chunk)
+        predictions.append(scorer.score(chunk).beside)
+        count += chunk.rows.num_rows
+        if time.monotonic() - said > PROGRESS_SECONDS:
+            said = time.monotonic()
+            say(f"{count:,} rows scored")
+    schema = table_schema(chunk.rows for chunk in read).remove_metadata()
+    rows = pa.concat_tables([as_table(chunk.rows, schema, inputs[chunk.file].source.name) for chunk in read])
+    found = pa.concat_tables(predictions)
+    return rows, pa.concat_tables([chunk.beside for chunk in read]), {t: probabilities_of(found, t, c) for t, c in labels.items()}
 
 
-def _unlabelled(table: pa.Table, tasks: list[list[str]], name: str) -> Any:
+def _unlabelled(table: pa.Table, tasks: list[list[str]], name: str) -> NDArray[np.bool_]:
     """Whether each row lacks a label of some task (N,), of which one of the task's columns is enough."""
     lacking = np.zeros(table.num_rows, bool)
     for columns in tasks:
@@ -179,5 +177,6 @@ def _unlabelled(table: pa.Table, tasks: list[list[str]], name: str) -> Any:
 
 def _write(picked: pa.Table, target: Path, data: str) -> None:
     ranks = pa.table({PRIORITY: pa.array(range(1, picked.num_rows + 1), pa.int64())})
-    with replacing(target) as temporary, open_writer(temporary, FORMATS[target.suffix.lower()], data, picked.schema, escape=True) as writer:
-        writer.write(picked, ranks)
+    kind = FORMATS[target.suffix.lower()]
+    with replacing(target) as temporary, open_writer(temporary, kind, data, picked.schema, ranks.schema, Written(), escape=True) as write:
+        write(picked, ranks)

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import numpy as np
-
 from polarity.artifacts import ENSEMBLE, MODEL, PREDICTIONS, STACK
 from polarity.errors import DataError, Say
 from polarity.evaluate.predictions import Labels
@@ -15,16 +13,14 @@ from polarity.evaluate.shares import Shares, Tally
 from polarity.predict.batch import (
     ChunkScorer,
     Parts,
-    Predicted,
     ScoreOptions,
     fingerprint,
     in_process,
-    part_schema,
     through_ray,
     working_folder,
 )
-from polarity.predict.input import Columns, Input, chunk_parts, has_text, open_inputs
-from polarity.predict.output import JOINED, PartCursor, Written, check_out, choose_prefix, join, plan_targets, put_in_place
+from polarity.predict.input import Chunk, Columns, Input, chunk_reads, has_text, open_inputs
+from polarity.predict.output import JOINED, Written, check_out, choose_prefix, join, plan_targets, put_in_place
 from polarity.predict.stacked import read_stack
 from polarity.run import Run
 
@@ -118,14 +114,12 @@ def predict(options: ScoreOptions, data: str, out: str, given: PredictOptions | 
         say(f"the rows have columns of the predictions' names: they are kept, and the added ones begin with {prefix!r} (--prefix)")
     started = time.monotonic()
     with working_folder(target, _identity(options, columns, inputs), overwrite=given.overwrite) as (folder, resumed):
-        parts = Parts(folder, part_schema(labels, words=options.explain))
+        parts = Parts(folder)
         if resumed:
             say(f"going on with the prediction that stopped after {parts.rows():,} rows")
         scored = _score(parts, inputs, options, scorer, given.workers, say)
         seconds = time.monotonic() - started
-        written = join(
-            PartCursor(parts.tables()), targets, folder / JOINED, labels, prefix=prefix, escape=given.escape, words=options.explain
-        )
+        written = join(parts.tables, targets, folder / JOINED, labels, prefix=prefix, escape=given.escape, words=options.explain)
         put_in_place(targets, folder / JOINED, target if is_folder else None)
     say(summary(written, scored, seconds, out))
     shares = _say_shares(options, labels, written, given.shares, say)
@@ -204,27 +198,25 @@ def _score(
     parts: Parts, inputs: list[Input], options: ScoreOptions, scorer: ChunkScorer | None, workers: int | None, say: Say
 ) -> int:  # fmt: skip
     """Score what no part holds yet; the number of rows that were scored now."""
-    todo = chunk_parts(inputs, parts.next_place())
-    if not todo:
-        return 0
+    todo = chunk_reads(inputs, parts.next_place())
     if scorer is not None:
-        predicted = in_process(todo, scorer)
+        scored = in_process(todo, scorer)
     else:
         from polarity.config import ClusterConfig
         from polarity.train.cluster import start_ray
 
         start_ray(ClusterConfig(), say)
-        predicted = through_ray(todo, options, "comments", workers, say)
-    return _keep(parts, predicted, say)
+        scored = through_ray(todo, options, "comments", workers, say)
+    return _keep(parts, scored, say)
 
 
-def _keep(parts: Parts, predicted: Iterator[Predicted], say: Say) -> int:
+def _keep(parts: Parts, scored: Iterator[Chunk], say: Say) -> int:
     started = said = time.monotonic()
     rows = 0
     try:
-        for chunk in predicted:
+        for chunk in scored:
             parts.add(chunk)
-            rows += chunk.table.num_rows
+            rows += chunk.rows.num_rows
             if time.monotonic() - said > PROGRESS_SECONDS:
                 said = time.monotonic()
                 say(f"{rows:,} rows, {rows / (said - started):,.0f} rows/s")
@@ -310,8 +302,8 @@ def _say_shares(options: ScoreOptions, labels: Labels, written: Written, path: s
 
 def validation_tallies(options: ScoreOptions, labels: Labels) -> dict[str, Tally]:
     """Per task the run's validation predictions, calibrated as predictions are; empty where the run has none."""
-    from polarity.evaluate.calibration import apply
-    from polarity.evaluate.predictions import probability_column, task_codes
+    from polarity.evaluate.calibration import apply, probabilities_of
+    from polarity.evaluate.predictions import task_codes
 
     run = Run.open(options.run)
     if not run.has(PREDICTIONS):
@@ -321,7 +313,7 @@ def validation_tallies(options: ScoreOptions, labels: Labels) -> dict[str, Tally
     tallies = {}
     for task, classes in labels.items():
         label, predicted = task_codes(table, task, classes)
-        chances = np.column_stack([table[probability_column(task, name)].to_numpy() for name in classes])
+        chances = probabilities_of(table, task, classes)
         if task in fitted:
             calibrated, chosen = apply(chances, fitted[task].temperature, fitted[task].biases)
             chances, predicted = calibrated, predicted if fitted[task].biases is None else chosen

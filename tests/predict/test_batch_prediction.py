@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import pytest
 
 from polarity.errors import DataError, RunError
 from polarity.predict import batch
-from polarity.predict.batch import Parts, Predicted, actor_resources, part_schema, score_rows, working_folder
-from polarity.predict.input import CHUNK_ROWS, Columns, Input, Place, chunk_parts, open_inputs
-from polarity.predict.output import PartCursor, Written, check_out, join, plan_targets, put_in_place
+from polarity.predict.batch import Parts, actor_resources, score_rows, working_folder
+from polarity.predict.input import CHUNK_ROWS, Chunk, Columns, Input, Place, chunk_reads, open_inputs
+from polarity.predict.output import Written, check_out, join, plan_targets, put_in_place
 from polarity.predict.scorers import Scores
 
 LABELS = {"mood": ["low", "high"], "side": ["left", "right", "none"]}
@@ -35,15 +36,10 @@ class Echo:
         return {"mood": Scores(mood, mood.argmax(axis=1)), "side": Scores(side, side.argmax(axis=1))}
 
 
-def predictions(inputs: list[Input], start: Place = Place()) -> list[Predicted]:  # noqa: B008
-    found = []
-    for part in chunk_parts(inputs, start):
-        for chunk in part.blocks(()):
-            if chunk["fault"][0].is_valid:
-                raise DataError(chunk["fault"][0].as_py())
-            table = score_rows(Echo(), chunk["title"][0].values, chunk["comment"][0].values)  # type: ignore[arg-type]
-            found.append(Predicted(chunk["file"][0].as_py(), chunk["row"][0].as_py(), table))
-    return found
+def scored(inputs: list[Input], start: Place = Place()) -> list[Chunk]:  # noqa: B008
+    """Every chunk with its predictions beside the rows."""
+    chunks = [chunk for read in chunk_reads(inputs, start) for chunk in read()]
+    return [replace(chunk, beside=score_rows(Echo(), chunk.beside)) for chunk in chunks]  # type: ignore[arg-type]
 
 
 def predicted(data: str, out: Path, *, columns: Columns = COLUMNS, prefix: str = "", escape: bool = True) -> Written:
@@ -52,11 +48,11 @@ def predicted(data: str, out: Path, *, columns: Columns = COLUMNS, prefix: str =
     inputs, _ = open_inputs(data, columns, leave_out=out)
     targets = plan_targets(out, inputs, is_folder=is_folder)
     with working_folder(out, {"test": 1}, overwrite=False) as (folder, _):
-        parts = Parts(folder, part_schema(LABELS))
-        for each in predictions(inputs, parts.next_place()):
+        parts = Parts(folder)
+        for each in scored(inputs, parts.next_place()):
             parts.add(each)
         parts.flush()
-        written = join(PartCursor(parts.tables()), targets, folder / "joined", LABELS, prefix=prefix, escape=escape)
+        written = join(parts.tables, targets, folder / "joined", LABELS, prefix=prefix, escape=escape)
         put_in_place(targets, folder / "joined", out if is_folder else None)
     assert not folder.exists()
     return written
@@ -173,23 +169,23 @@ def test_a_kill_loses_and_doubles_no_row(tmp_path: Path, monkeypatch: pytest.Mon
         write_csv(folder / f"{name}.csv", [[i, f"text {i}"] for i in range(rows)])
     pq.write_table(pa.table({"Comment": [f"text {i}" for i in range(3000)]}), folder / "d.parquet", row_group_size=1500)
     inputs, _ = open_inputs(str(folder), COLUMNS)
-    whole = predictions(inputs)
-    expected = [(each.file, each.row + i) for each in whole for i in range(each.table.num_rows)]
+    whole = scored(inputs)
+    expected = [(each.file, text) for each in whole for text in each.rows["Comment"].to_pylist()]
     for part_rows in (1, CHUNK_ROWS + 1, 3 * CHUNK_ROWS):
         monkeypatch.setattr(batch, "PART_ROWS", part_rows)
         for stop in range(1, len(whole)):
             work = tmp_path / f"{part_rows}-{stop}"
             work.mkdir()
-            killed = Parts(work, part_schema(LABELS))
+            killed = Parts(work)
             for each in whole[:stop]:
                 killed.add(each)
-            again = Parts(work, part_schema(LABELS))
-            for each in predictions(inputs, again.next_place()):
+            again = Parts(work)
+            for each in scored(inputs, again.next_place()):
                 again.add(each)
             again.flush()
-            table = pa.concat_tables(list(Parts(work, part_schema(LABELS)).tables()))
-            assert list(zip(table["file"].to_pylist(), table["row"].to_pylist(), strict=True)) == expected
-            assert table["side"].equals(pa.concat_tables([each.table for each in whole])["side"])
+            found = [(file, *tables) for file in range(len(inputs)) for tables in Parts(work).tables([file])]
+            assert [(file, text) for file, _, rows in found for text in rows["Comment"].to_pylist()] == expected
+            assert pa.concat_tables([of for _, of, _ in found]).equals(pa.concat_tables([each.beside for each in whole]))
 
 
 def test_an_unfinished_prediction_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -208,25 +204,25 @@ def test_an_unfinished_prediction_of_something_else_is_refused(tmp_path: Path) -
 
 
 def test_damaged_part(tmp_path: Path) -> None:
-    (tmp_path / "part-00000000.parquet").write_bytes(b"PAR1 cut")
+    (tmp_path / "part-00000000-000000000000-5.arrow").write_bytes(b"PAR1 cut")
     with pytest.raises(RunError, match="damaged"):
-        Parts(tmp_path, part_schema(LABELS)).next_place()
+        Parts(tmp_path).next_place()
 
 
-def test_input_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
+def test_an_input_is_read_once_and_may_change_afterwards(tmp_path: Path) -> None:
+    """What is written are the rows that were scored, whatever has become of the file."""
     data = write_csv(tmp_path / "in.csv", [[i, f"text {i}"] for i in range(10)])
     inputs, _ = open_inputs(str(data), COLUMNS)
-    parts = Parts(tmp_path, part_schema(LABELS))
-    for each in predictions(inputs):
+    parts = Parts(tmp_path)
+    for each in scored(inputs):
         parts.add(each)
     parts.flush()
-    for rows in (9, 11):
-        write_csv(data, [[i, f"text {i}"] for i in range(rows)])
-        with pytest.raises(DataError, match=r"changed|lost rows"):
-            join(
-                PartCursor(parts.tables()), plan_targets(tmp_path / "o.csv", inputs, is_folder=False), tmp_path / "j", LABELS,
-                prefix="", escape=True,
-            )  # fmt: skip
+    data.unlink()
+    targets = plan_targets(tmp_path / "o.csv", inputs, is_folder=False)
+    assert join(parts.tables, targets, tmp_path / "j", LABELS, prefix="", escape=True).rows == 10
+    written = read_csv(tmp_path / "j" / "o.csv")
+    assert [row["id"] for row in written] == [str(i) for i in range(10)]
+    check_rows(written)
 
 
 HOSTILE = ["=cmd|' /C calc'!A0 1", "+1+1", "-2+3", "@SUM(1)", "\t=1", "\r=1", "\n=1", "\uff1d1+1", "=1"]

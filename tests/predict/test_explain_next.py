@@ -20,7 +20,7 @@ from polarity.errors import DataError
 from polarity.predict import Classifier, load_classifier
 from polarity.predict.batch import ScoreOptions
 from polarity.predict.explain import MOST_SPANS, explain, top_words
-from polarity.predict.linear_member import LinearClassifier
+from polarity.predict.scorers import LinearScorer
 from polarity.workflows.next_rows import choose_next, next_rows, uncertainty
 from polarity.workflows.predict import PredictOptions, predict, predict_text, render_text
 from polarity.workflows.report import report
@@ -37,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def linear() -> Classifier:
     """A classifier that has surely learnt the planted words."""
     floor = fit_linear(tiny_comments(1500, seed=1), DEFAULT_TASKS, say=lambda _: None)
-    return Classifier("linear", LinearClassifier(floor, DEFAULT_TASKS))
+    return Classifier("linear", LinearScorer(floor, DEFAULT_TASKS))
 
 
 def test_the_planted_word_is_named_first(linear: Classifier) -> None:

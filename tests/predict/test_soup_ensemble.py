@@ -25,11 +25,11 @@ from polarity.data.split import load_splits
 from polarity.errors import RunError
 from polarity.evaluate import metrics_schema
 from polarity.predict import load_classifier
-from polarity.predict.ensemble import average, choose_weights, fit_weights, greedy
+from polarity.predict.scorers import fit_weights
 from polarity.resolve import parse_config
-from polarity.workflows.ensemble import ensemble
+from polarity.workflows.ensemble import choose_weights, ensemble
 from polarity.workflows.members import new_run
-from polarity.workflows.soup import soup
+from polarity.workflows.soup import average, greedy, soup
 from tests.tiny import tiny_comments
 from tests.trained import _run, trained_run
 
@@ -286,8 +286,8 @@ def test_runs_given_as_uris(runs: tuple[Path, Path], tmp_path: Path) -> None:
 SCRIPT = """
 import json, os, subprocess, sys
 from polarity.errors import RunError
-from polarity.workflows.ensemble import ensemble
-from polarity.workflows.soup import soup
+from polarity.workflows.ensemble import choose_weights, ensemble
+from polarity.workflows.soup import average, greedy, soup
 disk, *runs = sys.argv[1:]
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=50k", "tmpfs", disk], check=True)
 for size in ("50k", "196k"):
