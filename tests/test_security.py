@@ -303,7 +303,7 @@ def test_a_job_that_does_not_exist_is_refused(tmp_path: Path) -> None:
 
 
 def test_serve_listens_on_this_machine_alone_unless_told() -> None:
-    from polarity.cli.prediction import serve
+    from polarity.cli.runs import serve
 
     assert inspect.signature(serve).parameters["host"].default == "127.0.0.1"
 

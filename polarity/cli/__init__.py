@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from polarity import quiet
-from polarity.cli import ablation, net, prediction, runs, setup, training
+from polarity.cli import ablation, net, runs, setup, training
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and judge multi-task classifiers of comments.",
@@ -38,8 +38,8 @@ for command in (
     runs.best,
     runs.evaluate,
     runs.compare,
-    prediction.predict,
-    prediction.serve,
+    runs.predict,
+    runs.serve,
     runs.report,
     ablation.ablate,
     ablation.tune,
@@ -54,7 +54,7 @@ for command in (
     app.command()(command)
 # What follows the job's name belongs to the job.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False})(setup.submit)
-app.command("next")(prediction.next_rows)
+app.command("next")(runs.next_rows)
 app.add_typer(setup.app, name="data")
 
 

@@ -39,11 +39,21 @@ def data_check(
 
     Examples: polarity data check comments.csv; polarity data check --train train.csv --validation val.csv
     """
-    from polarity.workflows.data import check
+    import json
+
+    from polarity.data.check import check_source, render
+    from polarity.encoders import load_tokenizer, resolve_encoder
+    from polarity.errors import ConfigError
 
     given = {"--data": file, "--train": train, "--validation": validation, "--test": test}
-    chosen = resolved(config, preset, None, None, None, sets, given)
-    typer.echo(check(chosen.config, encoder=encoder, as_json=as_json, progress=partial(typer.echo, err=True)))
+    chosen = resolved(config, preset, None, None, None, sets, given).config.data
+    parts = {name: path for name in ("train", "validation", "test") if (path := getattr(chosen, name))}
+    source = parts or chosen.source
+    if not source:
+        raise ConfigError("no data: give a FILE, or --train FILE --validation FILE")
+    tokenizer = load_tokenizer(resolve_encoder(encoder).folder) if encoder else None  # tokens are counted where an encoder is given
+    found = check_source(source, chosen, tokenizer, partial(typer.echo, err=True))
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found))
 
 
 @app.command("oversample")
@@ -59,10 +69,14 @@ def data_oversample(
 
     Example: polarity data oversample comments.csv --points 2 --out epoch1.parquet
     """
-    from polarity.workflows.data import oversample
+    from polarity.data.oversample_file import write_oversampled
+    from polarity.data.split import check_columns
+    from polarity.train.cluster import start_ray
 
-    chosen = resolved(config, preset, points, None, None, sets, {"--seed": seed})
-    oversample(file, chosen.config, out, epoch=epoch - 1, overwrite=overwrite, say=say)
+    chosen = resolved(config, preset, points, None, None, sets, {"--seed": seed}).config
+    check_columns(chosen.data.model_copy(update={"source": file}))
+    start_ray(chosen.cluster, say)
+    write_oversampled(file, chosen.data, out, seed=chosen.train.seed, epoch=epoch - 1, say=say, overwrite=overwrite)
 
 
 def init(

@@ -164,10 +164,7 @@ def scores_of(predictions: pa.Table, labels: Labels, unit: Unit, *, resamples: i
     ids, first = joint_cells([column for pair in codes.values() for column in pair])
     cells = {task: (label[first], predicted[first]) for task, (label, predicted) in codes.items()}
 
-    def score(counts_RC: Floats) -> Scores:
-        return _scores(counts_RC, cells, labels)
-
-    return _with_replicates(score, ids, len(first), unit, resamples, seed)
+    return _with_replicates(lambda counts_RC: _scores(counts_RC, cells, labels), ids, len(first), unit, resamples, seed)
 
 
 def _with_replicates(
@@ -176,7 +173,7 @@ def _with_replicates(
     """`score` of the cells' counts, and of their replicates: resamples of rows, or all rows but one title's."""
     counts_C = np.bincount(ids, minlength=cells).astype(np.float64)
     if unit.groups is None:
-        draws = _draws(ids, cells, None, resamples, np.random.default_rng(seed))
+        draws = _draws(ids, cells, resamples, np.random.default_rng(seed))
     else:
         draws = _left_out(ids, counts_C, _grouped(unit.groups))
     return score(counts_C[None]), _stack([score(counts_RC) for counts_RC in draws])
@@ -192,15 +189,6 @@ def _left_out(ids: Codes, counts_C: Floats, groups: Codes) -> Iterator[Floats]:
         flat = (sorted_groups[low:high] - start) * cells + sorted_ids[low:high]
         yield counts_C - np.bincount(flat, minlength=size * cells).reshape(size, cells)
         start += size
-
-
-def bootstrap(predictions: pa.Table, labels: Labels, unit: Unit, *, resamples: int, seed: int | list[int]) -> Scores:
-    """Scores of `resamples` resamples; the same seed gives the same numbers. Raises DataError on an empty table."""
-    codes = {task: task_codes(predictions, task, classes) for task, classes in labels.items()}
-    ids, first = joint_cells([column for pair in codes.values() for column in pair])
-    cells = {task: (label[first], predicted[first]) for task, (label, predicted) in codes.items()}
-    draws = _draws(ids, len(first), unit.groups, resamples, np.random.default_rng(seed))
-    return _stack([_scores(counts_RC, cells, labels) for counts_RC in draws])
 
 
 def paired_difference(
@@ -267,18 +255,11 @@ def joint_cells(columns: list[Codes]) -> tuple[Codes, Codes]:
     return ids, first
 
 
-def _draws(ids: Codes, cells: int, groups: Codes | None, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
+def _draws(ids: Codes, cells: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
     """Counts of the cells (r, C) in chunks that add up to `resamples`."""
-    if groups is None:
-        shares_C = np.bincount(ids, minlength=cells) / len(ids)
-        for size in _chunks(resamples, cells):
-            yield rng.multinomial(len(ids), shares_C, size=size).astype(np.float64)
-        return
-    titles = int(groups.max()) + 1
-    counts_GC = np.bincount(groups * cells + ids, minlength=titles * cells).reshape(titles, cells).astype(np.float64)
-    for size in _chunks(resamples, cells + titles):
-        times_RG = rng.multinomial(titles, np.full(titles, 1 / titles), size=size)
-        yield times_RG.astype(np.float64) @ counts_GC
+    shares_C = np.bincount(ids, minlength=cells) / len(ids)
+    for size in _chunks(resamples, cells):
+        yield rng.multinomial(len(ids), shares_C, size=size).astype(np.float64)
 
 
 def _chunks(resamples: int, width: int) -> Iterator[int]:

@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score
 
 from polarity.errors import DataError
 from polarity.evaluate import evaluate_split, paired_difference
-from polarity.evaluate.intervals import MOST_GROUPS, Unit, bootstrap, interval, joint_cells, scores_of, title_degrees, unit_of
+from polarity.evaluate.intervals import MOST_GROUPS, Unit, interval, joint_cells, scores_of, title_degrees, unit_of
 from polarity.evaluate.metrics import confusion_matrix, macro_f1
 from polarity.evaluate.predictions import task_codes, title_codes
 
@@ -36,17 +36,8 @@ def test_resampling_cells_is_resampling_rows() -> None:
     table = judged(120, missing=0.1)
     rng = np.random.default_rng(7)
     naive = naive_overall(table, [rng.integers(0, 120, 120) for _ in range(600)])
-    ours = bootstrap(table, PLAN, unit_of(table, False), resamples=4000, seed=0)
+    _, ours = scores_of(table, PLAN, unit_of(table, False), resamples=4000, seed=0)
     assert_same_distribution(ours.overall, naive)
-
-
-def test_by_title_draws_titles_with_all_their_rows() -> None:
-    table = judged(300, titles=15)
-    groups, titles = title_codes(table)
-    rng = np.random.default_rng(7)
-    draws = [np.concatenate([np.flatnonzero(groups == t) for t in rng.integers(0, len(titles), len(titles))]) for _ in range(600)]
-    ours = bootstrap(table, PLAN, unit_of(table, True), resamples=4000, seed=0)
-    assert_same_distribution(ours.overall, naive_overall(table, draws))
 
 
 def test_tasks_share_the_resample() -> None:
@@ -54,7 +45,7 @@ def test_tasks_share_the_resample() -> None:
     copied = {**PLAN, "twin": PLAN["sentiment"]}
     for name in [n for n in table.column_names if n.startswith("sentiment_")]:
         table = table.append_column(name.replace("sentiment", "twin", 1), table[name])
-    spread = bootstrap(table, copied, unit_of(table, False), resamples=200, seed=0)
+    _, spread = scores_of(table, copied, unit_of(table, False), resamples=200, seed=0)
     np.testing.assert_array_equal(spread.macro["sentiment"], spread.macro["twin"])
     assert not np.array_equal(spread.macro["sentiment"], spread.macro["polarization"])
 
@@ -155,7 +146,7 @@ def test_the_interval_covers_the_truth_in_about_19_of_20_samples() -> None:
     covered = 0
     for seed in range(200):
         table = judged(400, seed, labels=single)
-        low, high = interval(bootstrap(table, single, unit_of(table, False), resamples=300, seed=seed).overall)
+        low, high = interval(scores_of(table, single, unit_of(table, False), resamples=300, seed=seed)[1].overall)
         covered += low <= truth <= high
     assert 180 <= covered <= 199  # 95 % of 200 is 190, standard deviation 3
 

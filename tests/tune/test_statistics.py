@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from polarity.errors import ConfigError, DataError
-from polarity.evaluate.intervals import bootstrap, unit_of
+from polarity.evaluate.intervals import scores_of, unit_of
 from polarity.evaluate.predictions import build_predictions, task_codes
 from polarity.study import Arm, Detectable, Stage, Status, TrialRecord
 from polarity.tune.findings import equal_compute
@@ -101,12 +101,14 @@ def test_a_class_without_a_labelled_row_is_in_no_mean() -> None:
 
 
 @pytest.mark.parametrize("by_title", [False, True])
-def test_squared_influences_add_up_to_the_bootstraps_variance(by_title: bool) -> None:
+def test_squared_influences_add_up_to_the_variance(by_title: bool) -> None:
+    """Of the bootstrap of rows, and of the jackknife of titles."""
     table = predictions("baseline", 0, 1500, titles=60)
     unit = unit_of(table, by_title)
-    spread = bootstrap(table, LABELS, unit, resamples=4000, seed=1)
+    point, spread = scores_of(table, LABELS, unit, resamples=4000, seed=1)
     summed = by_unit(judge_rows(codes_of(table), [3, 3]).influence_NM, unit.groups, unit.count)
-    expected = [spread.overall.std(), spread.macro["sentiment"].std(), spread.macro["polarization"].std()]
+    names = [(point.overall, spread.overall), *((point.macro[task], spread.macro[task]) for task in ("sentiment", "polarization"))]
+    expected = [np.sqrt(59 / 60 * ((of - whole) ** 2).sum()) if by_title else of.std() for whole, of in names]
     np.testing.assert_allclose(np.sqrt((summed**2).sum(axis=0))[:3], expected, rtol=0.07)
 
 
