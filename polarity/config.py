@@ -209,6 +209,11 @@ class DataConfig(Section):
     """Folder or URI of these files, seen by every node; null: the user's cache. They take about the size of texts and tokens."""
     oversample: OversampleConfig = OversampleConfig()
 
+    @property
+    def sources(self) -> list[str]:
+        """Where rows come from: the one source, or one's own parts."""
+        return [name for name in (self.source, self.train, self.validation, self.test) if name]
+
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
         own = [name for name in ("train", "validation", "test") if getattr(self, name)]

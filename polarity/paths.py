@@ -18,7 +18,12 @@ _SQLITE, _FILE = "sqlite:///", "file:"
 
 def is_local_data(name: str) -> bool:
     """Whether a data source is a file or folder: neither the sample corpus, nor on the hub, nor a URI."""
-    return not (name == "sample" or name.startswith(("sample:", "hf:")) or "://" in name)
+    return not (is_sample(name) or name.startswith("hf:") or "://" in name)
+
+
+def is_sample(name: str) -> bool:
+    """Whether a data source is the synthetic corpus, whose scores say nothing of real comments."""
+    return name == "sample" or name.startswith("sample:")
 
 
 def is_local_encoder(name: str) -> bool:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from polarity import artifacts
 from polarity.artifacts import EFFECTS, STUDY, TRIALS, RunFolder
 from polarity.errors import RunError
+from polarity.paths import is_sample
 from polarity.yaml_text import parse_yaml
 
 Stage = Literal["explore", "screen", "confirm"]
@@ -411,8 +412,7 @@ class Study:
         """Whether the comments are those of the made-up sample corpus."""
         tree = parse_yaml(self.file.config or "{}", f"{STUDY}, config")
         data = tree.get("data") if isinstance(tree, dict) else None
-        sources = [data.get(key) for key in ("source", "train", "validation")] if isinstance(data, dict) else []
-        return any(str(source or "").split(":")[0] == "sample" for source in sources)
+        return any(is_sample(str(data.get(key))) for key in ("source", "train", "validation")) if isinstance(data, dict) else False
 
     @cached_property
     def effects(self) -> list[EffectRow]:

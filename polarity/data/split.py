@@ -25,7 +25,7 @@ from polarity.config import DataConfig, SplitConfig
 from polarity.data.annotators import taught, votes_table, without_votes
 from polarity.data.oversample import MISSING, label_arrays, stratum_ids
 from polarity.errors import DataError, Say
-from polarity.paths import absolute, is_local_data
+from polarity.paths import absolute, is_local_data, is_sample
 from polarity.spelling import canonical
 
 Rows = npt.NDArray[np.int64]
@@ -351,7 +351,7 @@ class Splits:
 
 def is_small(data: DataConfig) -> bool:
     """Whether what `data` names are local files or folders, or the sample, that this process reads sooner than Ray would start a task."""
-    return all(s.split(":")[0] == "sample" or (Path(s).exists() and _bytes(Path(s)) <= SMALL_BYTES) for s in _sources(data))
+    return all(is_sample(s) or (Path(s).exists() and _bytes(Path(s)) <= SMALL_BYTES) for s in data.sources)
 
 
 def _bytes(path: Path) -> int:
@@ -365,12 +365,8 @@ def in_shards(data: DataConfig) -> bool:
             raise DataError("data.shards=always does not go with several annotators: set data.shards=auto")
         return False
     if data.shards == "auto":
-        return not is_small(data) and not any(source.startswith("hf:") for source in _sources(data))
+        return not is_small(data) and not any(source.startswith("hf:") for source in data.sources)
     return data.shards == "always"
-
-
-def _sources(data: DataConfig) -> list[str]:
-    return [source for source in (data.source, data.train, data.validation, data.test) if source]
 
 
 def check_columns(data: DataConfig) -> None:
@@ -380,7 +376,7 @@ def check_columns(data: DataConfig) -> None:
     from polarity.data.formats import open_source
 
     own = data.model_copy(update={"split": SplitConfig()}) if data.train else data  # the files are the split: no column is asked for
-    for source in _sources(data):
+    for source in data.sources:
         path = Path(absolute(source))
         if is_local_data(source) and not (path.exists() and _bytes(path) > SMALL_BYTES):
             find_columns(open_source(source), own)

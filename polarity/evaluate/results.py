@@ -12,6 +12,8 @@ from typing_extensions import TypedDict  # pydantic takes no other before Python
 from polarity.artifacts import METRICS, RunFolder
 
 SCHEMA_VERSION: Literal[1] = 1
+SYNTHETIC = "SYNTHETIC sample corpus"
+"""`data` of the made-up corpus."""
 BOOTSTRAP: Literal["percentile bootstrap"] = "percentile bootstrap"
 JACKKNIFE: Literal["title jackknife, t"] = "title jackknife, t"
 
@@ -32,6 +34,9 @@ TRAINING = "the weights"
 """What rows decided that the model was trained on."""
 UNKNOWN = "unknown"
 """What rows decided of which nobody can say whether the model was trained on them."""
+
+DECIDED = {"seen": [TRAINING], "unchecked": [UNKNOWN]}
+"""What the parts of a judged file decided, beside `test`, which decided nothing."""
 
 WITHHELD = ("on rows that chose it", "on rows that trained it", "on unchecked rows", "too few titles")
 """What stands in place of a verdict."""

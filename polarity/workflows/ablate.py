@@ -245,7 +245,6 @@ def _environment(config: Config) -> Environment:
 
     from polarity.encoders import resolve_encoder
 
-    data = config.data
-    sources = [s for s in (data.source, data.train, data.validation, data.test) if s]
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
-    return describe_environment(seeds={"split": data.split.seed}, sources=sources, encoder=encoder, torch=torch)
+    seeds = {"split": config.data.split.seed}
+    return describe_environment(seeds=seeds, sources=config.data.sources, encoder=encoder, torch=torch)

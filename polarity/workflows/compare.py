@@ -19,7 +19,7 @@ from polarity.errors import DataError, RunError
 from polarity.evaluate.intervals import paired_difference
 from polarity.evaluate.metrics import class_scores, confusions
 from polarity.evaluate.predictions import Labels, labels_of
-from polarity.evaluate.results import PART_NAMES, TRAINING, UNKNOWN, Difference, PairedDifference, judged_parts
+from polarity.evaluate.results import DECIDED, PART_NAMES, Difference, PairedDifference, judged_parts
 from polarity.run import Run, SeenChoice
 
 
@@ -129,7 +129,6 @@ def _cells(first: float, second: float, difference: Difference) -> list[str | Te
 
 
 RESAMPLES = 2000
-DECIDED = {"seen": [TRAINING], "unchecked": [UNKNOWN]}
 
 
 def compare(

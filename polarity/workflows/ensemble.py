@@ -5,7 +5,6 @@ Members count equally, unless validation rows that chose nothing show that fitte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder
-from polarity.data.split import Splits, load_splits
+from polarity.data.split import load_splits
 from polarity.environment import MadeFrom
 from polarity.errors import RunError, Say, nearest
 from polarity.evaluate import Metrics, build_predictions, evaluate_split, paired_difference
@@ -23,7 +22,7 @@ from polarity.evaluate.predictions import Codes, Floats, Labels, title_codes
 from polarity.evaluate.results import Difference
 from polarity.predict.scorers import LINEAR, Probabilities, combine, fit_weights
 from polarity.run import Run
-from polarity.workflows.members import Made, aligned_predictions, copy_folder, new_run, open_members, write_run
+from polarity.workflows.members import aligned_predictions, copy_folder, new_run, open_members, write_run, writing
 
 WEIGHTS = ("auto", "equal")
 FOLDS = 5
@@ -58,21 +57,42 @@ def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: st
 
 def _make(folder: RunFolder, runs: Sequence[str], linear: bool, weights: str, say: Say) -> Metrics:
     members = open_members(runs, least=1 if linear else 2)
-    config = members[0].config
+    named, config = _named(members), members[0].config
+    labels, resamples = config.labels, config.train.resamples
     splits = load_splits(config.data, say)
-    predicted = {name: aligned_predictions(member, splits) for name, member in _named(members).items()}
-    floor = _fit_linear(members[0], splits, say) if linear else None
-    if floor is not None:
-        predicted[LINEAR] = floor[1]
-    weighting = _weigh(predicted, splits, config.labels, weights, splits.by_title["validation"], config.train.resamples)
-    combined = _combine(predicted, weighting, splits, config.labels)
+    predicted = {name: aligned_predictions(member, splits) for name, member in named.items()}
+    made_from: list[MadeFrom] = [{"run": name, "seeds": member.environment.get("seeds", {})} for name, member in named.items()]
+    if linear:
+        from polarity.baselines.linear import fit_linear, save_linear
+
+        floor = fit_linear(splits.train, labels, say=say)
+        predicted[LINEAR] = {
+            split: build_predictions(split, table, floor.probabilities(table), labels) for split, table in splits.held_out.items()
+        }
+        made_from.append({"run": LINEAR})
+        with writing(folder, LINEAR) as place:
+            place.mkdir()
+            save_linear(place, floor, labels)
+    chances = {split: [member_probabilities(of[split], labels) for of in predicted.values()] for split in splits.held_out}
+    if weights == "equal":
+        weighting = Weighting([1.0 / len(predicted)] * len(predicted), {"chosen": "equal, as asked"})
+    else:
+        by_title = splits.by_title["validation"]
+        weighting = choose_weights(chances["validation"], splits.validation, labels, by_title=by_title, resamples=resamples)
+    combined = {
+        split: build_predictions(split, table, pool(chances[split], weighting.weights, labels), labels)
+        for split, table in splits.held_out.items()
+    }
     chose = [what for member in members for what in member.decided.get("validation", [])]
     chose += [] if weights == "equal" else ["the members' weights"]
-    record = _record(predicted, weighting, combined, config.labels, splits.by_title, config.train.resamples, chose, say)
-    _write_members(folder, _named(members), floor[0] if floor else None)
-    folder.write_json(artifacts.ENSEMBLE, {"members": [f"{MEMBERS}/{name}" for name in _named(members)], LINEAR: linear, **record})
-    made = Made(config, members, splits, _made_from(members, linear), pa.concat_tables(combined.values()))
-    return write_run(folder, made, say)
+    record = _record(predicted, weighting, combined, labels, splits.by_title, resamples, chose, say)
+    for name, member in named.items():
+        for file in _COPIED:
+            if member.has(file):
+                folder.write_bytes(f"{MEMBERS}/{name}/{file}", member.folder.read_bytes(file))
+        copy_folder(member.folder, artifacts.MODEL, folder, f"{MEMBERS}/{name}")
+    folder.write_json(artifacts.ENSEMBLE, {"members": [f"{MEMBERS}/{name}" for name in named], LINEAR: linear, **record})
+    return write_run(folder, members, made_from, splits, pa.concat_tables(combined.values()), say)
 
 
 def _named(members: Sequence[Run]) -> dict[str, Run]:
@@ -84,32 +104,6 @@ def _named(members: Sequence[Run]) -> dict[str, Run]:
             name, number = f"{member.name}-{number}", number + 1
         found[name] = member
     return found
-
-
-def _fit_linear(first: Run, splits: Splits, say: Say) -> tuple[Any, Predicted]:
-    from polarity.baselines.linear import fit_linear
-
-    labels = first.config.labels
-    floor = fit_linear(splits.train, labels, say=say)
-    tables = splits.held_out
-    return floor, {name: build_predictions(name, table, floor.probabilities(table), labels) for name, table in tables.items()}
-
-
-def _weigh(
-    predicted: dict[str, Predicted], splits: Splits, labels: dict[str, list[str]], weights: str, titles: bool, resamples: int
-) -> Weighting:
-    if weights == "equal":
-        return Weighting([1.0 / len(predicted)] * len(predicted), {"chosen": "equal, as asked"})
-    members = [member_probabilities(of_member["validation"], labels) for of_member in predicted.values()]
-    return choose_weights(members, splits.validation, labels, by_title=titles, resamples=resamples)
-
-
-def _combine(predicted: dict[str, Predicted], weighting: Weighting, splits: Splits, labels: dict[str, list[str]]) -> Predicted:
-    combined = {}
-    for name, table in splits.held_out.items():
-        members = [member_probabilities(of_member[name], labels) for of_member in predicted.values()]
-        combined[name] = build_predictions(name, table, pool(members, weighting.weights, labels), labels)
-    return combined
 
 
 def _record(
@@ -197,33 +191,3 @@ def _overall(predictions: pa.Table, labels: dict[str, list[str]]) -> float:
 def _points(difference: Difference) -> str:
     low, high = (100 * bound for bound in difference["ci95"])
     return f"{100 * difference['difference']:+.1f} points [{low:+.1f}, {high:+.1f}], {difference['verdict']}"
-
-
-def _write_members(folder: RunFolder, members: dict[str, Run], floor: Any) -> None:
-    for name, member in members.items():
-        for file in _COPIED:
-            if member.folder.exists(file):
-                folder.write_bytes(f"{MEMBERS}/{name}/{file}", member.folder.read_bytes(file))
-        copy_folder(member.folder, artifacts.MODEL, folder, f"{MEMBERS}/{name}")
-    if floor is not None:
-        _write_linear(folder, floor, next(iter(members.values())).config.labels)
-
-
-def _write_linear(folder: RunFolder, floor: Any, labels: dict[str, list[str]]) -> None:
-    from safetensors import SafetensorError
-
-    from polarity.baselines.linear import save_linear
-
-    place = Path(folder.root) / LINEAR
-    try:
-        place.mkdir()
-        save_linear(place, floor, labels)
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"{folder.uri}/{LINEAR}: cannot be written ({error}); if the disk is full, free some space or choose another --out"
-        ) from error
-
-
-def _made_from(members: Sequence[Run], linear: bool) -> list[MadeFrom]:
-    rows: list[MadeFrom] = [{"run": name, "seeds": m.environment.get("seeds", {})} for name, m in _named(members).items()]
-    return [*rows, {"run": LINEAR}] if linear else rows

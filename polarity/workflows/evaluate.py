@@ -1,7 +1,7 @@
 """`polarity evaluate`: a run judged on any labelled file, as training judges, with slices by language and warnings of drift."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,23 +11,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from polarity import artifacts
-from polarity.artifacts import RunFolder
 from polarity.config import Config, DataConfig, SplitConfig
 from polarity.data.annotators import without_votes
 from polarity.data.read import read_comments
 from polarity.data.seen import title_keys, titles_apart
-from polarity.errors import DataError, RunError, Say
+from polarity.errors import DataError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, render_metrics
 from polarity.evaluate.drift import drift, label_counts
 from polarity.evaluate.predictions import Labels, label_column
-from polarity.evaluate.results import TRAINING, UNKNOWN, Drift, judged_parts
+from polarity.evaluate.results import DECIDED, SYNTHETIC, Drift, judged_parts
 from polarity.evaluate.slices import can_tell_languages, language_slices
+from polarity.paths import is_sample
 from polarity.predict import Classifier, load_classifier
 from polarity.predict.classifier import Votes
 from polarity.run import CheckedRows, Run, SeenChoice, check_rows
-
-DECIDED = {"seen": [TRAINING], "unchecked": [UNKNOWN]}
-"""What the parts of a judged file decided, beside `test`, which decided nothing."""
+from polarity.workflows.members import new_run
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ def evaluate(
     cannot be used,
     DataError where the file cannot be judged.
     """
-    with _empty_folder(out) as folder:
+    with nullcontext() if out is None else new_run(out) as folder:
         opened = Run.open(run)
         trained = None if train is None else read_labelled(train, opened.config_with(sets).data, say)
         scored = score_file(
@@ -85,16 +83,16 @@ def evaluate(
             "notes": _notes(scored, trained),
         }
         metrics["drift"] = _drift(scored, trained)
-        if source.split(":")[0] == "sample":
-            metrics["data"] = "SYNTHETIC sample corpus"
+        if is_sample(source):
+            metrics["data"] = SYNTHETIC
         if folder is not None:
             folder.write_parquet(artifacts.PREDICTIONS, scored.predictions)
             folder.write_json(artifacts.METRICS, metrics)
     say(render_metrics(metrics))
     for line in _lines(metrics):
         say(line)
-    if folder is not None:
-        say(f"written: {folder.uri}/{artifacts.METRICS} and {artifacts.PREDICTIONS}")
+    if out is not None:
+        say(f"written: {out}/{artifacts.METRICS} and {artifacts.PREDICTIONS}")
     return metrics
 
 
@@ -232,23 +230,3 @@ def _lines(metrics: Metrics) -> Iterator[str]:
     if "lengths" not in compared:
         yield "note: lengths and unknown tokens were not compared with training: the run remembers none (--train FILE compares with a file)"
     yield from (f"note: {note}" for note in metrics["evaluation"]["notes"])
-
-
-@contextmanager
-def _empty_folder(out: str | None) -> Iterator[RunFolder | None]:
-    """The folder to write into, refused where it holds anything; one that was made here goes away again where judging fails."""
-    if out is None:
-        yield None
-        return
-    if not out.strip():
-        raise RunError("--out is empty: give a new folder or a URI such as s3://bucket/judged")
-    folder = RunFolder.at(out)
-    held = folder.list("")
-    if held:
-        raise RunError(f"{folder.uri}: holds something already ({held[0]}); choose another --out")
-    folder.check_writable()
-    try:
-        yield folder
-    finally:
-        if folder.local is not None and folder.local.is_dir() and not any(folder.local.iterdir()):
-            folder.local.rmdir()

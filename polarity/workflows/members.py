@@ -6,7 +6,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,13 +15,11 @@ import pyarrow.fs as pafs
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder
-from polarity.baselines import floors
-from polarity.config import Config
 from polarity.data.seen import SeenRows
 from polarity.data.split import Splits, load_splits
 from polarity.environment import MadeFrom, describe_environment
 from polarity.errors import RunError, Say
-from polarity.evaluate import Metrics, build_metrics, render_metrics
+from polarity.evaluate import Metrics, render_metrics
 from polarity.evaluate.predictions import label_column
 from polarity.run import Run
 from polarity.workflows.calibrate import calibrate_run
@@ -118,28 +116,20 @@ def _check_same_training_rows(first: Run, other: Run) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Made:
-    """What was made: its configuration, its members' record, and its predictions of all held-out splits."""
-
-    config: Config
-    members: list[Run]
-    splits: Splits
-    made_from: list[MadeFrom]
-    predictions: pa.Table
-
-
 @contextmanager
 def new_run(out: str) -> Iterator[RunFolder]:
-    """A local folder to write the soup or ensemble into, which becomes `out` when the block ends well; else nothing of it is left.
+    """A local folder to write into, which becomes `out` when the block ends well; else nothing of it is left.
 
     It stands beside `out`, or for a remote `out` in the system's temporary folder. Raises RunError where `out` holds anything or
     cannot be written.
     """
-    target = RunFolder.create(out)
+    if not out.strip():
+        raise RunError("--out is empty: give a new folder or a URI such as s3://bucket/judged")
+    target = RunFolder.at(out)
     held = target.list("")
     if held:
         raise RunError(f"{target.uri}: holds something already ({held[0]}); choose another --out")
+    target.check_writable()
     if target.local is None:
         with tempfile.TemporaryDirectory(prefix="polarity-new-run-") as temporary:
             yield RunFolder.at(temporary)
@@ -169,15 +159,30 @@ def _send(source: Path, target: RunFolder) -> None:
         raise
 
 
-def write_run(folder: RunFolder, made: Made, say: Say) -> Metrics:
-    """Write configuration, environment, predictions, calibration and metrics; returns the content of metrics.json."""
-    from polarity.resolve import dump_config
+@contextmanager
+def writing(folder: RunFolder, name: str) -> Iterator[Path]:
+    """The place of a new local run's folder `name`; a refusal to write there, of safetensors too, is a RunError."""
+    from safetensors import SafetensorError
 
-    config, splits = made.config, made.splits
-    sources = [s for s in (config.data.source, config.data.train, config.data.validation, config.data.test) if s]
-    now = describe_environment(seeds={"split": config.data.split.seed}, sources=sources)
-    before = made.members[0].environment
-    now["made_from"] = made.made_from
+    try:
+        yield Path(folder.root) / name
+    except (OSError, SafetensorError) as error:
+        why = str(error).splitlines()[0]
+        raise RunError(
+            f"{folder.uri}/{name}: cannot be written ({why}); if the disk is full, free some space or choose another --out"
+        ) from error
+
+
+def write_run(
+    folder: RunFolder, members: Sequence[Run], made_from: list[MadeFrom], splits: Splits, predictions: pa.Table, say: Say
+) -> Metrics:
+    """Write configuration, environment, predictions (of all held-out splits), calibration and metrics; returns the last."""
+    from polarity.resolve import dump_config
+    from polarity.workflows.train import judge
+
+    config, before = members[0].config, members[0].environment
+    now = describe_environment(seeds={"split": config.data.split.seed}, sources=config.data.sources)
+    now["made_from"] = made_from
     if "encoder" in before:
         now["encoder"] = before["encoder"]
     if "rows" in before:
@@ -186,26 +191,15 @@ def write_run(folder: RunFolder, made: Made, say: Say) -> Metrics:
         now["dropped_from_train"] = before["dropped_from_train"]
     folder.write_text(artifacts.CONFIG, dump_config(config))
     folder.write_json(artifacts.ENVIRONMENT, now)
-    if made.members[0].folder.exists(artifacts.LEDGER):
-        folder.write_bytes(artifacts.LEDGER, made.members[0].folder.read_bytes(artifacts.LEDGER))
-    folder.write_parquet(artifacts.PREDICTIONS, made.predictions)
-    seen = [member.seen for member in made.members]
+    if members[0].has(artifacts.LEDGER):
+        folder.write_bytes(artifacts.LEDGER, members[0].folder.read_bytes(artifacts.LEDGER))
+    folder.write_parquet(artifacts.PREDICTIONS, predictions)
+    seen = [member.seen for member in members]
     kept_hashes = [rows for rows in seen if rows is not None]
     if len(kept_hashes) == len(seen):
         folder.write_parquet(artifacts.SEEN, SeenRows.union(kept_hashes).table)
     calibrate_run(folder, say, labels=config.labels)
-    metrics = build_metrics(
-        made.predictions,
-        floors(splits.train, splits.held_out, config.labels, say=say),
-        config.labels,
-        resamples=config.train.resamples,
-        by_title=splits.by_title,
-        decided=Run(folder).decided,
-    )
-    if made.members[0].folder.exists(artifacts.METRICS):
-        about_data = made.members[0].folder.read_json(artifacts.METRICS).get("data")
-        metrics |= {} if about_data is None else {"data": about_data}  # that the rows are synthetic
-    folder.write_json(artifacts.METRICS, metrics)
+    metrics = judge(config, folder, splits, say)
     say(render_metrics(metrics))
     return metrics
 

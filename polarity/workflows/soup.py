@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from polarity.predict.scorers import load_parts
 from polarity.run import Run
 from polarity.train.validate import Predictions, macro_f1_scores, predict
 from polarity.train.world import World, device_here, use_threads
-from polarity.workflows.members import Made, aligned_predictions, new_run, open_members, write_run
+from polarity.workflows.members import aligned_predictions, new_run, open_members, write_run, writing
 
 _CHECKPOINT = re.compile(rf"(?P<run>.+)/(?P<name>{artifacts.CHECKPOINTS}/epoch_\d+)/?")
 _WEIGHTS = "model.safetensors"
@@ -62,16 +62,19 @@ def _make(folder: RunFolder, runs: Sequence[str], greedily: bool, say: Say) -> M
         aligned_predictions(member, splits)
     use_threads(first.config.cluster.cpus_per_worker)
     with tempfile.TemporaryDirectory(prefix="polarity-soup-") as temporary:
-        kitchen = _kitchen(members, first, splits, say)
-        readers = [kitchen.reader(members[run].folder, name, Path(temporary) / str(number)) for number, (run, name) in enumerate(places)]
-        record, predictions = kitchen.cook(readers, list(runs), greedily, say)
-    _write_model(folder, kitchen)
+        averaging = _averaging(members, first, splits, say)
+        readers = [averaging.reader(members[run].folder, name, Path(temporary) / str(number)) for number, (run, name) in enumerate(places)]
+        record, predictions = averaging.make(readers, list(runs), greedily, say)
+    with writing(folder, artifacts.MODEL) as place, no_progress_bars():
+        model: Any = averaging.model
+        model.to("cpu").save_pretrained(place)
+        averaging.tokenizer.save_pretrained(place)
     chose = sorted({what for member in members.values() for what in member.decided.get("validation", [])})
     folder.write_json(artifacts.SOUP, {**record, "decided": chose})
     made_from: list[MadeFrom] = [
         {"run": run, "seeds": members[place[0]].environment.get("seeds", {})} for run, place in zip(runs, places, strict=True)
     ]
-    return write_run(folder, Made(first.config, list(members.values()), splits, made_from, predictions), say)
+    return write_run(folder, list(members.values()), made_from, splits, predictions, say)
 
 
 def _place(run: str) -> tuple[str, str | None]:
@@ -84,7 +87,7 @@ def _distinct(places: Sequence[tuple[str, str | None]]) -> list[str]:
     return list(dict.fromkeys(run for run, _ in places))
 
 
-def _kitchen(members: dict[str, Run], first: Run, splits: Splits, say: Say) -> "_Kitchen":
+def _averaging(members: dict[str, Run], first: Run, splits: Splits, say: Say) -> "_Averaging":
     """The first run's model, to be filled with weights, once it is clear that all runs' weights would fit; and its tokens."""
     model, tokenizer = load_parts(first.folder)
     for member in members.values():
@@ -103,7 +106,7 @@ def _kitchen(members: dict[str, Run], first: Run, splits: Splits, say: Say) -> "
     }
     world = World.current(device_here(config.cluster.gpu))
     moved: Any = model  # transformers types `to` in a way that mypy cannot follow
-    return _Kitchen(moved.to(world.device), tokenizer, config, splits, corpora, world)
+    return _Averaging(moved.to(world.device), tokenizer, config, splits, corpora, world)
 
 
 def _check_same_model(first: Run, model: MultitaskModel, other: Run, other_model: MultitaskModel) -> None:
@@ -127,7 +130,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @dataclass
-class _Kitchen:
+class _Averaging:
     """One model whose weights are replaced, and the rows that it is scored on."""
 
     model: MultitaskModel
@@ -137,7 +140,7 @@ class _Kitchen:
     corpora: dict[str, Corpus]
     world: World
 
-    def cook(
+    def make(
         self, readers: Sequence[Callable[[], Weights]], names: Sequence[str], greedily: bool, say: Say
     ) -> tuple[dict[str, Any], pa.Table]:
         """Fill the model with the soup; returns soup.json's content and the predictions of all held-out rows."""
@@ -218,21 +221,6 @@ def _load(folder: RunFolder, name: str, target: Path) -> Callable[[], Weights]:
             raise RunError(f"{folder.uri}/{name}/{_WEIGHTS}: cannot be read ({error})") from error
 
     return read
-
-
-def _write_model(folder: RunFolder, kitchen: _Kitchen) -> None:
-    from safetensors import SafetensorError
-
-    place, model = Path(folder.root) / artifacts.MODEL, cast(Any, kitchen.model)
-    try:
-        with no_progress_bars():
-            model.to("cpu").save_pretrained(place)
-            kitchen.tokenizer.save_pretrained(place)
-    except (OSError, SafetensorError) as error:
-        why = str(error).splitlines()[0]
-        raise RunError(
-            f"{folder.uri}/{artifacts.MODEL}: cannot be written ({why}); if the disk is full, free some space or choose another --out"
-        ) from error
 
 
 def average(members: Sequence[Callable[[], Weights]]) -> Weights:

@@ -30,7 +30,8 @@ from polarity.evaluate.agreement import Agreement, agreement, error_of_labels, i
 from polarity.evaluate.drift import describe_tokens
 from polarity.evaluate.predictions import task_codes
 from polarity.evaluate.render import Facts, last_screen
-from polarity.paths import DATA_KEYS, is_local_data, typed, with_absolute_paths
+from polarity.evaluate.results import SYNTHETIC
+from polarity.paths import DATA_KEYS, is_local_data, is_sample, typed, with_absolute_paths
 from polarity.quiet import verbose
 from polarity.report.record import Comments
 from polarity.resolve import dump_config
@@ -201,7 +202,7 @@ def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Split
         made = preparation.open(say, through_ray=through_ray)
         splits, tokens, shards = made.splits, made.tokens, made.shards
     splits = splits or load_splits(config.data, say)
-    if _is_synthetic(config):
+    if any(map(is_sample, config.data.sources)):
         say("the data is the SYNTHETIC sample corpus: its scores say nothing of real comments")
     ledger = build_ledger(splits.train, config)
     say(ledger.render(whole=verbose()))
@@ -229,8 +230,8 @@ def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> Metric
         decided=run.decided,
         stability=run.stability,
     )
-    if _is_synthetic(config):
-        metrics["data"] = "SYNTHETIC sample corpus"
+    if any(map(is_sample, config.data.sources)):
+        metrics["data"] = SYNTHETIC
     folder.write_json(artifacts.METRICS, metrics)
     return metrics
 
@@ -253,21 +254,17 @@ def _refuse_other_inputs(folder: RunFolder, config: Config, prepared: Prepared) 
     began = folder.read_json(artifacts.ENVIRONMENT)
     if prepared.encoder.sha256 != began["encoder"]["sha256"]:
         raise RunError(f"{config.model.encoder}: not the encoder that the run began with (other files); give that one with --encoder")
-    for source, sha, known in zip(_sources(config), source_hashes(_sources(config)).values(), began["data"].values(), strict=True):
+    sources = config.data.sources
+    for source, sha, known in zip(sources, source_hashes(sources).values(), began["data"].values(), strict=True):
         if sha != known:
             raise RunError(f"{source}: not the data that the run began with (other bytes): give that with --data, or start a new run")
-
-
-def _sources(config: Config) -> list[str]:
-    return [s for s in (config.data.source, config.data.train, config.data.validation, config.data.test) if s]
 
 
 def _describe(folder: RunFolder, config: Config, prepared: Prepared, given: Mapping[str, str | None]) -> None:
     import torch
 
-    data, sources = config.data, _sources(config)
-    seeds = {"run": config.train.seed, "split": data.split.seed}
-    environment = describe_environment(seeds=seeds, sources=sources, encoder=prepared.encoder, torch=torch)
+    seeds = {"run": config.train.seed, "split": config.data.split.seed}
+    environment = describe_environment(seeds=seeds, sources=config.data.sources, encoder=prepared.encoder, torch=torch)
     splits = prepared.splits
     environment["rows"] = {name: table.num_rows for name, table in splits.parts.items()}
     shown = splits.leaks["train_row_id"].slice(0, MOST_IDS).to_pylist()
@@ -305,10 +302,6 @@ def _encoder_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(folder)
-
-
-def _is_synthetic(config: Config) -> bool:
-    return any((s or "").split(":")[0] == "sample" for s in (config.data.source, config.data.train, config.data.validation))
 
 
 def require_data(config: Config) -> None:
