@@ -146,7 +146,7 @@ class RunFolder:
 
         Raises RunError: it already holds a run (without resume) or none (with it), it is a file, it cannot be written.
         """
-        folder = cls._locate(run_dir)
+        folder = cls.at(run_dir)
         holds = folder._holds_run()
         if holds and not resume:
             raise RunError(f"{folder.uri}: already holds a run ({holds}); continue it with --resume or choose another --run-dir")
@@ -160,7 +160,7 @@ class RunFolder:
     @classmethod
     def open(cls, run_dir: str | Path) -> "RunFolder":
         """The folder of an existing run. Raises RunError where there is none."""
-        folder = cls._locate(run_dir)
+        folder = cls.at(run_dir)
         if not folder._holds_run():
             raise RunError(f"{folder.uri}: no run here (none of {', '.join(RUN_FILES)})")
         return folder
@@ -168,11 +168,7 @@ class RunFolder:
     @classmethod
     def at(cls, place: str | Path) -> "RunFolder":
         """The folder at a place, whatever it holds (a study's, say). Raises RunError: a file, or not reachable."""
-        return cls._locate(place)
-
-    @classmethod
-    def _locate(cls, run_dir: str | Path) -> "RunFolder":
-        text = str(run_dir)
+        text = str(place)
         if not text.strip():
             raise RunError("--run-dir is empty: give a folder or a URI such as s3://bucket/runs/first")
         if has_secret(text):

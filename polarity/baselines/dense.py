@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 from polarity.errors import RunError
+from polarity.evaluate.metrics import softmax
 from polarity.evaluate.predictions import Codes, Floats, Labels
 
 FILE = "dense.safetensors"
@@ -93,10 +94,3 @@ def fit_classes(features_ND: Features, codes: Codes, classes: int, strength: flo
     else:
         coefficients[present], intercepts[present] = model.coef_, model.intercept_
     return coefficients, intercepts
-
-
-def softmax(logits_NK: Floats) -> Floats:
-    """Probabilities (N, K) of logits."""
-    exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-    result: Floats = exp_NK / exp_NK.sum(axis=1, keepdims=True)
-    return result

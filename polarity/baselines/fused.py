@@ -20,9 +20,10 @@ from safetensors.numpy import load_file, save_file
 from scipy.linalg import cholesky, solve_triangular
 from scipy.sparse import csr_matrix, hstack
 
-from polarity.baselines.dense import Features, fit_classes, mean_and_scale, softmax
+from polarity.baselines.dense import Features, fit_classes, mean_and_scale
 from polarity.baselines.linear import TextFeatures, fit_features, read_features, write_features
 from polarity.errors import RunError, Say
+from polarity.evaluate.metrics import softmax
 from polarity.evaluate.predictions import Codes, Floats, Labels
 
 SETTINGS, NUMBERS = "fused.json", "fused.safetensors"

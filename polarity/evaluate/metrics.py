@@ -25,6 +25,13 @@ class ClassScores:
     support: Floats
 
 
+def softmax(logits_NK: Floats) -> Floats:
+    """Probabilities (N, K) of logits, -inf for what cannot be."""
+    exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+    shares: Floats = exp_NK / exp_NK.sum(axis=1, keepdims=True)
+    return shares
+
+
 def confusion_matrix(labels: Codes, predicted: Codes, classes: int) -> NDArray[np.int64]:
     """Counts (K, K) of (label, prediction), from class indices (N,); rows with label -1 (missing) are left out."""
     known = labels >= 0

@@ -25,7 +25,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from polarity.evaluate.intervals import interval
+from polarity.evaluate.intervals import interval, joint_cells
 from polarity.evaluate.predictions import MISSING, Codes, Floats
 
 STEPS = {2: 0.1, 3: 0.25, 4: 0.5}
@@ -84,25 +84,14 @@ class Tally:
         return self.label, self.predicted, self.count, self.log_ratio
 
     def _condensed(self) -> "Tally":
-        cell, first = self._cells()
+        if not len(self.count):
+            return self
+        step = STEPS.get(self.classes, 1.0)
+        grid = [np.round(-column / step).astype(np.int64) for column in self.log_ratio.T]
+        cell, first = joint_cells([self.label, self.predicted, *grid])
         count = np.bincount(cell, weights=self.count, minlength=len(first)).astype(np.float64)
         total_CK = np.column_stack([np.bincount(cell, weights=self.count * column, minlength=len(first)) for column in self.log_ratio.T])
         return Tally(self.label[first], self.predicted[first], count, total_CK / count[:, None])
-
-    def _cells(self) -> tuple[Codes, Codes]:
-        """Per entry the index of its cell, and per cell one entry that stands for it."""
-        step = STEPS.get(self.classes, 1.0)
-        levels = round(-LOWEST / step) + 1
-        grid = [np.round(-column / step).astype(np.int64) for column in self.log_ratio.T]
-        columns = [(self.label + 1, self.classes + 1), (self.predicted, self.classes), *((column, levels) for column in grid)]
-        cell, first, size = np.zeros(len(self.count), dtype=np.int64), np.zeros(0, dtype=np.int64), 1
-        for codes, values in columns:
-            if size > np.iinfo(np.int64).max // values:  # renumbered before the key overflows
-                _, cell = np.unique(cell, return_inverse=True)
-                size = len(self.count) + 1
-            cell, size = cell * values + codes, size * values
-        _, first, cell = np.unique(cell, return_index=True, return_inverse=True)
-        return cell, first
 
 
 RESAMPLES = 500

@@ -16,8 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from types import ModuleType
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -123,35 +122,25 @@ def languages(comments: Sequence[str]) -> list[str]:
     """Each comment's language, one of LANGUAGES. Raises DataError without the extra `languages`."""
     if not can_tell_languages():
         raise DataError("telling languages apart needs a package more: pip install 'polarity[languages]'")
-    import pycld2
-
-    return [_language(pycld2, comment) for comment in comments]
+    return [_language(comment) for comment in comments]
 
 
-def _language(cld: ModuleType, comment: str) -> str:
+def _language(comment: str) -> str:
     words = _UNREADABLE.sub(" ", comment[:MOST_CHARACTERS]).split()
-    whole = _detect(cld, " ".join(words))
     windows = [" ".join(words[i : i + WINDOW]) for i in range(max(1, len(words) - WINDOW + 1))]
-    found = Counter(_detect(cld, window) for window in windows)
+    found = Counter(map(_detect, windows))
     english, philippine = found["english"], found["tagalog"] + found["cebuano"]
-    if min(english, philippine) >= max(1.0, MIXED_SHARE * (english + philippine)):
-        return "mixed"
-    return whole
-
-
-def _detect(cld: ModuleType, text: str) -> str:
-    return _cached(cld, text) if len(text) < 64 else _first(cld, text)
+    mixed = min(english, philippine) >= max(1.0, MIXED_SHARE * (english + philippine))
+    return "mixed" if mixed else _detect.__wrapped__(" ".join(words))  # a whole text is long, and seldom seen again
 
 
 @lru_cache(maxsize=100_000)
-def _cached(cld: ModuleType, text: str) -> str:
-    return _first(cld, text)
+def _detect(text: str) -> str:
+    import pycld2
 
-
-def _first(cld: Any, text: str) -> str:
     try:
-        _, _, details = cld.detect(text, bestEffort=True, isPlainText=True)
-    except cld.error:  # a character that it does not take
+        _, _, details = pycld2.detect(text, bestEffort=True, isPlainText=True)
+    except pycld2.error:  # a character that it does not take
         return "other"
     return _CODES.get(details[0][1], "other")
 

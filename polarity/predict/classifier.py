@@ -5,7 +5,7 @@ Shapes: N rows, K classes.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,7 @@ from polarity.data.canonical import VISIBLE
 from polarity.errors import DataError, RunError, nearest
 from polarity.evaluate.calibration import TaskCalibration, apply, read_calibration
 from polarity.evaluate.drift import TokenStatistics
-from polarity.evaluate.predictions import Labels
+from polarity.evaluate.predictions import Labels, probability_column
 from polarity.predict.output import PREFIX, prediction_schema
 from polarity.predict.scorers import ModelScorer, Scorer, Scores, load_ensemble
 from polarity.predict.stacked import load_stack
@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
 Votes = Literal["off", "mean", "vote"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class TaskPrediction(TypedDict):
+    """One task of one comment."""
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
 
 
 class Classifier:
@@ -119,6 +127,15 @@ class Classifier:
         posts = pa.array([""] * len(comments), pa.large_string()) if titles is None else _texts(titles, "titles")
         scores = self.score(pa.table({"title": posts, "comment": comments}))
         return pa.table({"comment": comments, **prediction_columns(scores, self.labels)})
+
+    def predict_rows(self, texts: Sequence[str], titles: Sequence[str]) -> list[dict[str, TaskPrediction]]:
+        """As `predict`, a mapping {task: prediction} for each text."""
+        rows = self.predict_table(texts, titles).to_pylist()
+        return [{task: self._of_task(row, task, classes) for task, classes in self.labels.items()} for row in rows]
+
+    def _of_task(self, row: Mapping[str, Any], task: str, classes: Sequence[str]) -> TaskPrediction:
+        chances = {label: row[probability_column(task, label)] for label in classes}
+        return {"label": row[task], "confidence": row[f"{task}_confidence"], "probabilities": chances}
 
     def __repr__(self) -> str:
         tasks = "; ".join(f"{task}: {', '.join(classes)}" for task, classes in self.labels.items())

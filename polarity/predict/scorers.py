@@ -29,6 +29,7 @@ from polarity.data.tokenize import plain_backend, tokenize_columns
 from polarity.encoders import load_tokenizer
 from polarity.errors import EncoderError, RunError
 from polarity.evaluate.drift import TokenStatistics, describe_tokens
+from polarity.evaluate.metrics import softmax
 from polarity.evaluate.predictions import Codes, Floats
 from polarity.model.inference import precision_here, score_corpus
 from polarity.model.multitask import MultitaskModel, load_model
@@ -223,8 +224,7 @@ def combine(probabilities: Sequence[NDArray[np.floating]], weights: Sequence[flo
     """Scores of one task from the members' probabilities, each (N, K): softmax of the weighted mean of their logarithms."""
     shares = np.asarray(weights, np.float64) / np.sum(weights)
     logs_NK = sum(share * np.log(np.clip(p, SMALLEST, 1.0).astype(np.float64)) for share, p in zip(shares, probabilities, strict=True))
-    exp_NK = np.exp(logs_NK - np.max(logs_NK, axis=1, keepdims=True))
-    mean_NK = exp_NK / exp_NK.sum(axis=1, keepdims=True)
+    mean_NK = softmax(np.asarray(logs_NK))
     return Scores(mean_NK.astype(np.float32), mean_NK.argmax(axis=1))
 
 

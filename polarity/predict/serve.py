@@ -5,7 +5,6 @@ page is at /docs. Needs the extra `serve` (ray[serve]).
 """
 
 import asyncio
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -114,15 +113,5 @@ class Service:
         return await asyncio.to_thread(self._score, comments)
 
     def _score(self, comments: list[Comment]) -> list[dict[str, Prediction]]:
-        table = self.classifier.predict_table([each.text for each in comments], [each.title for each in comments])
-        return [self._prediction(row) for row in table.to_pylist()]
-
-    def _prediction(self, row: dict[str, Any]) -> dict[str, Prediction]:
-        return {
-            task: Prediction(
-                label=row[task],
-                confidence=row[f"{task}_confidence"],
-                probabilities={label: row[f"{task}_p_{label}"] for label in classes},
-            )
-            for task, classes in self.classifier.labels.items()
-        }
+        rows = self.classifier.predict_rows([each.text for each in comments], [each.title for each in comments])
+        return [{task: Prediction(**found) for task, found in row.items()} for row in rows]

@@ -5,7 +5,7 @@ Shapes: M members, N rows, K classes, D features of the logistic rule (members x
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from polarity.artifacts import STACK, RunFolder
 from polarity.errors import RunError
 from polarity.evaluate.drift import TokenStatistics
+from polarity.evaluate.metrics import softmax
 from polarity.evaluate.predictions import Floats
 from polarity.predict.scorers import SMALLEST, EnsembleScorer, Probabilities, Scorer, Scores, choose_device, combine
 from polarity.run import Run
@@ -107,9 +108,7 @@ def stacked(members: Sequence[Probabilities], task: str, how: TaskStack) -> Scor
         probabilities = combine([member[task] for member in members], rule.weights).probabilities.astype(np.float64)
     else:
         standard_ND = (stack_features(members) - np.array(rule.mean)) / np.array(rule.scale)
-        logits_NK = standard_ND @ np.array(rule.coefficients).T + np.array(rule.intercepts)
-        exp_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-        probabilities = exp_NK / exp_NK.sum(axis=1, keepdims=True)
+        probabilities = softmax(standard_ND @ np.array(rule.coefficients).T + np.array(rule.intercepts))
     chosen_NK = np.log(np.clip(probabilities, SMALLEST, 1.0)) + np.array(how.biases or 0.0)
     return Scores(probabilities.astype(np.float32), chosen_NK.argmax(axis=1))
 
@@ -137,15 +136,11 @@ class StackScorer:
         return self.stack.labels
 
     def __call__(self, table: pa.Table) -> dict[str, Scores]:
-        found = [_in_order(member(table), self.labels) for member in self.members]
+        found = [{task: scores[task] for task in self.labels} for scores in (member(table) for member in self.members)]
         return {task: stacked(found, task, how) for task, how in self.stack.tasks.items()}
 
     def token_statistics(self, table: pa.Table) -> TokenStatistics | None:
         return None if self.statistics is None else self.statistics.token_statistics(table)
-
-
-def _in_order(found: Probabilities, labels: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.floating]]:
-    return {task: found[task] for task in labels}
 
 
 def read_stack(folder: RunFolder) -> Stack:

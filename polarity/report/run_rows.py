@@ -7,8 +7,17 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from polarity.evaluate.calibration import Answered, Bin, CalibrationError, apply, calibration_error, reliability, risk_coverage
-from polarity.evaluate.predictions import Codes, Floats, probability_column, task_codes
+from polarity.evaluate.calibration import (
+    Answered,
+    Bin,
+    CalibrationError,
+    apply,
+    calibration_error,
+    probabilities_of,
+    reliability,
+    risk_coverage,
+)
+from polarity.evaluate.predictions import Codes, Floats, task_codes
 from polarity.report.charts import Axis, Point, Series, lines, signed_short
 from polarity.report.page import Section, columns, fragment, table
 from polarity.report.record import Comments, Record
@@ -49,11 +58,9 @@ class ShownRow(NamedTuple):
 def judged_tasks(record: Record) -> dict[str, Judged]:
     """The heading split's predictions as arrays."""
     rows = record.rows(record.main)
-    found = {}
-    for task, classes in record.labels.items():
-        columns_K = [rows[probability_column(task, name)].to_numpy().astype(np.float64) for name in classes]
-        found[task] = Judged(*task_codes(rows, task, classes), np.stack(columns_K, axis=1))
-    return found
+    return {
+        task: Judged(*task_codes(rows, task, classes), probabilities_of(rows, task, classes)) for task, classes in record.labels.items()
+    }
 
 
 def calibration_section(record: Record) -> Section:

@@ -19,6 +19,7 @@ from polarity.predict.batch import (
     through_ray,
     working_folder,
 )
+from polarity.predict.classifier import TaskPrediction
 from polarity.predict.input import Chunk, Columns, Input, chunk_reads, has_text, open_inputs
 from polarity.predict.output import JOINED, Written, check_out, choose_prefix, join, plan_targets, put_in_place
 from polarity.predict.stacked import read_stack
@@ -68,12 +69,9 @@ class Summary(TypedDict):
     shares: dict[str, Shares]
 
 
-class TaskPrediction(TypedDict):
+class Explained(TaskPrediction):
     """One task of one comment; `words` and `title_part` where an explanation was asked for."""
 
-    label: str
-    confidence: float
-    probabilities: dict[str, float]
     words: NotRequired[list[Word]]
     title_part: NotRequired[float | None]
 
@@ -83,7 +81,7 @@ class TextPrediction(TypedDict):
 
     comment: str
     title: str
-    tasks: dict[str, TaskPrediction]
+    tasks: dict[str, Explained]
 
 
 def predict(options: ScoreOptions, data: str, out: str, given: PredictOptions | None = None, *, say: Say = print) -> Summary:
@@ -143,15 +141,7 @@ def predict_text(options: ScoreOptions, text: str, title: str = "") -> TextPredi
     if not has_text(text):
         raise DataError("--text is empty: there is nothing to classify")
     classifier = options.load()
-    row = classifier.predict_table([text], [title]).to_pylist()[0]
-    tasks: dict[str, TaskPrediction] = {
-        task: {
-            "label": row[task],
-            "confidence": row[f"{task}_confidence"],
-            "probabilities": {label: row[f"{task}_p_{label}"] for label in classes},
-        }
-        for task, classes in classifier.labels.items()
-    }
+    tasks: dict[str, Explained] = {task: {**found} for task, found in classifier.predict_rows([text], [title])[0].items()}
     if options.explain:
         from polarity.predict.explain import explain
 
@@ -176,7 +166,7 @@ def render_text(found: TextPrediction) -> str:
     return "\n".join(lines)
 
 
-def _render_words(task: str, entry: TaskPrediction) -> list[str]:
+def _render_words(task: str, entry: Explained) -> list[str]:
     """A line for each of the words with the largest parts, with a bar, in at most 80 columns."""
     title = entry.get("title_part")
     shown = [("the title", title)] if title is not None else []
