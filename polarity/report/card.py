@@ -37,8 +37,8 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
     labels = {name: classes for name, classes in record.labels.items() if task in (None, name)}
     config = record.config
     body = environment().get_template("card.md").render(
-        name=f"{record.name}: {plain(task)}" if task else record.name,
-        synthetic=record.synthetic,
+        name=f"{record.run.name}: {plain(task)}" if task else record.run.name,
+        synthetic=record.run.synthetic,
         planned=record.planned,
         encoder=plain(short_path(config.model.encoder)) if config else None,
         inference=config.model.multi_sample.inference if config else "off",
@@ -57,8 +57,8 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
         scores=_score_rows(split),
         classes=_class_rows(split),
         targets=[(plain(e["metric"]), e["target"], e["verdict"]) for e in verdict_of(split)["minimum"] if task is None],
-        sizes=record.environment.get("rows", {}),
-        dropped=record.environment.get("dropped_from_train", {}).get("rows"),
+        sizes=record.run.environment.get("rows", {}),
+        dropped=record.run.environment.get("dropped_from_train", {}).get("rows"),
         grouped=bool(config and config.data.split.kind == "group" and config.data.source is not None),
         balance=[row for row in _balance(record) if task is None or row[0] == plain(task)],
         warnings=record.ledger["warnings"] if record.ledger else [],
@@ -66,8 +66,8 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
         weakest=[(plain(t), plain(s["weakest_class"]["label"]), fraction(s["weakest_class"]["f1"])) for t, s in split["tasks"].items()],
         temperatures=sorted(plain(name) for name, found in record.calibration.items() if found.fitted),
         biased=sorted(plain(name) for name, found in record.calibration.items() if found.biases is not None),
-        packages=record.environment.get("packages", {}),
-        commit=commit_of(record.environment),
+        packages=record.run.environment.get("packages", {}),
+        commit=commit_of(record.run.environment),
     )  # fmt: skip
     return f"---\n{card_data(record, task).to_yaml()}\n---\n\n{body}"
 
@@ -87,8 +87,8 @@ def card_data(record: Record, task: str | None = None) -> ModelCardData:
         results.append(
             EvalResult(
                 task_type="text-classification",
-                dataset_type="synthetic-sample" if record.synthetic else "own-rows",
-                dataset_name=f"{'SYNTHETIC sample corpus' if record.synthetic else 'own labelled comments'}, {judged}",
+                dataset_type="synthetic-sample" if record.run.synthetic else "own-rows",
+                dataset_name=f"{'SYNTHETIC sample corpus' if record.run.synthetic else 'own labelled comments'}, {judged}",
                 dataset_split=record.main,
                 metric_type="f1",
                 metric_name=f"macro-F1, {scope}",
@@ -100,7 +100,7 @@ def card_data(record: Record, task: str | None = None) -> ModelCardData:
         pipeline_tag="text-classification",
         tags=["polarity", task] if task else ["text-classification", "multi-task", *record.labels],
         base_model=encoder if on_hub else None,
-        model_name=f"{record.name}-{task}" if task else record.name,
+        model_name=f"{record.run.name}-{task}" if task else record.run.name,
         eval_results=results,
     )
 

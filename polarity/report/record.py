@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -12,12 +13,11 @@ from polarity import artifacts
 from polarity.artifacts import RunFolder
 from polarity.best.record import BestRecord
 from polarity.config import Config
-from polarity.environment import Environment
 from polarity.evaluate.agreement import Agreement
 from polarity.evaluate.calibration import FittedTask, TaskCalibration, read_calibration
 from polarity.evaluate.judge import evaluate_split
 from polarity.evaluate.predictions import check_predictions
-from polarity.evaluate.results import JACKKNIFE, JudgedRows, Metrics, PartName, PartResult, judged_parts
+from polarity.evaluate.results import JACKKNIFE, JudgedRows, PartName, PartResult, judged_parts
 from polarity.evaluate.targets import PLAN_CLASSES, verdict
 from polarity.report.page import ReportError
 from polarity.run import Run
@@ -48,27 +48,38 @@ class Comments:
 
 @dataclass(frozen=True)
 class Record:
-    """What a run folder holds; what only a training writes may be missing (an ensemble has no history of its own)."""
+    """A judged run as its report and card show it; what only a training writes may be missing (an ensemble has no history of its own)."""
 
-    uri: str
-    metrics: Metrics
-    predictions: pa.Table
-    config: Config | None
-    config_text: str
-    environment: Environment
-    ledger: dict[str, Any] | None
-    history: list[dict[str, Any]]
-    calibration: dict[str, TaskCalibration]
-    calibration_record: dict[str, FittedTask]
-    agreement: Mapping[str, Agreement] = field(default_factory=dict)
-    """{task: how far its annotators agree}, where several labelled."""
-    best: BestRecord | None = None
-    """What `polarity best` recorded, in a run of its own."""
+    run: Run
 
-    @property
-    def name(self) -> str:
-        """The folder's own name."""
-        return self.uri.rstrip("/").rpartition("/")[2]
+    @cached_property
+    def config(self) -> Config | None:
+        """None of an evaluation."""
+        return self.run.config if self.run.has(artifacts.CONFIG) else None
+
+    @cached_property
+    def ledger(self) -> dict[str, Any] | None:
+        """ledger.json as it stands, of an older version too."""
+        return self.run.folder.read_json(artifacts.LEDGER) if self.run.has(artifacts.LEDGER) else None
+
+    @cached_property
+    def calibration(self) -> dict[str, TaskCalibration]:
+        return read_calibration(self.run.folder, self.labels) if self.run.has(artifacts.CALIBRATION) else {}
+
+    @cached_property
+    def calibration_record(self) -> dict[str, FittedTask]:
+        """{task: how the calibration was fitted, and what it changes}."""
+        return self.run.folder.read_json(artifacts.CALIBRATION)["tasks"] if self.run.has(artifacts.CALIBRATION) else {}
+
+    @cached_property
+    def agreement(self) -> dict[str, Agreement]:
+        """{task: how far its annotators agree}, where several labelled."""
+        return self.run.folder.read_json(artifacts.AGREEMENT)["tasks"] if self.run.has(artifacts.AGREEMENT) else {}
+
+    @cached_property
+    def best(self) -> BestRecord | None:
+        """What `polarity best` recorded, in a run of its own."""
+        return BestRecord.read(self.run.folder) if self.run.has(artifacts.BEST) else None
 
     @property
     def labels(self) -> dict[str, list[str]]:
@@ -78,7 +89,8 @@ class Record:
     @property
     def splits(self) -> list[PartName]:
         """The judged splits, the one that heads the report first."""
-        return sorted((name for name, _ in judged_parts(self.metrics)), key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+        judged = (name for name, _ in judged_parts(self.run.metrics))
+        return sorted(judged, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
     @property
     def main(self) -> PartName:
@@ -88,17 +100,12 @@ class Record:
     @property
     def split(self) -> PartResult:
         """The metrics of the heading split."""
-        return self.metrics[self.main]
-
-    @property
-    def synthetic(self) -> bool:
-        """Made-up comments: no score of theirs may stand beside the plan's."""
-        return "data" in self.metrics
+        return self.run.metrics[self.main]
 
     @property
     def planned(self) -> bool:
         """The plan's tasks and classes on real comments: the plan's figures may stand beside the scores."""
-        return not self.synthetic and {task: set(names) for task, names in self.labels.items()} == _PLAN
+        return not self.run.synthetic and {task: set(names) for task, names in self.labels.items()} == _PLAN
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -107,44 +114,21 @@ class Record:
 
     def rows(self, split: str) -> pa.Table:
         """The predictions of one split."""
-        return self.predictions.filter(pc.equal(self.predictions["split"], split))
-
-    def epochs(self) -> list[dict[str, Any]]:
-        """The history's rows of whole epochs."""
-        return [row for row in self.history if row["kind"] == "epoch"]
+        return self.run.rows(split)
 
     def best_epoch(self) -> int | None:
         """The epoch whose weights were kept, from 1."""
-        scores = [row["validation_overall"] for row in self.epochs()]
-        return 1 + scores.index(max(scores)) if scores else None
+        return None if self.run.stability is None else self.run.stability["best_epoch"]
 
 
 _PLAN = {task: set(classes) for task, classes in PLAN_CLASSES.items()}
 
 
 def read_record(folder: RunFolder) -> Record:
-    """Everything in the folder that a report shows. Raises RunError for what is missing or damaged, ReportError for what disagrees."""
-    run = Run(folder)
-    metrics = run.metrics
-    judged = [part for part in judged_parts(metrics) if "overall" in part[1]]
-    if not judged:
+    """The folder's run, proven. Raises RunError for what is missing or damaged, ReportError for what disagrees."""
+    record = Record(Run(folder))
+    if not any("overall" in part for _, part in judged_parts(record.run.metrics)):
         raise ReportError(f"{folder.uri}/{artifacts.METRICS}: has no scores; judge the run again")
-    labels = {task: list(scores["per_class"]) for task, scores in judged[0][1]["tasks"].items()}
-    configured, calibrated = run.has(artifacts.CONFIG), run.has(artifacts.CALIBRATION)
-    record = Record(
-        uri=folder.uri,
-        metrics=metrics,
-        predictions=folder.read_parquet(artifacts.PREDICTIONS),
-        config=run.config if configured else None,
-        config_text=run.config_text if configured else "",
-        environment=run.environment,
-        ledger=folder.read_json(artifacts.LEDGER) if folder.exists(artifacts.LEDGER) else None,
-        history=[] if run.history is None else run.history.to_pylist(),
-        calibration=read_calibration(folder, labels) if calibrated else {},
-        calibration_record=folder.read_json(artifacts.CALIBRATION)["tasks"] if calibrated else {},
-        agreement=folder.read_json(artifacts.AGREEMENT)["tasks"] if folder.exists(artifacts.AGREEMENT) else {},
-        best=BestRecord.read(folder) if folder.exists(artifacts.BEST) else None,
-    )
     check_agreement(record)
     return record
 
@@ -155,12 +139,12 @@ def check_agreement(record: Record) -> None:
     Scores, counts and verdicts must be the same. Intervals must be the same under the numpy that drew them; another numpy may draw other
     resamples, so that their ends may then differ by a fifth of the interval.
     """
-    check_predictions(record.predictions, record.labels)
-    numpy_then = record.environment.get("packages", {}).get("numpy")
+    check_predictions(record.run.predictions, record.labels)
+    numpy_then = record.run.environment.get("packages", {}).get("numpy")
     for name in record.splits:
-        stated, rows = record.metrics[name], record.rows(name)
+        stated, rows = record.run.metrics[name], record.rows(name)
         if not rows.num_rows:
-            raise ReportError(f"{record.uri}: {artifacts.METRICS} has scores of {name!r}, {artifacts.PREDICTIONS} has no such rows")
+            raise ReportError(f"{record.run.uri}: {artifacts.METRICS} has scores of {name!r}, {artifacts.PREDICTIONS} has no such rows")
         about = stated["intervals"]
         # An older run resampled titles: its intervals are not these, and cannot be held against them.
         comparable = about["unit"] == "row" or about["method"] == JACKKNIFE
@@ -175,11 +159,11 @@ def check_agreement(record: Record) -> None:
             with_slices=False,
         )
         for key, found in {"rows": again["rows"], "overall": again["overall"], "tasks": again["tasks"]}.items():
-            _compare(record.uri, f"{name}.{key}", dict(stated)[key], found if comparable else _scores_alone(found), same_numpy)
+            _compare(record.run.uri, f"{name}.{key}", dict(stated)[key], found if comparable else _scores_alone(found), same_numpy)
         if same_numpy and "verdict" in stated:
             judged = dict(verdict(cast(JudgedRows, {**again, "floors": stated.get("floors", {})}), None))
             for key in ("minimum", "stretch", "floors", "baseline"):
-                _compare(record.uri, f"{name}.verdict.{key}", dict(stated["verdict"]).get(key, judged[key]), judged[key], same_numpy)
+                _compare(record.run.uri, f"{name}.verdict.{key}", dict(stated["verdict"]).get(key, judged[key]), judged[key], same_numpy)
 
 
 def _scores_alone(tree: Any) -> Any:

@@ -111,15 +111,15 @@ def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMEN
         headline=headline(record),
         sections=[section for section in sections if isinstance(section, Section)],
         facts=_facts(record, shown),
-        banner=SYNTHETIC if record.synthetic else None,
+        banner=SYNTHETIC if record.run.synthetic else None,
         notices=_notices(record),
         footer=_footer(record),
     )
 
 
 def _kind(record: Record) -> str:
-    created = record.environment.get("created", "")[:10]
-    return ("evaluation" if "evaluation" in record.metrics else "run report") + (f", {created}" if created else "")
+    created = record.run.environment.get("created", "")[:10]
+    return ("evaluation" if "evaluation" in record.run.metrics else "run report") + (f", {created}" if created else "")
 
 
 def _title(record: Record) -> str:
@@ -135,20 +135,20 @@ def short_path(text: str) -> str:
 
 
 def _facts(record: Record, shown: Callable[[str], str]) -> list[tuple[str, str]]:
-    evaluation = record.metrics.get("evaluation")
+    evaluation = record.run.metrics.get("evaluation")
     if evaluation:
         return [
             ("run", shown(evaluation["run"])),
             ("judged on", shown(evaluation["data"])),
             ("calibrated", "yes" if evaluation["calibrated"] else "no"),
         ]
-    facts = [("run", record.name)]
-    facts += [(f"{name} rows", f"{count:,}") for name, count in record.environment.get("rows", {}).items()]
+    facts = [("run", record.run.name)]
+    facts += [(f"{name} rows", f"{count:,}") for name, count in record.run.environment.get("rows", {}).items()]
     if record.config is not None:
         facts.append(("encoder", short_path(record.config.model.encoder)))
         facts.append(("points of the plan", ", ".join(map(str, record.points)) or "none"))
         facts.append(("seed", str(record.config.train.seed)))
-    epochs = record.epochs()
+    epochs = record.run.epochs
     if epochs:
         facts.append(("epochs", f"{len(epochs)}, kept {record.best_epoch()}"))
         facts.append(("training", duration(sum(row["seconds"] or 0.0 for row in epochs))))
@@ -160,11 +160,11 @@ def _notices(record: Record) -> list[str]:
     chose = what_rows_decided(record.split)
     if record.main == "validation" and chose:
         notices.append(f"There is no test split: the validation rows that are judged here also {chose}, so the score is too good.")
-    elif record.main == "validation" and record.history and "decided" not in record.split:
+    elif record.main == "validation" and record.run.epochs and "decided" not in record.split:
         notices.append("There is no test split: the validation rows that are judged here may have chosen the epoch (an older run).")
     if "note" in record.split["intervals"]:
         notices.append(f"Intervals: {record.split['intervals']['note']}.")
-    notices += record.metrics.get("evaluation", {}).get("notes", [])
+    notices += record.run.metrics.get("evaluation", {}).get("notes", [])
     warnings = len(record.ledger["warnings"]) if record.ledger else 0
     if warnings:
         notices.append(f"The class balance has {warnings} warning{'s' if warnings > 1 else ''}: see Class balance.")

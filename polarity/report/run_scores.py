@@ -46,10 +46,12 @@ def headline(record: Record) -> Markup:
     chose = what_rows_decided(record.split)
     if chose:
         lines.append(Markup("<p>{}: {}. So the score is too good, and there is no verdict on it.</p>").format(record.main, chose))
-    if "optimism" in record.metrics:
-        found = record.metrics["optimism"]
+    if "optimism" in record.run.metrics:
+        found = record.run.metrics["optimism"]
         shown = score(found["difference"], found["ci95"], signed)
-        lines.append(Markup("<p>validation (which {}) less test: {}</p>").format(what_rows_decided(record.metrics["validation"]), shown))
+        lines.append(
+            Markup("<p>validation (which {}) less test: {}</p>").format(what_rows_decided(record.run.metrics["validation"]), shown)
+        )
     floors = floors_of(split)
     if floors:
         name = max(floors, key=lambda floor: floors[floor]["overall"]["macro_f1"])
@@ -149,7 +151,7 @@ def scores_section(record: Record) -> Section:
     """The model beside its floors on each judged split, and the paired differences."""
     parts = []
     for name in record.splits:
-        part = record.metrics[name]
+        part = record.run.metrics[name]
         chose = what_rows_decided(part)
         named = f"{name}{f': {chose}' if chose else ''}, {part['rows']:,} rows"
         heading = Markup("<h3>{}</h3>").format(named) if len(record.splits) > 1 else Markup("")
@@ -167,7 +169,7 @@ def scores_section(record: Record) -> Section:
 
 
 def _split_scores(record: Record, name: PartName) -> Markup:
-    split = record.metrics[name]
+    split = record.run.metrics[name]
     floors = floors_of(split)
     rows: list[Bar | str] = []
     effects = []

@@ -20,10 +20,11 @@ _PLACES = ("data.source", "data.train", "data.validation", "data.test", "model.e
 
 def curves_section(record: Record) -> Section | None:
     """Loss, validation macro-F1, learning rate and gradient norm; None where nothing was trained."""
-    epochs = record.epochs()
+    epochs = record.run.epochs
     if not epochs:
         return None
-    steps = [row for row in record.history if row["kind"] == "step"]
+    history = [] if record.run.history is None else record.run.history.to_pylist()
+    steps = [row for row in history if row["kind"] == "step"]
     best = record.best_epoch()
     tasks = [key.removeprefix("validation_") for key in epochs[0] if key.startswith("validation_") and key != "validation_overall"]
     loss = [_smooth(steps, "loss", "training loss", "s1")]
@@ -115,7 +116,7 @@ def configuration_section(record: Record, shown: Callable[[str], str]) -> Sectio
     for key, (before, after) in changed.items():
         rows.append([Markup("<code>{}</code>").format(key), shown(_plain(after)), _plain(before)])
     listed = table(["setting", "this run", f"preset {preset}"], rows) if rows else Markup("<p>Nothing differs.</p>")
-    text = record.config_text
+    text = record.run.config_text
     for key in _PLACES:
         value = leaves(record.config.model_dump()).get(key)
         if isinstance(value, str):
@@ -152,14 +153,14 @@ def _plain(value: Any) -> str:
 
 def reproduce_section(record: Record, shown: Callable[[str], str]) -> Section:
     """The command, the commit, seeds, versions, and the hashes of data and encoder."""
-    environment = record.environment
+    environment = record.run.environment
     commands = ""
     if record.config is not None:
-        commands = f"polarity train {shown(record.uri)}/config.yaml --run-dir runs/again\n"
-    evaluation = record.metrics.get("evaluation")
+        commands = f"polarity train {shown(record.run.uri)}/config.yaml --run-dir runs/again\n"
+    evaluation = record.run.metrics.get("evaluation")
     if evaluation:
-        commands = f"polarity evaluate {shown(evaluation['run'])} --data {shown(evaluation['data'])} --out {shown(record.uri)}\n"
-    commands += f"polarity report {shown(record.uri)}"
+        commands = f"polarity evaluate {shown(evaluation['run'])} --data {shown(evaluation['data'])} --out {shown(record.run.uri)}\n"
+    commands += f"polarity report {shown(record.run.uri)}"
     rows: list[list[Markup | str]] = [[name, value] for name, value in _origin(environment)]
     for source, digest in environment.get("data", {}).items():
         rows.append(

@@ -97,7 +97,7 @@ def read_texts(record: Record, say: Say) -> Comments:
 
 def _changed_source(record: Record, config: Config) -> str | None:
     """The first source whose hash is no longer the one that the run recorded."""
-    recorded = record.environment.get("data", {})
+    recorded = record.run.environment.get("data", {})
     wanted = [config.data.source, config.data.validation, config.data.test]
     known = [source for source in wanted if source and recorded.get(source)]
     current = describe_environment(seeds={}, sources=known)["data"]
