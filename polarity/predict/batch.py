@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -35,15 +35,22 @@ SCHEMA_VERSION = 2
 MANIFEST, LOCK = "manifest.json", "lock"
 
 
-def fingerprint(inputs: Sequence[Input]) -> list[dict[str, Any]]:
-    """Name, size and time of change of each input: whether they are still the same files."""
-    found: list[dict[str, Any]] = []
+class Fingerprint(TypedDict):
+    """Whether an input is still the same file; size and time of change are of local ones."""
+
+    name: str
+    size: NotRequired[int]
+    changed_ns: NotRequired[int]
+
+
+def fingerprint(inputs: Sequence[Input]) -> list[Fingerprint]:
+    """Name, size and time of change of each input."""
+    found: list[Fingerprint] = []
     for each in inputs:
-        entry: dict[str, Any] = {"name": str(each.path or each.source.name)}
+        found.append({"name": str(each.path or each.source.name)})
         if each.path is not None and each.path.is_file():
             status = each.path.stat()
-            entry |= {"size": status.st_size, "changed_ns": status.st_mtime_ns}
-        found.append(entry)
+            found[-1]["size"], found[-1]["changed_ns"] = status.st_size, status.st_mtime_ns
     return found
 
 
@@ -149,7 +156,7 @@ def _numbers(path: Path) -> tuple[int, int, int]:
 
 
 @contextmanager
-def working_folder(out: Path, identity: dict[str, Any], *, overwrite: bool) -> Iterator[tuple[Path, bool]]:
+def working_folder(out: Path, identity: Mapping[str, object], *, overwrite: bool) -> Iterator[tuple[Path, bool]]:
     """The hidden folder of `out`, locked, and whether it holds a prediction to go on with; deleted when the block ends well.
 
     Raises DataError where another process works there, or where an unfinished prediction of other rows, another run or other settings is
@@ -181,7 +188,7 @@ def working_folder(out: Path, identity: dict[str, Any], *, overwrite: bool) -> I
         shutil.rmtree(folder)
 
 
-def _manifest(folder: Path) -> dict[str, Any] | None:
+def _manifest(folder: Path) -> dict[str, object] | None:
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from polarity.artifacts import ENSEMBLE, MODEL, PREDICTIONS, STACK
 from polarity.errors import DataError, Say
@@ -215,7 +215,7 @@ def _keep(parts: Parts, scored: Iterator[Chunk], say: Say) -> int:
     return rows
 
 
-def _identity(options: ScoreOptions, columns: Columns, inputs: list[Input]) -> dict[str, Any]:
+def _identity(options: ScoreOptions, columns: Columns, inputs: list[Input]) -> dict[str, object]:
     """What a prediction must have in common with the one that it goes on with."""
     settings = {
         "raw": options.raw,

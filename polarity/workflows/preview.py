@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.resources import files
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -93,9 +93,24 @@ def _seconds_per_token(training: Training, batches: list[Rows], alpha: float) ->
     return (time.perf_counter() - started) / sum(int(corpus.lengths[rows].sum()) for rows in timed)
 
 
-def recorded_costs() -> dict[str, Any]:
-    """The ratios that were measured when this version was made: {"about": {...}, "step": {point: {"median", "low", "high"}}}."""
-    costs: dict[str, Any] = json.loads(files("polarity.benchmark").joinpath("point_costs.json").read_text(encoding="utf-8"))
+class Spread(TypedDict):
+    """Ratios of interleaved repeats."""
+
+    median: float
+    low: float
+    high: float
+
+
+class PointCosts(TypedDict):
+    """What was measured, and on what; `step` is by point, and of `all`."""
+
+    about: dict[str, str | int]
+    step: dict[str, Spread]
+
+
+def recorded_costs() -> PointCosts:
+    """The ratios that were measured when this version was made."""
+    costs: PointCosts = json.loads(files("polarity.benchmark").joinpath("point_costs.json").read_text(encoding="utf-8"))
     return costs
 
 
@@ -137,5 +152,5 @@ def _noted(what: str, text: str) -> list[str]:
     return tables.wrapped(text, first=f"    {what:<8}", later=" " * 12)
 
 
-def _cost(spread: Mapping[str, float]) -> str:
+def _cost(spread: Spread) -> str:
     return f"x{spread['median']:.2f} [{spread['low']:.2f}, {spread['high']:.2f}]"

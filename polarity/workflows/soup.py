@@ -14,6 +14,7 @@ import torch
 from polarity import artifacts
 from polarity.artifacts import RunFolder, user_cache_dir
 from polarity.config import Config
+from polarity.config_checks import leaves
 from polarity.data.batch import Corpus
 from polarity.data.split import Splits, load_splits
 from polarity.data.tokenize import tokenize
@@ -110,7 +111,10 @@ def _averaging(members: dict[str, Run], first: Run, splits: Splits, say: Say) ->
 
 
 def _check_same_model(first: Run, model: MultitaskModel, other: Run, other_model: MultitaskModel) -> None:
-    mine, theirs = (_flat(m.config.to_dict()) for m in (model, other_model))
+    mine, theirs = (
+        {key: value for key, value in leaves(m.config.to_dict()).items() if key.rpartition(".")[2] not in _NO_MATTER}
+        for m in (model, other_model)
+    )
     mine |= {f"data.{name}": getattr(first.config.data, name) for name in _LENGTHS}
     theirs |= {f"data.{name}": getattr(other.config.data, name) for name in _LENGTHS}
     for key in sorted({*mine, *theirs}):
@@ -119,14 +123,6 @@ def _check_same_model(first: Run, model: MultitaskModel, other: Run, other_model
                 f"{other.folder.uri}: {key} is {theirs.get(key)!r}, and {mine.get(key)!r} in {first.folder.uri}: the weights of "
                 "different models cannot be averaged; average what they predict with `polarity ensemble`"
             )
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key not in _NO_MATTER:
-            found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 @dataclass
