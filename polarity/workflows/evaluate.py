@@ -1,7 +1,7 @@
 """`polarity evaluate`: a run judged on any labelled file, as training judges, with slices by language and warnings of drift."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from polarity import artifacts
+from polarity.artifacts import RunFolder
 from polarity.config import Config, DataConfig, SplitConfig
 from polarity.data.annotators import without_votes
 from polarity.data.read import read_comments
@@ -66,7 +67,8 @@ def evaluate(
     cannot be used,
     DataError where the file cannot be judged.
     """
-    with nullcontext() if out is None else new_run(out) as folder:
+    fresh: AbstractContextManager[RunFolder | None] = nullcontext() if out is None else new_run(out)
+    with fresh as folder:
         opened = Run.open(run)
         trained = None if train is None else read_labelled(train, opened.config_with(sets).data, say)
         scored = score_file(
