@@ -9,6 +9,7 @@ from polarity.artifacts import BEST, RunFolder
 from polarity.best.plan import Plan
 from polarity.errors import RunError
 
+LABEL_ERRORS = "label_errors.parquet"
 TIMES_MORE = (2, 4)
 """How far a learning curve is extended. Beyond four times the rows it is no more than a guess."""
 
@@ -23,6 +24,11 @@ class Difference(_Record):
     difference: float
     ci95: tuple[float, float]
     verdict: str
+
+    @property
+    def interval(self) -> str:
+        """`+1.2 points [+0.3, +2.1]`."""
+        return _points(self.difference, self.ci95)
 
 
 class BiasGain(_Record):
@@ -133,6 +139,24 @@ class BestRecord(_Record):
     def write(self, folder: RunFolder) -> None:
         """Write best.json."""
         folder.write_json(BEST, self.model_dump(mode="json"))
+
+
+def combination_lines(outcome: Outcome) -> Iterator[str]:
+    """How the members were combined, what that gained, and which labels it contradicts, in words."""
+    shown = ", ".join(f"{name} {100 * score:.1f} %" for name, score in outcome.rules.items())
+    yield f"combined by {outcome.rule} (cross-fitted: {shown})"
+    for task, gain in outcome.biases.items():
+        yield f"class biases of {task} {'kept' if gain.kept else 'not kept'}: {_points(gain.cross_fitted, gain.ci95)}"
+    if outcome.against_best_member is not None:
+        yield f"stack against its best member: {outcome.against_best_member.interval}, {outcome.against_best_member.verdict}"
+    if outcome.student is not None:
+        yield f"student: {outcome.student}"
+    suspects = ", ".join(f"{count:,} of {task}" for task, count in outcome.label_errors.items())
+    yield f"labels that the stack contradicts with confidence: {suspects} ({LABEL_ERRORS})"
+
+
+def _points(value: float, ci95: tuple[float, float]) -> str:
+    return f"{100 * value:+.1f} points [{100 * ci95[0]:+.1f}, {100 * ci95[1]:+.1f}]"
 
 
 def ceiling_lines(ceiling: Ceiling) -> Iterator[str]:

@@ -24,7 +24,17 @@ from polarity import artifacts, quiet
 from polarity.artifacts import RunFolder
 from polarity.best.folds import Folds, make_folds
 from polarity.best.plan import Plan, Speed, Training, clock, make_plan
-from polarity.best.record import BestRecord, Ceiling, Difference, MemberWorth, Outcome, Started, ceiling_lines
+from polarity.best.record import (
+    LABEL_ERRORS,
+    BestRecord,
+    Ceiling,
+    Difference,
+    MemberWorth,
+    Outcome,
+    Started,
+    ceiling_lines,
+    combination_lines,
+)
 from polarity.best.stacking import Choice, Judge, choose_rule, drop_one, fit_stack, member_alone, overall
 from polarity.config import Config, SplitConfig
 from polarity.data.ledger import build_ledger
@@ -47,7 +57,7 @@ from polarity.workflows.best_training import fold_config, for_encoder, place_sco
 if TYPE_CHECKING:
     from polarity.model.embedding import Embedder
 
-OOF, MEMBERS, FEATURES, LABEL_ERRORS = "out_of_fold", "members", "features", "label_errors.parquet"
+OOF, MEMBERS, FEATURES = "out_of_fold", "members", "features"
 NO_ENCODER = "none"
 LATEST = 1.1
 """The student is begun where it would end by so much of the budget: what the plan did not foresee may take that much."""
@@ -414,7 +424,7 @@ class _Work:
             "overall"
         ]
         difference = Difference(difference=found["difference"], ci95=(found["ci95"][0], found["ci95"][1]), verdict=found["verdict"])
-        return f"against the stack there {_points(difference)}"
+        return f"against the stack there {difference.interval}, {difference.verdict}"
 
     def _pseudo_labelled(self) -> tuple[pa.Table, dict[str, Any]] | None:
         """Unlabelled comments with the stack's probabilities; the likeliest class is their label, which only weighs the row."""
@@ -524,31 +534,12 @@ def _names(encoders: list[str]) -> dict[str, str]:
 def outcome_lines(outcome: Outcome) -> Iterator[str]:
     """What came of it, in words."""
     for member in sorted(outcome.members, key=lambda each: -each.macro_f1):
-        worth = "" if member.drop_one is None else f"; without it the stack loses {_interval(member.drop_one)}"
+        worth = "" if member.drop_one is None else f"; without it the stack loses {member.drop_one.interval}"
         yield f"{member.name}: {_percent(member.macro_f1)} alone, {clock(member.seconds)}{worth}"
-    shown = ", ".join(f"{name} {_percent(score)}" for name, score in outcome.rules.items())
-    yield f"combined by {outcome.rule} (cross-fitted: {shown})"
-    for task, gain in outcome.biases.items():
-        low, high = (100 * bound for bound in gain.ci95)
-        kept = "kept" if gain.kept else "not kept"
-        yield f"class biases of {task} {kept}: {100 * gain.cross_fitted:+.1f} points [{low:+.1f}, {high:+.1f}]"
-    if outcome.against_best_member is not None:
-        yield f"stack against its best member: {_points(outcome.against_best_member)}"
-    if outcome.student is not None:
-        yield f"student: {outcome.student}"
+    yield from combination_lines(outcome)
     if outcome.ceiling is not None:
         yield from ceiling_lines(outcome.ceiling)
-    yield "suspect labels: " + ", ".join(f"{count:,} of {task}" for task, count in outcome.label_errors.items()) + f" ({LABEL_ERRORS})"
 
 
 def _percent(score: float) -> str:
     return f"{100 * score:.1f} %"
-
-
-def _points(difference: Difference) -> str:
-    return f"{_interval(difference)}, {difference.verdict}"
-
-
-def _interval(difference: Difference) -> str:
-    low, high = (100 * bound for bound in difference.ci95)
-    return f"{100 * difference.difference:+.1f} points [{low:+.1f}, {high:+.1f}]"
