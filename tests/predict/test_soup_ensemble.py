@@ -320,7 +320,7 @@ def test_a_remote_place_gets_the_whole_run_or_nothing(runs: tuple[Path, Path], t
     local = RunFolder.at
 
     def at(place: str) -> RunFolder:
-        if not place.startswith("there://"):
+        if not str(place).startswith("there://"):
             return local(place)
         return RunFolder(place, pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), place.removeprefix("there://"))
 
