@@ -141,7 +141,10 @@ def predict_text(options: ScoreOptions, text: str, title: str = "") -> TextPredi
     if not has_text(text):
         raise DataError("--text is empty: there is nothing to classify")
     classifier = options.load()
-    tasks: dict[str, Explained] = {task: {**found} for task, found in classifier.predict_rows([text], [title])[0].items()}
+    [predicted] = classifier.predict_rows([text], [title])
+    tasks: dict[str, Explained] = {
+        task: {"label": of["label"], "confidence": of["confidence"], "probabilities": of["probabilities"]} for task, of in predicted.items()
+    }
     if options.explain:
         from polarity.predict.explain import explain
 
