@@ -1,6 +1,4 @@
-"""What the sections of the configuration are made of.
-
-The configuration: one typed tree. Every field is followed by a line that says what it trades.
+"""The configuration: one typed tree. Every field is followed by a line that says what it trades.
 
 Presets, files and options are merged in `resolve.py`; here stand only the fields, their defaults (those of the plan's
 baseline, see `presets/baseline.yaml`) and the checks that a value makes sense by itself and beside the others.

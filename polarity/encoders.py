@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from polarity.artifacts import sha256_file
 from polarity.config import Config
-from polarity.errors import EncoderError, nearest
+from polarity.errors import EncoderError, first_line, nearest
 from polarity.paths import OFFLINE_PREFIX, absolute, is_local_encoder, with_absolute_paths
 from polarity.strategy import with_settings
 
@@ -230,14 +230,10 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     except OSError as error:
         # Connection refused, HF_HUB_OFFLINE, a timeout: hub errors and httpx's, as snapshot_download wraps them.
         raise EncoderError(
-            f"encoder {name!r}: the hub cannot be reached and HF_HOME holds no whole copy ({_first_line(error)}); {_ALTERNATIVES}, "
+            f"encoder {name!r}: the hub cannot be reached and HF_HOME holds no whole copy ({first_line(error)}); {_ALTERNATIVES}, "
             "or set HF_HOME to a cache that has it"
         ) from error
     return folder, folder.name
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
@@ -250,7 +246,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-        raise EncoderError(f"encoder {folder}: its tokenizer cannot be loaded ({_first_line(error)})") from error
+        raise EncoderError(f"encoder {folder}: its tokenizer cannot be loaded ({first_line(error)})") from error
     if not getattr(tokenizer, "is_fast", False):
         raise EncoderError(f"encoder {folder}: has a slow tokenizer only; polarity needs a fast one (tokenizer.json)")
     if tokenizer.pad_token_id is None:

@@ -19,6 +19,12 @@ def redacted(text: str) -> str:
     return _KEY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
 
 
+def first_line(error: object) -> str:
+    """The first line of what a library says, 300 characters at most, without its full stop; its kind where it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__
+
+
 class PolarityError(Exception):
     """Base of every error that the user, not the programmer, can mend; its message repeats no password of an address."""
 

@@ -6,7 +6,6 @@ keeps and hands on names every local place absolutely.
 
 import os
 from pathlib import Path
-from typing import Any
 
 from polarity.config import Config
 from polarity.strategy import with_settings
@@ -52,7 +51,7 @@ def absolute_tracking(uri: str) -> str:
 
 def with_absolute_paths(config: Config) -> Config:
     """The configuration with every local place absolute."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, str] = {}
     for key in DATA_KEYS:
         source = getattr(config.data, key.removeprefix("data."))
         if source is not None and is_local_data(source):

@@ -3,22 +3,51 @@
 Weakest first: the fields' defaults, a preset, a YAML file, points, short options, --set. Mappings are merged key by key, `null`
 for an entry of a mapping removes it, everything else is replaced. A layer that removes a task or changes its labels takes the weaker
 layers' entries for it along. A file that sets every field (as `polarity config` prints and a run saves) stands alone.
+
+First the merging, then the checks, which walk the typed tree: is a key known, is a value allowed, and one clear line for each that is not.
 """
 
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
 
 from polarity.config import Config
-from polarity.config_checks import Source, checked_layer, is_complete, is_mapping, is_section, leaves, part, source_of, validate
 from polarity.errors import ConfigError, nearest
 from polarity.presets import DEFAULT, STRATEGY, preset_names, preset_text
 from polarity.strategy import ALL_POINTS, POINTS, check_points, points_of_tiers
-from polarity.yaml_text import dump_tree, parse_yaml, read_yaml_mapping, scalar, yaml_mapping
+from polarity.yaml_text import Tree, dump_tree, parse_yaml, read_yaml_mapping, scalar, yaml_mapping
 
+Source = str | Mapping[str, str]
+"""A layer's name, or {dotted key: option} where its keys come from different options."""
+
+_SYNONYMS = {
+    "learning_rate": "lr",
+    "batch_size": "global_batch_size",
+    "patience": "early_stopping_patience",
+    "warmup": "warmup_ratio",
+    "num_epochs": "epochs",
+    "gamma": "focal_gamma",
+    "num_workers": "workers",
+    "max_seq_length": "max_length",
+}
+_HINTS = {
+    "string_type": "should be text; put quotes around it",
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "bool_type": "should be true or false",
+    "list_type": "should be a list",
+    "dict_type": "should be a mapping",
+    "model_type": "should be a mapping",
+    "missing": "is missing",
+    "too_short": "has too few entries",
+}
 _PER_TASK = tuple(Config().per_task())
 
 
@@ -55,7 +84,7 @@ def resolve(
     if file is not None:
         layers.add(read_yaml_mapping(file), f"file {file}")
     layers.add_points(at_points, "point ")
-    option_tree: dict[str, Any] = {}
+    option_tree: Tree = {}
     for key, (value, _) in (options or {}).items():
         _place(option_tree, key, value)
     layers.add(option_tree, {key: option for key, (_, option) in (options or {}).items()})
@@ -95,9 +124,9 @@ def _chosen_points(
     return (), kept if given or without else ()
 
 
-def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
+def parse_sets(sets: Iterable[str]) -> Tree:
     """One tree of all `key=value` settings; the last of the same key wins."""
-    tree: dict[str, Any] = {}
+    tree: Tree = {}
     for text in sets:
         key, separator, value = text.partition("=")
         if not separator or not key.strip():
@@ -106,7 +135,7 @@ def parse_sets(sets: Iterable[str]) -> dict[str, Any]:
     return tree
 
 
-def _place(tree: dict[str, Any], key: str, value: object) -> None:
+def _place(tree: Tree, key: str, value: object) -> None:
     *sections, leaf = key.split(".")
     for section in sections:
         node = tree.get(section)
@@ -116,7 +145,7 @@ def _place(tree: dict[str, Any], key: str, value: object) -> None:
     tree[leaf] = value
 
 
-def _mapping(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _mapping(tree: Tree, path: str) -> Tree:
     """The mapping at a path; an empty one where something else stands, which the final check will name."""
     found = part(tree, path)
     return found if isinstance(found, dict) else {}
@@ -126,10 +155,10 @@ def _mapping(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
 class _Layers:
     """The merged tree so far, and each leaf's source."""
 
-    tree: dict[str, Any] = field(default_factory=lambda: Config().model_dump())
+    tree: Tree = field(default_factory=lambda: Config().model_dump())
     sources: dict[str, str] = field(default_factory=lambda: dict.fromkeys(leaves(Config().model_dump()), "default"))
 
-    def add(self, layer: dict[str, Any], source: Source) -> None:
+    def add(self, layer: Tree, source: Source) -> None:
         """Merges a stronger layer; `source` names it, by key where it differs."""
         layer = checked_layer(layer, Config, source)
         if is_complete(layer, Config):
@@ -151,15 +180,15 @@ class _Layers:
             # Not checked here: a stronger layer may yet mend what contradicts itself below.
             labels = {task: names for task, names in self._labels().items() if isinstance(names, list)}
             values = POINTS[number].values_for(labels, {path: _mapping(self.tree, path) for path in _PER_TASK})
-            tree: dict[str, Any] = {}
+            tree: Tree = {}
             for key, value in values.items():
                 _place(tree, key, value)
             self.add(tree, f"{prefix}{number}")
 
-    def _labels(self) -> dict[str, Any]:
+    def _labels(self) -> Tree:
         return {name: task.get("labels") for name, task in _mapping(self.tree, "data.tasks").items() if isinstance(task, dict)}
 
-    def _merge(self, parent: dict[str, Any], key: str, value: object, path: str, source: Source, mapping: bool) -> None:
+    def _merge(self, parent: Tree, key: str, value: object, path: str, source: Source, mapping: bool) -> None:
         """Puts `value` at parent[key]; `mapping` says that parent is a free mapping, in which null removes an entry."""
         here = is_mapping(path)
         if value is None and (mapping or here):
@@ -180,7 +209,7 @@ class _Layers:
         self._forget(path)
         parent[key], self.sources[path] = value, source_of(path, source)
 
-    def _mark_empty(self, node: dict[str, Any], path: str, source: Source) -> None:
+    def _mark_empty(self, node: Tree, path: str, source: Source) -> None:
         """An empty mapping is a leaf, one with entries is not."""
         if node:
             self.sources.pop(path, None)
@@ -191,7 +220,7 @@ class _Layers:
         for known in [known for known in self.sources if known == path or known.startswith(f"{path}.")]:
             del self.sources[known]
 
-    def _follow_tasks(self, before: dict[str, Any], source: str) -> None:
+    def _follow_tasks(self, before: Tree, source: str) -> None:
         """Drops weaker layers' entries for tasks and classes that are gone; moves the split's task to one that is there."""
         labels = self._labels()
         for path in _PER_TASK:
@@ -211,12 +240,12 @@ class _Layers:
             split["stratify"] = next(iter(labels))
             self.sources["data.split.stratify"] = source
 
-    def _remove(self, path: str, node: dict[str, Any], key: str, source: str) -> None:
+    def _remove(self, path: str, node: Tree, key: str, source: str) -> None:
         self._forget(f"{path}.{key}")
         del node[key]
         self._mark_empty(node, path, source)
 
-    def _choose_source(self, layer: dict[str, Any], source: Source) -> None:
+    def _choose_source(self, layer: Tree, source: Source) -> None:
         """A layer that gives one source replaces a weaker layer's own split, and the other way round."""
         data = layer.get("data")
         given = {key for key in ("source", "train", "validation", "test") if isinstance(data, dict) and data.get(key) is not None}
@@ -257,6 +286,136 @@ def with_sets(config: Config, sets: Iterable[str]) -> Config:
     checked = validate(layers.tree, layers.sources)
     _refuse_idle_split(checked, layers.sources)
     return checked
+
+
+def source_of(path: str, source: Source) -> str:
+    """The name of the layer, or of the option behind a key of it."""
+    if isinstance(source, str):
+        return source
+    while path and path not in source:
+        path = path.rpartition(".")[0]
+    return source.get(path) or next(iter(source.values()), "options")
+
+
+def part(tree: Tree, path: str) -> Any:
+    """What stands at a dotted path, or None."""
+    node: Any = tree
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def leaves(tree: Tree, prefix: str = "") -> Tree:
+    """{dotted key: value}; an empty mapping is a leaf."""
+    found: Tree = {}
+    for key, value in tree.items():
+        found.update(leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value})
+    return found
+
+
+def is_complete(tree: Tree, model: type[BaseModel]) -> bool:
+    """Whether every field of the typed tree is set."""
+    for name, info in model.model_fields.items():
+        section = _section(info.annotation)
+        if name not in tree or (section and not (isinstance(tree[name], dict) and is_complete(tree[name], section))):
+            return False
+    return True
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _annotation(path: str) -> Any:
+    """The type at a dotted path of the tree; None where there is no such field."""
+    annotation: Any = Config
+    for key in path.split("."):
+        section = _section(annotation)
+        if section is not None:
+            info = section.model_fields.get(key)
+            annotation = info.annotation if info is not None else None
+        elif get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+        else:
+            return None
+    return annotation
+
+
+def is_mapping(path: str) -> bool:
+    """Whether a mapping with free keys is at this path."""
+    return get_origin(_annotation(path)) is dict
+
+
+def is_section(path: str) -> bool:
+    """Whether a section with fixed keys is at this path."""
+    return _section(_annotation(path)) is not None
+
+
+def checked_layer(layer: Tree, model: type[BaseModel], source: Source, prefix: str = "") -> Tree:
+    """The layer without sections that say nothing (`optim:` and no more). Raises ConfigError for a key that there is not."""
+    cleaned: Tree = {}
+    for key, value in layer.items():
+        path = f"{prefix}{key}"
+        if key not in model.model_fields:
+            raise ConfigError(f"{path}: unknown setting (from {source_of(path, source)}); {_hint(key, model)}")
+        section = _section(model.model_fields[key].annotation)
+        if section is None:
+            _check_entries(path, model.model_fields[key].annotation, value, source)
+            cleaned[key] = value
+        elif isinstance(value, dict):
+            cleaned[key] = checked_layer(value, section, source, f"{path}.")
+        elif value is not None:
+            raise ConfigError(
+                f"{path}: got {value!r} (from {source_of(path, source)}); it is a section, "
+                f"set one of its keys: {', '.join(section.model_fields)}"
+            )
+    return cleaned
+
+
+def _check_entries(path: str, annotation: Any, value: object, source: Source) -> None:
+    """A mapping is one, and the sections in it (data.tasks.X) have known keys."""
+    if get_origin(annotation) is dict and value is not None and not isinstance(value, dict):
+        raise ConfigError(f"{path}: got {value!r}, should be a mapping (from {source_of(path, source)})")
+    section = _section(get_args(annotation)[1]) if get_origin(annotation) is dict else None
+    if section is not None and isinstance(value, dict):
+        for name, entry in value.items():
+            for key in entry if isinstance(entry, dict) else ():
+                if key not in section.model_fields:
+                    raise ConfigError(f"{path}.{name}.{key}: unknown setting (from {source_of(path, source)}); {_hint(key, section)}")
+
+
+def _hint(key: str, model: type[BaseModel]) -> str:
+    """The nearest key of the same section, or the same key elsewhere in the tree."""
+    word = _SYNONYMS.get(key, key)
+    if word in model.model_fields:
+        return f"did you mean {word!r}?"
+    elsewhere = [path for path in leaves(Config().model_dump()) if path.rpartition(".")[2] == word]
+    if elsewhere:
+        return "did you mean " + " or ".join(repr(path) for path in elsewhere) + "?"
+    return nearest(word, model.model_fields)
+
+
+def validate(tree: Tree, sources: Mapping[str, str]) -> Config:
+    """The typed configuration. Raises ConfigError with a line per wrong value: key, value, what is allowed, where it came from."""
+    try:
+        return Config.model_validate(tree, strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_line(dict(item), sources) for item in error.errors())) from error
+
+
+def _line(item: Tree, sources: Mapping[str, str]) -> str:
+    path = ".".join(str(step) for step in item["loc"] if step != "[key]")
+    if item["type"] == "value_error":
+        message = str(item["ctx"]["error"])
+        named = [key for key in dict.fromkeys(re.findall(r"[a-z_]+(?:\.\w+)+", message)) if sources.get(key, "default") != "default"]
+        origin = f" ({'; '.join(f'{key} from {sources[key]}' for key in named)})" if named else ""
+        return message + origin if not path or message.startswith(path.split(".")[0]) else f"{path}: {message}{origin}"
+    key = path
+    while key and key not in sources:
+        key = key.rpartition(".")[0]
+    origin = f" (from {sources[key]})" if key else ""
+    allowed = _HINTS.get(item["type"], item["msg"].replace("Input should", "should"))
+    return f"{path}: {allowed}{origin}" if item["type"] == "missing" else f"{path}: got {item['input']!r}, {allowed}{origin}"
 
 
 class _Callable(ModuleType):

@@ -6,7 +6,7 @@ exception: 3 and 9 both set `optim.schedule`. In number order 9 replaces the sch
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,13 +31,13 @@ class Point:
     claim: tuple[float, float]
     source: str
     settings: Settings
-    where_unset: Settings
+    where_unset: Settings = field(default_factory=dict)
 
-    def values(self, config: Config) -> dict[str, Any]:
+    def values(self, config: Config) -> Settings:
         """The settings that this point makes on `config`, for its tasks and classes only."""
         return self.values_for(config.labels, config.per_task())
 
-    def values_for(self, labels: Mapping[str, list[str]], per_task: Mapping[str, Mapping[str, object]]) -> dict[str, Any]:
+    def values_for(self, labels: Mapping[str, list[str]], per_task: Mapping[str, Mapping[str, object]]) -> Settings:
         """As `values`, from {task: classes} and {path: {task: value}} of a configuration that need not be whole yet."""
         chosen = {key: _for_tasks(value, labels) if key in _PER_TASK else value for key, value in self.settings.items()}
         for key, value in self.where_unset.items():
@@ -70,9 +70,9 @@ class Phase:
 _PER_TASK = frozenset(Config().per_task())
 
 
-def _for_tasks(value: Mapping[str, Any], labels: Mapping[str, list[str]]) -> dict[str, Any]:
+def _for_tasks(value: Settings, labels: Mapping[str, list[str]]) -> Settings:
     """The part of a per-task mapping whose tasks, and classes where it has them, exist."""
-    known: dict[str, Any] = {}
+    known: dict[str, object] = {}
     for task, inner in value.items():
         if task not in labels:
             continue
@@ -100,14 +100,8 @@ def _merged(old: object, new: object) -> object:
     return dict(new) if isinstance(new, Mapping) else new
 
 
-def _point(
-    number: int, title: str, tier: int, claim: tuple[float, float], source: str, settings: Settings, where_unset: Settings | None = None
-) -> Point:
-    return Point(number, title, tier, claim, source, settings, where_unset or {})
-
-
 _ALL_POINTS = (
-    _point(
+    Point(
         1,
         "class reweighting",
         1,
@@ -121,7 +115,7 @@ _ALL_POINTS = (
             "loss.class_weights.max_weight": 10.0,
         },
     ),
-    _point(
+    Point(
         2,
         "oversampling",
         1,
@@ -134,7 +128,7 @@ _ALL_POINTS = (
             "data.oversample.stratified": True,
         },
     ),
-    _point(
+    Point(
         3,
         "longer training",
         1,
@@ -142,7 +136,7 @@ _ALL_POINTS = (
         "Loshchilov and Hutter 2017 (cosine schedule)",
         {"train.epochs": 12, "train.early_stopping_patience": 6, "optim.schedule": "cosine", "optim.lr_floor": 1e-7},
     ),
-    _point(
+    Point(
         4,
         "larger heads",
         2,
@@ -150,7 +144,7 @@ _ALL_POINTS = (
         "He et al. 2016 (residual connections)",
         {"model.head.hidden_size": 768, "model.head.layers": 3, "model.head.intermediate_size": 1024, "model.head.residual": True},
     ),
-    _point(
+    Point(
         5,
         "pooling",
         2,
@@ -158,7 +152,7 @@ _ALL_POINTS = (
         "Yang et al. 2016 (attention pooling)",
         {"model.pooling": "attention", "model.concat_cls": True, "model.concat_mean": True},
     ),
-    _point(
+    Point(
         6,
         "focal loss",
         3,
@@ -166,7 +160,7 @@ _ALL_POINTS = (
         "Lin et al. 2017; adaptive gamma: compare Li et al. 2022",
         {"loss.focal_gamma": {"sentiment": 2.0, "polarization": 2.5}, "loss.adaptive_gamma": True},
     ),
-    _point(
+    Point(
         7,
         "regularization",
         3,
@@ -182,7 +176,7 @@ _ALL_POINTS = (
         # Adaptive smoothing distributes a smoothing that is there; without one it would do nothing.
         {"loss.label_smoothing": {"sentiment": 0.08, "polarization": 0.05}},
     ),
-    _point(
+    Point(
         8,
         "multi-sample dropout",
         3,
@@ -190,7 +184,7 @@ _ALL_POINTS = (
         "Inoue 2019",
         {"model.multi_sample.samples": 3, "model.multi_sample.inference": "vote", "model.multi_sample.inference_samples": 3},
     ),
-    _point(
+    Point(
         9,
         "learning rate",
         4,
@@ -198,7 +192,7 @@ _ALL_POINTS = (
         "Loshchilov and Hutter 2017 (warm restarts)",
         {"optim.lr": 2.5e-5, "optim.warmup_ratio": 0.20, "optim.schedule": "cosine_restarts", "optim.cycles": 2},
     ),
-    _point(
+    Point(
         10,
         "gradients",
         4,

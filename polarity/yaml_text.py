@@ -7,7 +7,10 @@ from typing import Any
 
 import yaml
 
-from polarity.errors import ConfigError, nearest
+from polarity.errors import ConfigError, first_line, nearest
+
+Tree = dict[str, Any]
+"""A mapping as YAML gives it: text keys, and values of YAML's kinds, mappings among them. Whoever takes one checks it."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,10 +49,10 @@ def parse_yaml(text: str, place: str) -> Any:
         where = f"{place}, line {mark.line + 1}" if mark is not None else place
         raise ConfigError(f"{where}: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{place}: not YAML ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"{place}: not YAML ({first_line(error)})") from error
 
 
-def read_yaml_mapping(path: Path) -> dict[str, Any]:
+def read_yaml_mapping(path: Path) -> Tree:
     """The mapping in a YAML file; an empty file is an empty one. Raises ConfigError: missing, unreadable, not a mapping."""
     try:
         text = path.read_text("utf-8-sig")
@@ -65,7 +68,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     return yaml_mapping(text, str(path))
 
 
-def yaml_mapping(text: str, place: str) -> dict[str, Any]:
+def yaml_mapping(text: str, place: str) -> Tree:
     content = parse_yaml(text, place)
     if content is None:
         return {}

@@ -92,7 +92,7 @@ def test_oversample_says_what_it_leaves_out_and_what_it_leaves_in(ray_cluster: N
     out = tmp_path / "epoch.parquet"
     status, shown, _ = polarity("data", "oversample", file, "--points", "2", "--out", out, "--set", "data.bad_rows=drop")
     table = pq.read_table(out)
-    assert status == 0 and "left out 1 of 93 rows as bad (data.bad_rows=drop)" in shown
+    assert status == 0 and "left out 1 of 93 rows (data.bad_rows=drop):" in shown and "line 92: empty comment" in shown
     assert "data.split and data.duplicates were not applied" in shown
     ids = set(table["row_id"].to_pylist())
     assert len(ids) == 92 and {"twin", "other twin"} <= ids

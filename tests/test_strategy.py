@@ -5,9 +5,8 @@ import itertools
 import pytest
 
 from polarity.config import Config, DataConfig, LossConfig, TaskConfig
-from polarity.config_checks import leaves
 from polarity.errors import ConfigError
-from polarity.resolve import resolve
+from polarity.resolve import leaves, resolve
 from polarity.strategy import ALL_POINTS, PHASES, POINTS, TIERS, apply_points, claims_table, points_of_tiers, points_on
 
 BASELINE = resolve(preset="baseline").config

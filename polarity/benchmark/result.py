@@ -7,7 +7,7 @@ from markupsafe import Markup
 from rich.table import Table
 
 from polarity import tables
-from polarity.benchmark.timing import Figures, LimitFigures, Methods, PointFigures, RaceFigures, RacePart, SpreadFigures, StartupFigures
+from polarity.benchmark.timing import Figures, LimitFigures, Methods, PointFigures, RaceFigures, RacePart, StartupFigures, shown
 from polarity.report.charts import Bar, Mark, bars
 from polarity.report.page import Section, details, render_page
 
@@ -27,7 +27,7 @@ def render(result: Figures) -> str:
             console.print(_speeds(_RACES[part], result[part]))
     if "limit" in result:
         limit = result["limit"]
-        real, padded = (_spread(share, percent=True) for share in (limit["mfu_real_tokens"], limit["mfu_padded_tokens"]))
+        real, padded = (shown(share, percent=True) for share in (limit["mfu_real_tokens"], limit["mfu_padded_tokens"]))
         console.print(f"Matrix products of this machine: {limit['peak_flops'] / 1e9:,.0f} GFLOP/s in {about['precision']}.")
         console.print(f"Training uses {real} of that on real tokens, {padded} with padding.")
     if "checkpoint" in result:
@@ -41,19 +41,18 @@ def render(result: Figures) -> str:
     if "startup" in result:
         console.print(_startup(result["startup"]))
     if "trials" in result:
-        first, after = (_spread(result["trials"][name]) for name in ("first", "next"))
+        first, after = (shown(result["trials"][name]) for name in ("first", "next"))
         console.print(f"A trial of an ablation takes {after} s that are not training; the first one, which starts its process, {first} s.")
     return tables.text_of(console)
 
 
 def _speeds(title: str, part: RaceFigures) -> Table:
-    table = Table(title=f"{title}: medians [least, greatest]; a ratio above 1 says that polarity is faster", title_justify="left")
-    for name in ("", "rows/s", "tokens/s", "padding", "polarity is x times as fast"):
-        table.add_column(name)
+    title = f"{title}: medians [least, greatest]; a ratio above 1 says that polarity is faster"
+    table = Table("", "rows/s", "tokens/s", "padding", "polarity is x times as fast", title=title, title_justify="left")
     for name, rates in part["rates"].items():
         padding = 1 - rates["tokens"]["median"] / rates["padded_tokens"]["median"]
         ratio = part["ratios"].get(name)
-        table.add_row(name, _spread(rates["rows"]), f"{rates['tokens']['median']:,.0f}", f"{padding:.1%}", _spread(ratio) if ratio else "")
+        table.add_row(name, shown(rates["rows"]), f"{rates['tokens']['median']:,.0f}", f"{padding:.1%}", shown(ratio) if ratio else "")
     return table
 
 
@@ -61,30 +60,27 @@ def _checkpoint(part: RaceFigures) -> Table:
     table = Table("", "a second", "MB/s", "polarity is x times as fast", title="Checkpoints", title_justify="left")
     for name, rates in part["rates"].items():
         ratio = part["ratios"].get(name)
-        table.add_row(name, _spread(rates["checkpoints"]), f"{rates['mb']['median']:,.0f}", _spread(ratio) if ratio else "")
+        table.add_row(name, shown(rates["checkpoints"]), f"{rates['mb']['median']:,.0f}", shown(ratio) if ratio else "")
     return table
 
 
 def _points(part: PointFigures) -> Table:
-    table = Table(title="Time of a step for each row, as a ratio to the baseline's", title_justify="left")
-    table.add_column("point")
-    table.add_column("ratio")
+    table = Table("point", "ratio", title="Time of a step for each row, as a ratio to the baseline's", title_justify="left")
     for name, spread in part["step"].items():
-        table.add_row(name, _spread(spread))
+        table.add_row(name, shown(spread))
     return table
 
 
 def _oversampling(title: str, part: Mapping[str, Methods]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in ("rows", "method", "repeats", "rows/s", "peak MB", "polarity is x times as fast"):
-        table.add_column(name)
+    columns = ("rows", "method", "repeats", "rows/s", "peak MB", "polarity is x times as fast")
+    table = Table(*columns, title=title, title_justify="left")
     for rows, methods in part.items():
         for method, entry in methods.items():
             if "failed" in entry:
                 table.add_row(f"{int(rows):,}", method, "", entry["failed"])
                 continue
             speed, peak = entry["rows_per_s"]["median"], entry["peak_mb"]["median"]
-            ratio = _spread(entry["ratio"]) if "ratio" in entry else ""
+            ratio = shown(entry["ratio"]) if "ratio" in entry else ""
             table.add_row(f"{int(rows):,}", method, str(entry["repeats"]), f"{speed:,.0f}", f"{peak:,.0f}", ratio)
         table.add_section()
     return table
@@ -93,15 +89,10 @@ def _oversampling(title: str, part: Mapping[str, Methods]) -> Table:
 def _startup(part: StartupFigures) -> Table:
     table = Table("", "seconds", title="Cold start to the first step", title_justify="left")
     for name, spread in part["polarity"].items():
-        table.add_row(name, _spread(spread))
-    table.add_row("bare TorchTrainer, to an empty loop", _spread(part["bare TorchTrainer"]))
-    table.add_row("ratio", _spread(part["ratio"]))
+        table.add_row(name, shown(spread))
+    table.add_row("bare TorchTrainer, to an empty loop", shown(part["bare TorchTrainer"]))
+    table.add_row("ratio", shown(part["ratio"]))
     return table
-
-
-def _spread(value: SpreadFigures, *, percent: bool = False) -> str:
-    form = "{:.0%}" if percent else "{:.2f}"
-    return f"{form.format(value['median'])} [{form.format(value['low'])}, {form.format(value['high'])}]"
 
 
 _SPREAD = "least to greatest of the repeats"

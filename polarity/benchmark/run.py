@@ -1,15 +1,14 @@
 """All parts of `polarity benchmark` in one run."""
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from polarity.benchmark.setting import Setting, describe_machine
-from polarity.benchmark.timing import Contestant, Figures, LimitFigures, Race, RacePart, Spread, race
-from polarity.benchmark.training import point_costs, prediction_contestants, training_contestants
+from polarity.benchmark.timing import Contestant, Figures, LimitFigures, Race, RacePart, race, shown, spread
+from polarity.benchmark.training import Setting, describe_machine, point_costs, prediction_contestants, training_contestants
 from polarity.config import Config
+from polarity.errors import Say
 from polarity.model.flops import flops_per_row, peak_flops
 
 SCHEMA_VERSION = 1
@@ -24,7 +23,7 @@ def run_benchmark(
     repeats: int,
     oversampling_rows: list[int],
     options: list[str],
-    say: Callable[[str], None],
+    say: Say,
 ) -> Figures:
     """Measure `parts` (of PARTS); training and prediction take `rows` rows a repeat. Returns plain values for JSON."""
     setting = Setting.of(config, rows)
@@ -47,14 +46,15 @@ def run_benchmark(
         with tempfile.TemporaryDirectory(prefix="polarity-benchmark-") as folder:
             _raced("checkpoint", checkpoint_contestants(setting, Path(folder)), repeats, result, say, unit="checkpoints")
     if "points" in parts:
-        costs = point_costs(config.model.encoder, repeats=repeats, say=say)
-        result["points"] = {"step": {name: spread.to_json() for name, spread in costs.step.items()}, "about": costs.about}
+        result["points"] = point_costs(config.model.encoder, repeats=repeats, say=say)
     if "oversampling" in parts:
-        from polarity.benchmark.oversampling import compare
+        from polarity.benchmark.rows import compare_oversampling
 
-        result["oversampling"] = {str(n): compare(n, repeats=repeats if n < 5_000_000 else 1, say=say) for n in oversampling_rows}
+        result["oversampling"] = {
+            str(n): compare_oversampling(n, repeats=repeats if n < 5_000_000 else 1, say=say) for n in oversampling_rows
+        }
     if "loading" in parts:
-        from polarity.benchmark.loading import compare_loading
+        from polarity.benchmark.rows import compare_loading
 
         many = min(max(oversampling_rows), 1_000_000)
         result["loading"] = {str(many): compare_loading(many, batches=2000, repeats=repeats, say=say)}
@@ -69,18 +69,16 @@ def run_benchmark(
     return result
 
 
-def _raced(
-    part: RacePart, contestants: dict[str, Contestant], repeats: int, result: Figures, say: Callable[[str], None], unit: str = "rows"
-) -> Race:
+def _raced(part: RacePart, contestants: dict[str, Contestant], repeats: int, result: Figures, say: Say, unit: str = "rows") -> Race:
     say(f"{part}: {', '.join(contestants)}; {repeats} repeats after one that does not count")
     done = race(contestants, repeats)
     ratios = {peer: done.speed_ratio("polarity", peer, unit) for peer in contestants if peer != "polarity"}
     result[part] = {
-        "rates": done.to_json(),
-        "ratios": {peer: spread.to_json() for peer, spread in ratios.items()},
+        "rates": done.rates(),
+        "ratios": ratios,
         "runs": {name: [{**run.units, "seconds": run.seconds} for run in runs] for name, runs in done.runs.items()},
     }
-    say("; ".join(f"polarity is {spread} times as fast as {peer}" for peer, spread in ratios.items()))
+    say("; ".join(f"polarity is {shown(ratio)} times as fast as {peer}" for peer, ratio in ratios.items()))
     return done
 
 
@@ -94,7 +92,7 @@ def _limit(setting: Setting, trained: Race) -> LimitFigures:
     padded = [rate * run.units["padded_tokens"] / run.units["tokens"] for rate, run in zip(rates, runs, strict=True)]
     return {
         "peak_flops": peak,
-        "mfu_real_tokens": Spread.of([rate / peak for rate in rates]).to_json(),
-        "mfu_padded_tokens": Spread.of([rate / peak for rate in padded]).to_json(),
+        "mfu_real_tokens": spread([rate / peak for rate in rates]),
+        "mfu_padded_tokens": spread([rate / peak for rate in padded]),
         "threads": torch.get_num_threads(),
     }

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from polarity.artifacts import STUDY
-from polarity.benchmark.timing import Spread, StartupFigures, TrialFigures
-from polarity.errors import PolarityError
+from polarity.benchmark.timing import StartupFigures, TrialFigures, shown, spread
+from polarity.errors import PolarityError, Say
 
 
 def seconds_to(command: list[str], marks: list[str]) -> list[float]:
@@ -70,7 +70,7 @@ TorchTrainer(loop, scaling_config=ScalingConfig(num_workers=int(sys.argv[1])),
 """
 
 
-def startup(options: list[str], workers: int, *, repeats: int, say: Callable[[str], None]) -> StartupFigures:
+def startup(options: list[str], workers: int, *, repeats: int, say: Say) -> StartupFigures:
     """{"polarity": {part: seconds, "first step"}, "bare TorchTrainer", "ratio"}; `options` are those of `polarity train`."""
     parts: dict[str, list[float]] = {}
     bare: list[float] = []
@@ -89,12 +89,12 @@ def startup(options: list[str], workers: int, *, repeats: int, say: Callable[[st
         bare.append(entered)
         ratios.append(before / entered)
     result: StartupFigures = {
-        "polarity": {name: Spread.of(values).to_json() for name, values in parts.items()},
-        "bare TorchTrainer": Spread.of(bare).to_json(),
-        "ratio": Spread.of(ratios).to_json(),
+        "polarity": {name: spread(values) for name, values in parts.items()},
+        "bare TorchTrainer": spread(bare),
+        "ratio": spread(ratios),
     }
-    first = Spread.of(parts["first step"])
-    say(f"cold start to the first step: {first} s; bare TorchTrainer {Spread.of(bare)} s; ratio {Spread.of(ratios)}")
+    first, empty, times = shown(spread(parts["first step"])), shown(result["bare TorchTrainer"]), shown(result["ratio"])
+    say(f"cold start to the first step: {first} s; bare TorchTrainer {empty} s; ratio {times}")
     return result
 
 
@@ -102,7 +102,7 @@ _ENDED = re.compile(r"(\S+): finished after")
 EPOCHS = 2
 
 
-def trials(options: list[str], *, repeats: int, say: Callable[[str], None]) -> TrialFigures:
+def trials(options: list[str], *, repeats: int, say: Say) -> TrialFigures:
     """{"first", "next": seconds a trial that are not training}; `options` are those of `polarity ablate`.
 
     A study of two arms alike, `repeats` + 1 trials or one more, one at a time in one process, which the first trial starts. Validation,
@@ -130,10 +130,10 @@ def trials(options: list[str], *, repeats: int, say: Callable[[str], None]) -> T
     first = by_id[ends[0][0]]
     alone = first["seconds"] - first["train_seconds"]
     result: TrialFigures = {
-        "first": Spread.of([alone]).to_json(),
-        "next": Spread.of(spent).to_json(),
-        "training": Spread.of([trial["train_seconds"] for trial, _ in after]).to_json(),
+        "first": spread([alone]),
+        "next": spread(spent),
+        "training": spread([trial["train_seconds"] for trial, _ in after]),
         "epochs": EPOCHS,
     }
-    say(f"between trials: {Spread.of(spent)} s that are not training; the first one {alone:.1f} s")
+    say(f"between trials: {shown(result['next'])} s that are not training; the first one {alone:.1f} s")
     return result

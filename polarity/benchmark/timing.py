@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict
 
 
-class SpreadFigures(TypedDict):
-    """A `Spread` in the JSON file."""
+class Spread(TypedDict):
+    """The median of the repeats, and the least and greatest."""
 
     median: float
     low: float
@@ -18,8 +18,8 @@ class SpreadFigures(TypedDict):
 class RaceFigures(TypedDict):
     """Contestants that took turns: {name: {unit: units a second}}, polarity's speed as a ratio to each peer's, and every run."""
 
-    rates: dict[str, dict[str, SpreadFigures]]
-    ratios: dict[str, SpreadFigures]
+    rates: dict[str, dict[str, Spread]]
+    ratios: dict[str, Spread]
     runs: dict[str, list[dict[str, float]]]
 
 
@@ -27,44 +27,42 @@ class LimitFigures(TypedDict):
     """Share of the machine's matrix-product rate that training reaches (MFU), counting real tokens and all computed ones."""
 
     peak_flops: float
-    mfu_real_tokens: SpreadFigures
-    mfu_padded_tokens: SpreadFigures
+    mfu_real_tokens: Spread
+    mfu_padded_tokens: Spread
     threads: int
 
 
 class PointFigures(TypedDict):
     """{point: time of a step for each row as a ratio to the baseline's}."""
 
-    step: dict[str, SpreadFigures]
+    step: dict[str, Spread]
     about: dict[str, str | int]
 
 
 class MethodFigures(TypedDict):
     """A way to oversample or to load so many rows; `failed` alone where it did not end."""
 
-    seconds: NotRequired[SpreadFigures]
-    peak_mb: NotRequired[SpreadFigures]
-    first_s: NotRequired[SpreadFigures]
-    ratio: NotRequired[SpreadFigures]
-    rows_per_s: NotRequired[SpreadFigures]
+    seconds: NotRequired[Spread]
+    peak_mb: NotRequired[Spread]
+    first_s: NotRequired[Spread]
+    ratio: NotRequired[Spread]
+    rows_per_s: NotRequired[Spread]
     out_rows: NotRequired[float]
     repeats: NotRequired[int]
     failed: NotRequired[str]
 
 
 Methods = dict[str, MethodFigures]
-StartupFigures = TypedDict(
-    "StartupFigures", {"polarity": dict[str, SpreadFigures], "bare TorchTrainer": SpreadFigures, "ratio": SpreadFigures}
-)
+StartupFigures = TypedDict("StartupFigures", {"polarity": dict[str, Spread], "bare TorchTrainer": Spread, "ratio": Spread})
 """Seconds of the parts of a cold start, beside an empty loop under Ray Train."""
 
 
 class TrialFigures(TypedDict):
     """Seconds of a study's trials that are not training, and of training."""
 
-    first: SpreadFigures
-    next: SpreadFigures
-    training: SpreadFigures
+    first: Spread
+    next: Spread
+    training: Spread
     epochs: int
 
 
@@ -87,25 +85,15 @@ class Figures(TypedDict):
 RacePart = Literal["training", "prediction", "checkpoint"]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """The median of the repeats, and the least and greatest."""
+def spread(values: list[float]) -> Spread:
+    """Of one value or more."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
-    median: float
-    low: float
-    high: float
 
-    @classmethod
-    def of(cls, values: list[float]) -> "Spread":
-        """Of one value or more."""
-        return cls(statistics.median(values), min(values), max(values))
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-    def to_json(self) -> SpreadFigures:
-        """As plain values."""
-        return {"median": self.median, "low": self.low, "high": self.high}
+def shown(value: Spread, *, percent: bool = False) -> str:
+    """`1.20 [1.10, 1.30]`."""
+    form = "{:.0%}" if percent else "{:.2f}"
+    return f"{form.format(value['median'])} [{form.format(value['low'])}, {form.format(value['high'])}]"
 
 
 @dataclass(frozen=True)
@@ -128,20 +116,20 @@ class Race:
 
     def rate(self, name: str, unit: str) -> Spread:
         """Units a second."""
-        return Spread.of([run.units[unit] / run.seconds for run in self.runs[name]])
+        return spread([run.units[unit] / run.seconds for run in self.runs[name]])
 
     def speed_ratio(self, name: str, peer: str, unit: str = "rows") -> Spread:
         """How many times the peer's rate `name` has, repeat by repeat: above 1 is faster."""
         pairs = zip(self.runs[name], self.runs[peer], strict=True)
-        return Spread.of([(ours.units[unit] / ours.seconds) / (theirs.units[unit] / theirs.seconds) for ours, theirs in pairs])
+        return spread([(ours.units[unit] / ours.seconds) / (theirs.units[unit] / theirs.seconds) for ours, theirs in pairs])
 
     def cost(self, name: str, peer: str, unit: str = "rows") -> Spread:
         """How many times the peer's time a unit takes: above 1 is slower."""
         return self.speed_ratio(peer, name, unit)
 
-    def to_json(self) -> dict[str, dict[str, SpreadFigures]]:
+    def rates(self) -> dict[str, dict[str, Spread]]:
         """{contestant: {unit: rate a second}}."""
-        return {name: {unit: self.rate(name, unit).to_json() for unit in runs[0].units} for name, runs in self.runs.items()}
+        return {name: {unit: self.rate(name, unit) for unit in runs[0].units} for name, runs in self.runs.items()}
 
 
 def race(contestants: Mapping[str, Contestant], repeats: int, *, warm_up: bool = True) -> Race:

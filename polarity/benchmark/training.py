@@ -7,9 +7,9 @@ A checkpoint: the loop's own, into a run folder, beside `torch.save` of the same
 twice: how long the training stands still for it, and how long it takes until it is on the disk.
 """
 
+import platform
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,21 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers import logging as transformers_logging
 
 from polarity.artifacts import RunFolder
-from polarity.benchmark.setting import Setting, count_tokens, shuffled
-from polarity.benchmark.timing import Contestant, Measured, Spread, race, timed
+from polarity.benchmark.timing import Contestant, Measured, PointFigures, Spread, race, shown, timed
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows, evaluation_batches, global_batches, micro_batches
-from polarity.data.ledger import build_ledger
+from polarity.data.ledger import TaskStatistics, build_ledger
 from polarity.data.sample import sample_comments
+from polarity.data.split import load_splits
 from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer, resolve_encoder
-from polarity.errors import ConfigError
+from polarity.errors import ConfigError, Say
 from polarity.model.inference import autocast, to_tensors
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import resolve
@@ -39,9 +40,84 @@ from polarity.strategy import ALL_POINTS
 from polarity.train.loop import Tables, Training
 from polarity.train.validate import predict
 from polarity.train.worker import RunEvents
-from polarity.train.world import World, device_here
+from polarity.train.world import World, device_here, resolve_precision
 
 PEERS = ("bare loop", "Trainer, length grouping", "Trainer")
+
+
+def describe_machine(device: torch.device) -> dict[str, str | int]:
+    """What the figures were measured on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), platform.processor())
+    except OSError:
+        return platform.processor()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that all contestants share."""
+
+    config: Config
+    corpus: Corpus
+    statistics: dict[str, TaskStatistics]
+    folder: Path
+    encoder: PreTrainedConfig
+    precision: str
+    world: World
+
+    @classmethod
+    def of(cls, config: Config, rows: int) -> "Setting":
+        """The first `rows` training rows of the configuration's data (file order says nothing about length)."""
+        files = resolve_encoder(config.model.encoder, config.model.revision)
+        tokenizer = load_tokenizer(files.folder)
+        train = load_splits(config.data, lambda line: None).train
+        ledger = build_ledger(train, config)
+        tasks = list(config.labels)
+        statistics = ledger.task_statistics
+        corpus = Corpus.from_table(tokenize(train.slice(0, rows), tokenizer, config.data), tasks, tokenizer.pad_token_id)
+        world = World.current(device_here(config.cluster.gpu))
+        precision = resolve_precision(config.train.precision, world)
+        model = MultitaskModel.from_encoder(files.folder, config.model, config.labels, seed=0)
+        return cls(config, corpus, statistics, files.folder, model.encoder.config, precision, world)
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.device
+
+    def model(self) -> MultitaskModel:
+        """A fresh model on the device, in training mode, the same weights each time."""
+        model = MultitaskModel.from_encoder(self.folder, self.config.model, self.config.labels, seed=0)
+        nn.Module.to(model, self.device).train()
+        return model
+
+    def tables(self) -> Tables:
+        return Tables(self.corpus, self.corpus, None, self.statistics)
+
+    def weights(self, task: str) -> torch.Tensor:
+        """Class weights (K,) on the device."""
+        return torch.tensor(self.statistics[task].class_weights, device=self.device)
+
+
+def shuffled(corpus: Corpus, seed: int = 0) -> Rows:
+    """The corpus's rows in random order."""
+    order: NDArray[np.int64] = np.random.default_rng(seed).permutation(len(corpus))
+    return order
+
+
+def count_tokens(corpus: Corpus, batches: list[Rows], micro: int) -> dict[str, float]:
+    """Rows, real tokens, and tokens computed with padding."""
+    cuts = [corpus.lengths[m] for rows in batches for m in micro_batches(rows, micro)]
+    return {
+        "rows": float(sum(len(c) for c in cuts)),
+        "tokens": float(sum(int(c.sum()) for c in cuts)),
+        "padded_tokens": float(sum(int(c.max()) * len(c) for c in cuts)),
+    }
 
 
 def training_contestants(setting: Setting) -> dict[str, Contestant]:
@@ -224,15 +300,7 @@ TIMED_ROWS = 144
 """Rows of one measurement: whole batches for the baseline's 36 rows a step and for point 10's 48."""
 
 
-@dataclass(frozen=True)
-class PointCosts:
-    """By point the ratio of a step's time for each row; `all` is all ten together."""
-
-    step: dict[str, Spread]
-    about: dict[str, str | int]
-
-
-def point_costs(encoder: str, *, repeats: int = 5, rows: int = 300, say: Callable[[str], None]) -> PointCosts:
+def point_costs(encoder: str, *, repeats: int = 5, rows: int = 300, say: Say) -> PointFigures:
     """Measure the baseline, each point alone and all ten on rows of the sample corpus, in float32 and one process.
 
     R-Drop is at its full weight in every arm that has it (the baseline has it too), so a step is two passes there.
@@ -252,10 +320,10 @@ def point_costs(encoder: str, *, repeats: int = 5, rows: int = 300, say: Callabl
             for arm in ("baseline", name)
         }
         found[name] = race(pair, repeats, warm_up=False).cost(name, "baseline")
-        say(f"point {name}: {found[name]} of the baseline's step")
+        say(f"point {name}: {shown(found[name])} of the baseline's step")
     about: dict[str, str | int] = {"encoder": encoder, "rows": "sample corpus, at most 48 tokens", "threads": torch.get_num_threads()}
     about |= {"repeats": repeats, "precision": "fp32"}
-    return PointCosts(found, about)
+    return {"step": found, "about": about}
 
 
 def _stepper(config: Config, comments: pa.Table, folder: Any) -> Contestant:
@@ -284,7 +352,7 @@ def prediction_contestants(setting: Setting) -> dict[str, Contestant]:
     """Each scores all the setting's rows once."""
     corpus, size = setting.corpus, setting.config.train.eval_batch_size
     model = setting.model()
-    torch.nn.Module.train(model, False)
+    nn.Module.train(model, False)
     in_order = micro_batches(shuffled(corpus), size)
 
     def ours() -> dict[str, float]:
@@ -300,7 +368,7 @@ def prediction_contestants(setting: Setting) -> dict[str, Contestant]:
     return {"polarity": timed(ours), "usual loop": timed(usual)}
 
 
-def _probabilities(setting: Setting, model: torch.nn.Module, rows: Rows) -> None:
+def _probabilities(setting: Setting, model: nn.Module, rows: Rows) -> None:
     logits = model(**to_tensors(setting.corpus.collate(rows), setting.device))
     for values in logits.values():
         values[0].float().softmax(-1).cpu().numpy()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from polarity.config import DataConfig, TaskConfig
 from polarity.data.annotators import as_column, majority, of_classes, of_counts, votes_column, votes_type
 from polarity.data.source import Source
-from polarity.errors import DataError, nearest
+from polarity.errors import DataError, first_line, nearest
 from polarity.spelling import canonical, match
 
 DEFAULT_ID_COLUMN = "row_id"
@@ -194,7 +194,7 @@ def as_text(block: pa.Table, column: str, source: str) -> pa.Array:
     try:
         return values.cast(TEXT)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"{source}, column {column!r}: holds {kind} that is not text: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{source}, column {column!r}: holds {kind} that is not text: {first_line(error)}") from error
 
 
 def _blank(values: pa.Array) -> pa.Array:

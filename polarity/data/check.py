@@ -21,15 +21,14 @@ from polarity.config import DataConfig, SplitConfig
 from polarity.data.canonical import PROBLEM, SOURCE_ROW, Layout, find_columns, left_out
 from polarity.data.duplicates import duplicate_groups, find_leaks, near_duplicate_groups, normalise
 from polarity.data.formats import open_source
-from polarity.data.near import Progress
 from polarity.data.read import PLACES, alike, annotated_blocks, duplicate_ids
+from polarity.data.seen import PARTS
 from polarity.data.source import Source
-from polarity.errors import DataError
+from polarity.data.split import split_indices
+from polarity.errors import DataError, Say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-__all__ = ["check_source", "render", "shown"]
 
 Json = dict[str, Any]
 
@@ -44,7 +43,7 @@ def check_source(
     source: str | Mapping[str, str],
     data: DataConfig,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
-    progress: Progress | None = None,
+    progress: Say | None = None,
 ) -> Json:
     """Everything worth knowing of a source, as JSON: counts, bad rows, duplicates, conflicts, lengths, leaks across the split.
 
@@ -67,9 +66,7 @@ def shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in clipped)
 
 
-def _check_one(
-    name: str, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None", progress: Progress | None
-) -> tuple[Json, pa.Table]:
+def _check_one(name: str, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None", progress: Say | None) -> tuple[Json, pa.Table]:
     opened = open_source(name)
     layout = find_columns(opened, data)
     table = pa.concat_tables(list(annotated_blocks(opened, layout)))
@@ -128,7 +125,7 @@ def _joint(comments: pa.Table, data: DataConfig) -> list[Json]:
     return [{"labels": labels, "rows": rows} for labels, rows in zip(named, counted["count_all"].to_pylist(), strict=True)]
 
 
-def _duplicates(comments: pa.Table, progress: Progress | None) -> Json:
+def _duplicates(comments: pa.Table, progress: Say | None) -> Json:
     groups = {
         "exact": duplicate_groups(comments, normalised=False),
         "normalised": duplicate_groups(comments, normalised=True),
@@ -214,19 +211,17 @@ def _quantiles(values: np.ndarray) -> dict[str, int]:
     return dict(zip(QUANTILES, points.astype(int).tolist(), strict=True))
 
 
-def _configured_split(comments: pa.Table, data: DataConfig, progress: Progress | None) -> Json:
+def _configured_split(comments: pa.Table, data: DataConfig, progress: Say | None) -> Json:
     """Parts and leaks of the configured split; where it cannot be made, why."""
-    from polarity.data.split import split_indices
-
     try:
         rows = split_indices(comments, data.split, list(data.tasks))
     except DataError as error:
         return {"kind": data.split.kind, "error": str(error)}
-    parts = {name: comments.take(pa.array(own)) for name, own in zip(("train", "validation", "test"), rows, strict=True) if len(own)}
+    parts: dict[str, pa.Table] = {name: comments.take(pa.array(own)) for name, own in zip(PARTS, rows, strict=True) if len(own)}
     return {"kind": data.split.kind, **_across(parts, data, progress)}
 
 
-def _across(parts: dict[str, pa.Table], data: DataConfig, progress: Progress | None) -> Json:
+def _across(parts: dict[str, pa.Table], data: DataConfig, progress: Say | None) -> Json:
     """Rows and class counts of each part, and what every two of them share."""
     counts = {
         part: {
@@ -239,7 +234,7 @@ def _across(parts: dict[str, pa.Table], data: DataConfig, progress: Progress | N
     return {"parts": counts, "shared": shared}
 
 
-def _shared(one: pa.Table, other: pa.Table, progress: Progress | None) -> Json:
+def _shared(one: pa.Table, other: pa.Table, progress: Say | None) -> Json:
     leaks = find_leaks(one, other, progress)
     kinds = leaks["kind"].to_pylist()
     common = pc.sum(pc.is_in(pc.unique(one["title"]), pc.unique(other["title"]))).as_py() or 0

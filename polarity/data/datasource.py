@@ -1,14 +1,17 @@
 """Ray Data's view of work on a source: one read task a piece, blocks streamed, order preserved. Imported only where Ray is used."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data.block import BlockMetadata
 
-from polarity.data.source import Part, Source
+from polarity.data.read import original_error
+from polarity.data.survey import Piece, Reading
 
 Read = Callable[[], Iterator[pa.Table]]
 
@@ -36,19 +39,24 @@ class Pieces(ray.data.Datasource):
         return [ray.data.ReadTask(read, metadata, schema=self.schema, per_task_row_limit=per_task_row_limit) for read in self.reads]
 
 
-def dataset_of(source: Source, blocks: Callable[[Part], Iterator[pa.Table]], schema: pa.Schema) -> ray.data.Dataset:
-    """A Ray dataset of the blocks of all parts, in order."""
-    return dataset_of_reads(source.name, [partial(blocks, part) for part in source.parts], schema)
-
-
-def dataset_of_reads(name: str, reads: Sequence[Read], schema: pa.Schema | None = None) -> ray.data.Dataset:
-    """A Ray dataset of what each function yields, in order."""
+def run_in_tasks(pieces: Sequence[Piece], given: Sequence[tuple[Any, ...]], reading: Reading, shared: object) -> Iterator[pa.Table]:
+    """`survey.run` by Ray Data: a task a piece, whose blocks come in the order of the pieces; `shared` is sent once."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True  # without it the order of parts differs from run to run
     context.enable_progress_bars = False
     quiet_console()
-    dataset: ray.data.Dataset = ray.data.read_datasource(Pieces(name, reads, schema), override_num_blocks=len(reads))
-    return dataset
+    reference = None if shared is None else ray.put(shared)
+    reads = [partial(_in_task, reading, piece, own, reference) for piece, own in zip(pieces, given, strict=True)]
+    dataset = ray.data.read_datasource(Pieces(pieces[0].source.name, reads, None), override_num_blocks=len(reads))
+    with original_error():
+        for block in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
+            if isinstance(block, pa.Table) and block.num_rows:
+                yield block
+
+
+def _in_task(reading: Reading, piece: Piece, given: tuple[Any, ...], shared: "ray.ObjectRef[Any] | None") -> Iterator[pa.Table]:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one CPU, and threads that wait for another's take turns on it
+    yield from reading(piece, *given, *([] if shared is None else [ray.get(shared)]))
 
 
 def quiet_console() -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from polarity.data.near import GRAM, MOST_PARTNERS, MOST_PIVOTS, Clock, NearIndex, Progress, near_components
+from polarity.data.near import MOST_PARTNERS, MOST_PIVOTS, Clock, NearIndex, near_components
+from polarity.errors import Say
 
 MIN_CHARACTERS = 20
 ROWS_AT_ONCE = 16_384
@@ -39,12 +40,7 @@ def normalise(comment: str) -> str:
     return " ".join(_INVISIBLE.sub("", text).split())
 
 
-def shingles(normalised: str) -> set[str]:
-    """Set of the character 5-grams of a normalised comment."""
-    return {normalised[i : i + GRAM] for i in range(len(normalised) - GRAM + 1)}
-
-
-def find_leaks(train: pa.Table, held_out: pa.Table, progress: Progress | None = None) -> pa.Table:
+def find_leaks(train: pa.Table, held_out: pa.Table, progress: Say | None = None) -> pa.Table:
     """Training rows that have a duplicate or near duplicate among the held-out rows.
 
     Takes comments tables; returns `train_row_id`, `held_out_row_id`, `kind` ("duplicate" or "near") and `similarity`: each
@@ -69,7 +65,7 @@ def capped_words(capped: int) -> str:
 class Leaks:
     """Held-out rows, ready to be compared with any block of training rows; it may be sent to another process."""
 
-    def __init__(self, held_out: pa.Table, progress: Progress | None = None) -> None:
+    def __init__(self, held_out: pa.Table, progress: Say | None = None) -> None:
         self._exact: dict[tuple[str, str], str] = {}
         self._first: dict[str, str] = {}
         for row_id, title, comment in _texts(held_out):
@@ -101,7 +97,7 @@ def duplicate_groups(comments: pa.Table, *, normalised: bool) -> list[list[str]]
     return [rows for rows in groups.values() if len(rows) > 1]
 
 
-def near_duplicate_groups(comments: pa.Table, progress: Progress | None = None) -> list[list[str]]:
+def near_duplicate_groups(comments: pa.Table, progress: Say | None = None) -> list[list[str]]:
     """Row ids of each group of different normalised comments that chains of near duplicates connect; in table order.
 
     A comment that is merely repeated is a duplicate, not a group here. `progress` is told how far a long search is.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source, number_text, readable
-from polarity.errors import DataError
+from polarity.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from openpyxl import Workbook
@@ -66,7 +66,7 @@ def _workbook(name: str, path: Path) -> Iterator["Workbook"]:
         except (DataError, GeneratorExit):
             raise
         except Exception as error:
-            what = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
+            what = f"{type(error).__name__}: {first_line(error)[:120]}"
             raise DataError(
                 f"{name}: damaged, or not an Excel workbook ({what}): open it in a spreadsheet program and save it again"
             ) from error

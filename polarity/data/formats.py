@@ -21,7 +21,7 @@ from polarity.data.excel_format import open_excel
 from polarity.data.sample import DEFAULT_ROWS, sample_blocks, sample_columns
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source, positions, readable
 from polarity.data.text_formats import open_csv, open_jsonl
-from polarity.errors import DataError, nearest, redacted
+from polarity.errors import DataError, first_line, nearest, redacted
 from polarity.paths import absolute
 
 if TYPE_CHECKING:
@@ -80,18 +80,14 @@ def _load_hub(name: str, dataset: str, split: str | None) -> "Dataset":
         raise DataError(f"{name}: the hub has no dataset {dataset!r} that you may read: {advice}") from error
     except (ConnectionError, HfHubHTTPError) as error:
         advice = "check the connection, or give a file, or a folder that was saved elsewhere by `datasets.save_to_disk`"
-        raise DataError(f"{name}: the Hugging Face hub cannot be reached ({_first_line(error)}): {advice}") from error
+        raise DataError(f"{name}: the Hugging Face hub cannot be reached ({first_line(error)}): {advice}") from error
     except ValueError as error:
-        raise DataError(f"{name}: {_first_line(error)}") from error
+        raise DataError(f"{name}: {first_line(error)}") from error
     if isinstance(loaded, datasets.DatasetDict):
         if len(loaded) != 1:
             raise DataError(f"{name}: holds the splits {', '.join(loaded)}: name one, such as hf:{dataset}@{next(iter(loaded))}")
         return next(iter(loaded.values()))
     return loaded
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _blocks(load: Callable[[], "Dataset"], columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -342,4 +338,4 @@ def _parquet(name: str) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the operating system's, which `readable` explains
-        raise DataError(f"{name}: truncated, or not a Parquet file: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{name}: truncated, or not a Parquet file: {first_line(error)}") from error

@@ -114,34 +114,32 @@ class Ledger:
     """Points of the plan that are on, whole."""
     warnings: list[str]
 
-    def counts(self, task: str) -> list[int]:
-        """Labelled training rows of each class, in class order."""
-        return [entry.rows for entry in self.tasks[task]]
-
-    def class_weights(self, task: str) -> list[float]:
-        """The loss's weight of each class, in class order."""
-        return [entry.class_weight for entry in self.tasks[task]]
-
-    def sampled_prior(self, task: str) -> list[float]:
-        """Share of each class in an expected epoch, in class order; the prior of logit adjustment."""
-        return [entry.sampled_share for entry in self.tasks[task]]
-
-    def effective_prior(self, task: str) -> list[float]:
-        """Sampled share x class weight, normalised, in class order."""
-        return [entry.effective_prior for entry in self.tasks[task]]
-
     @property
     def task_statistics(self) -> dict[str, TaskStatistics]:
         """{task: what its loss must know of the training rows}."""
-        return {task: TaskStatistics(self.class_weights(task), self.counts(task), self.sampled_prior(task)) for task in self.tasks}
+        return {
+            task: TaskStatistics([e.class_weight for e in entries], [e.rows for e in entries], [e.sampled_share for e in entries])
+            for task, entries in self.tasks.items()
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The whole ledger as plain values; shares are fractions."""
         return asdict(self)
 
     def render(self, *, whole: bool = True) -> str:
-        """The ledger as a plain-text table, then its warnings; see `ledger_text.render`."""
-        return render(self, whole=whole)
+        """The classes and the warnings as plain text for the terminal; the `whole` of it has every column, and the label combinations."""
+        console = tables.console(tables.width(140 if whole else tables.IN_A_FILE))
+        if whole or self.points:
+            console.print(f"points on: {', '.join(map(str, self.points)) or 'none of the plan'}")
+        console.print(_class_table(self, whole))
+        if whole:
+            console.print(_stratum_table(self))
+            hidden = len(self.strata) - _STRATA_SHOWN
+            if hidden > 0:
+                console.print(f"and {hidden} label combinations with more rows")
+        for warning in self.warnings:
+            console.print(f"warning: {warning}", soft_wrap=True)
+        return tables.text_of(console).removesuffix("\n")
 
 
 def build_ledger(train: pa.Table, config: Config) -> Ledger:
@@ -233,7 +231,7 @@ _NOTICED = 1.1
 _STRATA_SHOWN = 24
 
 
-def warnings_of(ledger: "Ledger") -> list[str]:
+def warnings_of(ledger: Ledger) -> list[str]:
     """Where the same imbalance is corrected more than once, and where a rarer class ends above a more frequent one: one sentence each."""
     found: list[str] = []
     for task, entries in ledger.tasks.items():
@@ -247,7 +245,7 @@ def _lift(after: float, before: float) -> float:
     return after / before if before > 0 else 1.0
 
 
-def _corrected_twice(ledger: "Ledger", task: str, entries: list["ClassEntry"]) -> Iterator[str]:
+def _corrected_twice(ledger: Ledger, task: str, entries: list[ClassEntry]) -> Iterator[str]:
     if ledger.basis != "raw" or not ledger.settings["strength"]:
         return
     gamma = ledger.focal_gamma[task]
@@ -266,7 +264,7 @@ def _corrected_twice(ledger: "Ledger", task: str, entries: list["ClassEntry"]) -
         )
 
 
-def _adjusted_twice(ledger: "Ledger", task: str, entries: list["ClassEntry"]) -> Iterator[str]:
+def _adjusted_twice(ledger: Ledger, task: str, entries: list[ClassEntry]) -> Iterator[str]:
     """Logit adjustment takes the sampled prior out by itself; weights that lift a class do so a second time."""
     tau = ledger.logit_adjustment
     if not tau or not ledger.settings["strength"]:
@@ -282,7 +280,7 @@ def _adjusted_twice(ledger: "Ledger", task: str, entries: list["ClassEntry"]) ->
             )
 
 
-def _overtaken(ledger: "Ledger", task: str, entries: list["ClassEntry"]) -> Iterator[str]:
+def _overtaken(ledger: Ledger, task: str, entries: list[ClassEntry]) -> Iterator[str]:
     limit = float(ledger.settings["warn_factor"])
     for rare in entries:
         above = [other for other in entries if other.rows > rare.rows and rare.effective_prior > limit * other.effective_prior]
@@ -294,12 +292,12 @@ def _overtaken(ledger: "Ledger", task: str, entries: list["ClassEntry"]) -> Iter
             )
 
 
-def _beside(rare: "ClassEntry", other: "ClassEntry") -> str:
+def _beside(rare: ClassEntry, other: ClassEntry) -> str:
     factor = rare.effective_prior / other.effective_prior
     return f"{other.name} ({other.share:.1%} of the rows, {other.effective_prior:.1%} of the loss) by x{factor:.1f}"
 
 
-def _cap_note(stratum: "StratumEntry", ledger: "Ledger") -> str:
+def _cap_note(stratum: StratumEntry, ledger: Ledger) -> str:
     cap = ledger.settings["max_multiplier"]
     if stratum.capped:
         return f"cap {cap:g} binds ({stratum.uncapped:.2f} before it): its boost and alpha change nothing"
@@ -308,23 +306,7 @@ def _cap_note(stratum: "StratumEntry", ledger: "Ledger") -> str:
     return ""
 
 
-def render(ledger: "Ledger", *, whole: bool = True) -> str:
-    """The classes and the warnings as plain text for the terminal; the `whole` of it has every column, and the label combinations."""
-    console = tables.console(tables.width(140 if whole else tables.IN_A_FILE))
-    if whole or ledger.points:
-        console.print(f"points on: {', '.join(map(str, ledger.points)) or 'none of the plan'}")
-    console.print(_class_table(ledger, whole))
-    if whole:
-        console.print(_stratum_table(ledger))
-        hidden = len(ledger.strata) - _STRATA_SHOWN
-        if hidden > 0:
-            console.print(f"and {hidden} label combinations with more rows")
-    for warning in ledger.warnings:
-        console.print(f"warning: {warning}", soft_wrap=True)
-    return tables.text_of(console).removesuffix("\n")
-
-
-def _class_table(ledger: "Ledger", whole: bool) -> Table:
+def _class_table(ledger: Ledger, whole: bool) -> Table:
     size = f"{ledger.rows:,} rows, an epoch has {ledger.epoch_rows:,.0f}"
     columns = ["task", "class", "rows", "share", "in an epoch", "weight", "in the loss"]
     extra = ["sampled", "focal", *(["adjusted prior"] if ledger.logit_adjustment else []), "cap"]
@@ -342,7 +324,7 @@ def _class_table(ledger: "Ledger", whole: bool) -> Table:
     return table
 
 
-def _stratum_table(ledger: "Ledger") -> Table:
+def _stratum_table(ledger: Ledger) -> Table:
     title = f"Oversampling by label combination (median {ledger.median_stratum:g} rows)"
     table = tables.table(*ledger.tasks, "rows", "times", "sampled", "cap", title=title, left=[*ledger.tasks, "cap"])
     for stratum in sorted(ledger.strata, key=lambda each: each.rows)[:_STRATA_SHOWN]:

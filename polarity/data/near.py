@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from polarity.data.oversample import mix64
+from polarity.errors import Say
 
 Hashes = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-Progress = Callable[[str], None]
 
 GRAM = 5
 BLOCK = 2048
@@ -37,11 +37,6 @@ MOST_PIVOTS = 64
 _PAIR_CELLS = 2_000_000
 _BASE = np.uint64(0x9FB21C651E98DF25)
 _NONE = np.iinfo(np.uint64).max
-
-
-def is_near(shared: int, one: int, other: int) -> bool:
-    """Whether sets of sizes `one` and `other` with `shared` common elements have a Jaccard similarity of at least 0.9, in integers."""
-    return 10 * shared >= 9 * (one + other - shared)
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def _distinct(hashed: Hashes, first: Rows, grams: Rows) -> GramSets:
     return GramSets(values, at, sizes)
 
 
-def _spans(starts: Rows, lengths: Rows) -> Rows:
+def spans(starts: Rows, lengths: Rows) -> Rows:
     """start, start + 1, ... of each span, end to end."""
     ends = np.cumsum(lengths)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
@@ -118,13 +113,13 @@ def numbers(sets: GramSets, classes: Rows) -> Numbers:
     rows = np.flatnonzero((classes >= 0) & (sets.sizes > 0))
     parts = (_CLASSES[classes[rows] + 1] - 1) // 9 + 1
     sizes = sets.sizes[rows]
-    values = sets.values[_spans(sets.starts[rows], sizes)]
+    values = sets.values[spans(sets.starts[rows], sizes)]
     # the grams are sorted, so those of a part stand together where the part is the gram's place among all numbers
     part = ((values >> np.uint64(32)) * np.repeat(parts, sizes).astype(np.uint64)) >> np.uint64(32)
     cell = np.repeat(np.cumsum(parts) - parts, sizes) + part.astype(np.int64)
     counts = np.bincount(cell, minlength=int(parts.sum()))
     sums, ends = np.append(np.uint64(0), np.cumsum(mix64(values), dtype=np.uint64)), np.cumsum(counts)
-    which = _spans(np.zeros(len(rows), np.int64), parts)
+    which = spans(np.zeros(len(rows), np.int64), parts)
     place = (np.repeat(classes[rows], parts) << 24) + which
     return Numbers(mix64((sums[ends] - sums[ends - counts]) ^ mix64(place.astype(np.uint64))), np.repeat(rows, parts), which)
 
@@ -140,8 +135,8 @@ def similarities(one: GramSets, a: Rows, other: GramSets, b: Rows) -> Floats:
         cells = np.full((len(own), int((n + m)[own].max())), _NONE, np.uint64)
         column = np.arange(cells.shape[1])
         left, both = column < n[own][:, None], column < (n + m)[own][:, None]
-        cells[left] = one.values[_spans(one.starts[a[own]], n[own])]
-        cells[both & ~left] = other.values[_spans(other.starts[b[own]], m[own])]
+        cells[left] = one.values[spans(one.starts[a[own]], n[own])]
+        cells[both & ~left] = other.values[spans(other.starts[b[own]], m[own])]
         cells.sort(axis=1)
         shared = ((cells[:, 1:] == cells[:, :-1]) & (cells[:, 1:] != _NONE)).sum(axis=1)
         union = (n + m)[own] - shared
@@ -156,7 +151,7 @@ class NearIndex:
     and again where one is a candidate: the index itself holds about 1.5 bytes for each of their characters.
     """
 
-    def __init__(self, count: int, fetch: Callable[[Rows], Sequence[str]], progress: Progress | None = None) -> None:
+    def __init__(self, count: int, fetch: Callable[[Rows], Sequence[str]], progress: Say | None = None) -> None:
         self._fetch = fetch
         keys, rows, classes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int32)], set()
         clock = Clock("near-duplicates: texts indexed", count, progress)
@@ -220,7 +215,7 @@ class NearIndex:
 
     def _compare(self, sets: GramSets, rows: Rows, begin: Rows, end: Rows) -> Iterator[tuple[Rows, Rows, Floats]]:
         """(row, indexed text, similarity) of the near pairs in these ranges, the best of each row, in portions."""
-        pair = np.unique((np.repeat(rows, end - begin) << 32) + self._rows[_spans(begin, end - begin)])
+        pair = np.unique((np.repeat(rows, end - begin) << 32) + self._rows[spans(begin, end - begin)])
         for start in range(0, len(pair), 65_536):
             a, b = pair[start : start + 65_536] >> 32, pair[start : start + 65_536] & 0xFFFFFFFF
             distinct, at = np.unique(b, return_inverse=True)
@@ -248,7 +243,7 @@ class _Bits:
         return found
 
 
-def near_components(texts: Sequence[str], progress: Progress | None = None) -> tuple[Rows, int]:
+def near_components(texts: Sequence[str], progress: Say | None = None) -> tuple[Rows, int]:
     """(the number of the group of each text that chains of near ones connect, groups that met the cap `MOST_PIVOTS`)."""
     found = _own_numbers(texts, progress)
     groups = _Groups(texts)
@@ -262,7 +257,7 @@ def near_components(texts: Sequence[str], progress: Progress | None = None) -> t
     return groups.roots, groups.capped
 
 
-def _own_numbers(texts: Sequence[str], progress: Progress | None) -> Numbers:
+def _own_numbers(texts: Sequence[str], progress: Say | None) -> Numbers:
     """The numbers of all texts, cut for their own class and for the one below; rows are 2 x text, and 1 more for the latter."""
     keys, rows, parts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     clock = Clock("near-duplicates: texts read", len(texts), progress)
@@ -305,12 +300,12 @@ class _Groups:
             if pivot == MOST_PIVOTS:
                 self.capped += len(starts)
                 return
-            one, other = np.repeat(rows[starts + pivot], sizes), rows[_spans(starts, sizes)]
+            one, other = np.repeat(rows[starts + pivot], sizes), rows[spans(starts, sizes)]
             apart = self.roots[one] != self.roots[other]
             self._connect(one[apart], other[apart])
 
     def _unconnected(self, rows: Rows, starts: Rows, sizes: Rows) -> Flags:
-        members = self.roots[rows[_spans(starts, sizes)]]
+        members = self.roots[rows[spans(starts, sizes)]]
         at = np.cumsum(sizes) - sizes
         apart: Flags = np.minimum.reduceat(members, at) != np.maximum.reduceat(members, at)
         return apart
@@ -340,7 +335,7 @@ class Clock:
 
     EVERY_S = 5.0
 
-    def __init__(self, what: str, total: int, progress: Progress | None) -> None:
+    def __init__(self, what: str, total: int, progress: Say | None) -> None:
         self._what, self._total, self._progress = what, total, progress
         self._began = self._told = time.monotonic()
 

@@ -5,12 +5,11 @@
     r          clip(M / n, 1, cap)                      for a stratum of n rows
     u          min((1 + alpha (r - 1)) x boosts, cap)   expected multiplicity, an integer where it is within 1e-9 of one
 
-`oversample_stage.py` gives the same rows out of a Ray Data stream; what it shares with this file is all that decides anything.
+Whoever needs an epoch's rows asks here: every worker of a training, and `oversample_file.py`, which writes them as a table with Ray Data.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,6 @@ FloatArray = npt.NDArray[np.float64]
 HashArray = npt.NDArray[np.uint64]
 BoolArray = npt.NDArray[np.bool_]
 StratumKey = tuple[int | None, ...]
-RowIds: TypeAlias = pa.Array | pa.ChunkedArray | Sequence[str] | npt.NDArray[np.object_]
 
 MISSING = -1
 SNAP = 1e-9
@@ -35,7 +33,7 @@ ID_HASH = "id_hash"
 _HASHED_AT_ONCE = 262_144
 """Row ids that stand in memory as Python's strings at a time: ten million of them would take a GB in every worker."""
 _FEW_CODES = 1 << 20
-_MAX_CODE = 2**46  # stratum codes share an int64 with 16 bits of hash in the stage
+_MAX_CODE = 2**62
 
 
 @dataclass(frozen=True)
@@ -121,17 +119,11 @@ def mix64(values: HashArray) -> HashArray:
     return z ^ (z >> np.uint64(31))
 
 
-def row_hash(row_ids: RowIds, seed: int, epoch: int) -> HashArray:
+def table_hash(comments: pa.Table, seed: int, epoch: int) -> HashArray:
     """(N,) 64-bit hash of (seed, epoch, row_id): SipHash-2-4 of the id's UTF-8 bytes, mixed with the other two by SplitMix64.
 
-    Ids are text; equal ids hash alike wherever they stand, so neither blocks nor workers matter.
+    Equal ids hash alike wherever they stand, so neither blocks nor workers matter. A column `id_hash`, where there is one, spares the ids.
     """
-    ids = row_ids if isinstance(row_ids, pa.Array | pa.ChunkedArray) else pa.array(row_ids, type=pa.large_string())
-    return table_hash(pa.table({"row_id": ids}), seed, epoch)
-
-
-def table_hash(comments: pa.Table, seed: int, epoch: int) -> HashArray:
-    """`row_hash` of a table's rows: of its column `id_hash` where it has one, else of its row ids."""
     key = mix64(mix64(np.array([seed & 0xFFFFFFFFFFFFFFFF], dtype=np.uint64)) + np.uint64(epoch))
     hashed = np.empty(comments.num_rows, dtype=np.uint64)
     for start in range(0, len(hashed), _HASHED_AT_ONCE):
@@ -147,11 +139,6 @@ def id_hash(ids: pa.Array | pa.ChunkedArray) -> HashArray:
 
     words = ids.to_numpy() if isinstance(ids, pa.ChunkedArray) else ids.to_numpy(zero_copy_only=False)
     return pd.util.hash_array(words.astype(object, copy=False), hash_key=_ID_KEY, categorize=False)
-
-
-def hash_fraction(hashes: HashArray) -> FloatArray:
-    """Hashes as numbers in [0, 1), of the top 53 bits."""
-    return (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _boosts(keys: Sequence[StratumKey], sampling: OversampleConfig, labels: Mapping[str, Sequence[str]]) -> FloatArray:
@@ -255,7 +242,8 @@ def _drawn(ids: npt.NDArray[np.integer], plan: SamplingPlan, comments: pa.Table,
     result: Int64Array = base.astype(np.int64)[ids]
     chance = plan.expected - base
     if chance.any():
-        result += hash_fraction(table_hash(comments, seed, epoch)) < chance[ids]
+        fraction = (table_hash(comments, seed, epoch) >> np.uint64(11)).astype(np.float64) * 2.0**-53  # in [0, 1), of the top 53 bits
+        result += fraction < chance[ids]
     return result
 
 

@@ -1,13 +1,12 @@
-"""Read a source into the canonical comments table: as a stream (`read_dataset`) or whole (`read_comments`).
+"""Read a source into the canonical comments table, whole (`read_comments`) or block by block (`annotated_blocks`), and refuse what is bad.
 
-Both take the same blocks through the same code; Ray Data only decides where it runs.
+Large sources are read block by block, in Ray Data's tasks (`polarity.data.survey`); the blocks and what is said of them are the same.
 """
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,10 +16,7 @@ from polarity.data.annotators import check_overlap
 from polarity.data.canonical import MISSING_WORDS, PROBLEM, SOURCE_ROW, Layout, annotate, find_columns, left_out, refuse_numbers
 from polarity.data.formats import open_source
 from polarity.data.source import Part, Source
-from polarity.errors import DataError, PolarityError
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
+from polarity.errors import DataError, PolarityError, Say
 
 SHOWN, PLACES = 5, 3
 """Faults that a message about bad rows shows, and places of each; `polarity data check` shows more."""
@@ -28,7 +24,7 @@ RETRY_NOTE = re.compile(r"\nFailed to .* after \d+/\d+ attempts.*", re.DOTALL)
 """What Ray Data writes behind the message of an error that it will not retry."""
 
 
-def read_comments(source: str, data: DataConfig, *, labelled: bool = True, say: Callable[[str], None] = print) -> pa.Table:
+def read_comments(source: str, data: DataConfig, *, labelled: bool = True, say: Say = print) -> pa.Table:
     """Read a whole source as a comments table, in file order, in this process.
 
     `labelled=False` reads texts alone, for prediction. Bad rows stop the reading or, with `data.bad_rows: drop`, are left out and told to
@@ -40,19 +36,6 @@ def read_comments(source: str, data: DataConfig, *, labelled: bool = True, say: 
     layout = find_columns(opened, data, labelled=labelled)
     table = pa.Table.from_batches([b for t in annotated_blocks(opened, layout) for b in t.to_batches()], schema=layout.schema)
     return settle(table, opened, layout, data, say)
-
-
-def read_dataset(source: str, data: DataConfig, *, labelled: bool = True) -> "Dataset":
-    """Stream a source as comments blocks through Ray Data: file order, flat memory. Ray is started if it is not running.
-
-    Columns and header are checked now; bad rows while it runs, where DataError comes wrapped in Ray's own (see `original_error`).
-    Row ids are not compared across blocks: that needs memory for all of them, which `read_comments` takes.
-    """
-    from polarity.data.datasource import dataset_of
-
-    opened = open_source(source)
-    layout = find_columns(opened, data, labelled=labelled)
-    return dataset_of(opened, lambda part: good_blocks(opened, layout, part, data), layout.canonical_schema)
 
 
 def annotated_blocks(source: Source, layout: Layout, part: Part | None = None) -> Iterator[pa.Table]:
@@ -68,24 +51,13 @@ def annotated_blocks(source: Source, layout: Layout, part: Part | None = None) -
         raise DataError(f"{source.name}: holds a header but no rows")
 
 
-def good_blocks(source: Source, layout: Layout, part: Part, data: DataConfig) -> Iterator[pa.Table]:
-    """Canonical blocks of one part: bad rows left out or, with `data.bad_rows: error`, a DataError that knows the whole source."""
-    for block in annotated_blocks(source, layout, part):
-        bad = left_out(block, data)
-        if pc.any(bad).as_py():
-            if data.bad_rows == "error":
-                raise refusal_of(source, layout)
-            block = block.filter(pc.invert(bad))
-        yield block.select(layout.canonical_schema.names)
-
-
 def refusal_of(source: Source, layout: Layout) -> DataError:
     """The error for a source's bad rows: the first with its place, and how many there are; reads the source."""
     found = [block.filter(pc.is_valid(block[PROBLEM])) for block in annotated_blocks(source, layout)]
     return DataError(_refusal(source, pa.concat_tables(found)))
 
 
-def settle(table: pa.Table, source: Source, layout: Layout, data: DataConfig, say: Callable[[str], None]) -> pa.Table:
+def settle(table: pa.Table, source: Source, layout: Layout, data: DataConfig, say: Say) -> pa.Table:
     """Comments table of an annotated one: refuse or leave out its bad rows, and refuse duplicate row ids."""
     problems = table.filter(pc.is_valid(table[PROBLEM]))
     if problems.num_rows:
@@ -156,6 +128,13 @@ def alike(bad: pa.Table) -> list[tuple[str, list[int]]]:
     for problem, row in zip(bad[PROBLEM].to_pylist(), bad[SOURCE_ROW].to_pylist(), strict=True):
         found.setdefault(problem, []).append(row)
     return sorted(found.items(), key=lambda pair: -len(pair[1]))
+
+
+def prefixed(table: pa.Table, prefix: str) -> pa.Table:
+    """The comments table with a prefix before every row id."""
+    text = pa.large_string()
+    ids = pc.binary_join_element_wise(pa.scalar(prefix, text), table["row_id"].cast(text), pa.scalar("", text))
+    return table.set_column(table.schema.get_field_index("row_id"), "row_id", ids)
 
 
 def duplicate_ids(table: pa.Table) -> list[tuple[str, list[int]]]:

@@ -1,10 +1,9 @@
 """Large sources become shards once: tokenized Arrow files by part, which driver and workers map into memory.
 
-Two readings of the source, and two more where duplicates are looked for. Each is one function of a piece of it, run by Ray Data's tasks
-where Ray is running and in this process otherwise, with the same result to the bit:
+Two readings of the source, and two more where duplicates are looked for; each is run by Ray Data's tasks where Ray is running, and in this
+process otherwise, with the same result to the bit:
 
-    survey   per row: the hash of its id, its labels, what else the split asks for, and what is wrong with it; the driver keeps these few
-             bytes of every row, and decides which part each row is in
+    survey   a few bytes of every row (`polarity.data.survey`), from which the driver decides which part each row is in
     leaks    training rows that have a duplicate or near duplicate among the held-out rows, which the driver holds
     write    train.arrow, validation.arrow, test.arrow of the piece: texts, labels, token ids, and the hashes that a run remembers
 
@@ -14,18 +13,16 @@ what was broken off goes on where it was; `shards.json`, written last, says that
 
 import hashlib
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
@@ -33,173 +30,88 @@ import pyarrow.fs as pafs
 from polarity.artifacts import RunFolder, disk_errors, user_cache_dir
 from polarity.config import DataConfig, SplitConfig
 from polarity.data.batch import Shards
-from polarity.data.canonical import MISSING_WORDS, Layout, find_columns, left_out
 from polarity.data.duplicates import LEAKS, Leaks, capped_words, find_leaks
 from polarity.data.formats import modified, open_source
 from polarity.data.near import Clock
 from polarity.data.oversample import ID_HASH, id_hash
-from polarity.data.read import annotated_blocks, left_out_of, missing_words, original_error, ray_is_running, refusal_of, settle
-from polarity.data.seen import KEYS, SeenRows, row_keys
-from polarity.data.source import Part, Source
+from polarity.data.read import ray_is_running
+from polarity.data.seen import KEYS, PARTS, SeenRows, row_keys
 from polarity.data.split import (
     NOT_LOOKED_FOR,
     Splits,
     check_part,
     class_names,
-    leaking_words,
+    cut_words,
     noted_split,
     report_held_out_pairs,
-    split_words,
+    tell_leaks,
+    tell_own_split,
 )
+from polarity.data.survey import LEFT_OUT, Codes, Piece, Survey, pieces_of, run, survey
 from polarity.data.tokenize import plain_backend, settings_hash, tokenize_columns
 from polarity.errors import DataError, PolarityError, RunError, Say
 
 FORMAT_VERSION = 1
 MANIFEST, RECORD, SEEN, LEAKED = "shards.json", "piece.json", "seen.parquet", "leaks.parquet"
-NAMES = ("train", "validation", "test")
-LEFT_OUT = -1
 ROWS_PER_BATCH = 32_768
 """Rows of a record batch: texts and tokens of so many are in memory at once, in each task that writes."""
 ADVICE = "set data.shard_dir to a folder with room; the pieces that are whole are kept, and the next start goes on from them"
 
-Codes = npt.NDArray[np.int8]
+# In what follows the code of a row is its part's index in PARTS.
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One task's part of a source: all that each of the three readings needs to know of it."""
-
-    number: int
-    source: Source
-    layout: Layout
-    part: Part
-    data: DataConfig
-    prefix: str = ""
-    """Before every row id, where own files share some."""
-
-    def survey(self) -> Iterator[pa.Table]:
-        """What the driver keeps of each row, block by block; what cannot be read at all comes as the text of a last row."""
-        names = [*self._kept, MISSING_WORDS]
-        fields = [("piece", pa.int32()), (ID_HASH, pa.uint64()), ("bad", pa.bool_()), ("fault", pa.large_string())]
-        schema = pa.schema([*fields, *(self.layout.schema.field(name) for name in names)])
-        try:
-            for block in annotated_blocks(self.source, self.layout, self.part):
-                numbers = pa.array(np.full(block.num_rows, self.number, np.int32))
-                none, hashed = pa.nulls(block.num_rows, pa.large_string()), pa.array(id_hash(block["row_id"].fill_null("")))
-                bad = left_out(block, self.data)
-                yield pa.table([numbers, hashed, bad, none, *(block[name] for name in names)], schema=schema)
-        except DataError as error:  # one that is raised in a task costs the user a page of Ray's own words
-            fault = {name: [None] for name in schema.names} | {"piece": [self.number], "bad": [True], "fault": [str(error)]}
-            yield pa.table(fault, schema=schema)
-
-    @property
-    def _kept(self) -> list[str]:
-        """Canonical columns that the split asks for."""
-        split, own = self.data.split, self.data.train is not None
-        more = {"column": ["split"], "group": ["title"]}.get(split.kind, [])
-        return [*self.layout.tasks, *([] if own else more)]
-
-    def rows(self, codes: Codes) -> Iterator[tuple[pa.Table, Codes]]:
-        """The piece's good rows again, each block with the codes of its rows. Raises DataError where there are not as many as were."""
-        at = 0
-        for block in annotated_blocks(self.source, self.layout, self.part):
-            own, at = codes[at : at + block.num_rows], at + block.num_rows
-            if len(own) != block.num_rows:
-                break
-            kept = own != LEFT_OUT
-            table = block.select([n for n in self.layout.canonical_schema.names if n != "split"])
-            if self.prefix:
-                ids = pc.binary_join_element_wise(
-                    pa.scalar(self.prefix, pa.large_string()), table["row_id"], pa.scalar("", pa.large_string())
-                )
-                table = table.set_column(0, "row_id", ids)
-            yield table.filter(pa.array(kept)), own[kept]
-        if at != len(codes):
-            raise DataError(f"{self.source.name}: changed while it was prepared (it had other numbers of rows): start again")
-
-    def held_out(self, codes: Codes) -> Iterator[pa.Table]:
-        """Its validation and test rows, with their part's code."""
-        for table, own in self.rows(codes):
-            chosen = own > 0
-            if chosen.any():
-                yield table.filter(pa.array(chosen)).append_column("part", pa.array(own[chosen]))
-
-    def leaks(self, codes: Codes, finder: Leaks) -> Iterator[pa.Table]:
-        """Its training rows that leak: LEAKS, and a row for each block that says how many were looked at, and how many met the cap."""
-        for table, own in self.rows(codes):
-            train, capped = table.filter(pa.array(own == 0)), finder.index.capped
-            found = finder.of(train)
-            for name in ("looked_at", "capped"):
-                found = found.append_column(name, pa.array([0] * found.num_rows, pa.int64()))
-            count = {name: [None] for name in LEAKS.names} | {"looked_at": [train.num_rows], "capped": [finder.index.capped - capped]}
-            yield pa.concat_tables([pa.table(count, schema=found.schema), found])
-
-    def write(self, codes: Codes, folder: str, backend: str, types: bool) -> dict[str, Any]:
-        """Its shards into `folder`, and the record of them; where they are there already, that record."""
-        target, name = RunFolder.at(folder), f"piece-{self.number:05d}"
-        if target.exists(f"{name}/{RECORD}"):
-            return target.read_json(f"{name}/{RECORD}")
-        record: dict[str, Any] = {"name": name, "parts": {}}
-        target.write_folder(name, partial(self._fill, codes=codes, backend=backend, types=types, record=record, place=target.inside(name)))
-        return {**record, "new": True}
-
-    def _fill(self, path: Path, codes: Codes, backend: str, types: bool, record: dict[str, Any], place: str) -> None:
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_str(backend)
-        writers: dict[str, _PartWriter] = {}
-        with disk_errors(place, ADVICE):
-            try:
-                for table, own in _gathered(self.rows(codes)):
-                    for code, part in enumerate(NAMES):
-                        chosen = own == code
-                        if chosen.any():
-                            writer = writers.setdefault(part, _PartWriter(path / f"{part}.arrow"))
-                            writer.add(_finished(table.filter(pa.array(chosen)), tokenizer, self.data, types), list(self.layout.tasks))
-            finally:
-                for writer in writers.values():
-                    writer.close()
-            record["parts"] = {part: writer.record() for part, writer in writers.items()}
-            (path / RECORD).write_text(json.dumps({"schema_version": 1, **record}))
+def _held_out(piece: Piece, codes: Codes) -> Iterator[pa.Table]:
+    """A piece's validation and test rows, with their part's code."""
+    for table, own in piece.rows(codes):
+        chosen = own > 0
+        if chosen.any():
+            yield table.filter(pa.array(chosen)).append_column("part", pa.array(own[chosen]))
 
 
-def _write_record(piece: Piece, *given: Any) -> Iterator[pa.Table]:
-    """`Piece.write` as a block: its record as JSON, or what kept it from writing."""
+def _leaks(piece: Piece, codes: Codes, finder: Leaks) -> Iterator[pa.Table]:
+    """A piece's training rows that leak: LEAKS, and a row for each block that says how many were looked at, and how many met the cap."""
+    for table, own in piece.rows(codes):
+        train, capped = table.filter(pa.array(own == 0)), finder.index.capped
+        found = finder.of(train)
+        for name in ("looked_at", "capped"):
+            found = found.append_column(name, pa.array([0] * found.num_rows, pa.int64()))
+        count = {name: [None] for name in LEAKS.names} | {"looked_at": [train.num_rows], "capped": [finder.index.capped - capped]}
+        yield pa.concat_tables([pa.table(count, schema=found.schema), found])
+
+
+def _write(piece: Piece, codes: Codes, folder: str, backend: str, types: bool) -> Iterator[pa.Table]:
+    """A piece's shards into `folder`; gives the record of them as JSON, or what kept it from writing."""
+    target, name = RunFolder.at(folder), f"piece-{piece.number:05d}"
     try:
-        record = piece.write(*given)
+        if not target.exists(f"{name}/{RECORD}"):
+            target.write_folder(name, partial(_fill, piece=piece, codes=codes, backend=backend, types=types, place=target.inside(name)))
+        record = {"name": name, "parts": target.read_json(f"{name}/{RECORD}")["parts"]}
     except PolarityError as error:
         record = {"error": type(error).__name__, "message": str(error)}
     yield pa.table({"record": [json.dumps(record)]})
 
 
+def _fill(path: Path, piece: Piece, codes: Codes, backend: str, types: bool, place: str) -> None:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(backend)
+    writers: dict[str, _PartWriter] = {}
+    with disk_errors(place, ADVICE):
+        try:
+            for table, own in _gathered(piece.rows(codes)):
+                for code, part in enumerate(PARTS):
+                    chosen = own == code
+                    if chosen.any():
+                        writer = writers.setdefault(part, _PartWriter(path / f"{part}.arrow"))
+                        writer.add(_finished(table.filter(pa.array(chosen)), tokenizer, piece.data, types), list(piece.layout.tasks))
+        finally:
+            for writer in writers.values():
+                writer.close()
+        parts = {part: writer.record() for part, writer in writers.items()}
+        (path / RECORD).write_text(json.dumps({"schema_version": 1, "parts": parts}))
+
+
 _ERRORS = {"DataError": DataError, "RunError": RunError}
-
-
-def _run(
-    pieces: list[Piece], given: list[tuple[Any, ...]], method: Callable[..., Iterator[pa.Table]], through_ray: bool
-) -> Iterator[pa.Table]:
-    """The blocks of `method(piece, *given)` of all pieces: in this process, or from Ray Data's tasks, in order."""
-    if not through_ray:
-        for piece, arguments in zip(pieces, given, strict=True):
-            yield from method(piece, *arguments)
-        return
-    import ray
-
-    from polarity.data.datasource import dataset_of_reads
-    from polarity.data.oversample_file import arrow_batches
-
-    large = {id(a): ray.put(a) for arguments in given for a in arguments if isinstance(a, Leaks)}
-    sent = [tuple(large.get(id(a), a) for a in arguments) for arguments in given]
-    reads = [partial(_in_task, method, piece, arguments) for piece, arguments in zip(pieces, sent, strict=True)]
-    with original_error():
-        yield from arrow_batches(dataset_of_reads(pieces[0].source.name, reads))
-
-
-def _in_task(method: Callable[..., Iterator[pa.Table]], piece: Piece, given: tuple[Any, ...]) -> Iterator[pa.Table]:
-    import ray
-
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one CPU, and threads that wait for another's take turns on it
-    yield from method(piece, *(ray.get(a) if isinstance(a, ray.ObjectRef) else a for a in given))
 
 
 def _gathered(blocks: Iterable[tuple[pa.Table, Codes]]) -> Iterator[tuple[pa.Table, Codes]]:
@@ -223,6 +135,23 @@ def _finished(table: pa.Table, backend: Any, data: DataConfig, types: bool) -> p
     for name in tokens.column_names:
         table = table.append_column(name, tokens[name])
     return table.combine_chunks()
+
+
+class PartRecord(TypedDict):
+    """What is noted of a part of a piece: its file's size, a hash of its rows, and the different token ids."""
+
+    rows: int
+    tokens: int
+    bytes: int
+    digest: str
+    vocabulary: list[int]
+
+
+class PieceRecord(TypedDict):
+    """A piece's entry of the manifest."""
+
+    name: str
+    parts: dict[str, PartRecord]
 
 
 class _PartWriter:
@@ -254,7 +183,7 @@ class _PartWriter:
             finally:
                 self._sink.close()
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> PartRecord:
         return {
             "rows": self.rows,
             "tokens": self.tokens,
@@ -262,20 +191,6 @@ class _PartWriter:
             "digest": self._digest.hexdigest(),
             "vocabulary": self._used.tolist(),
         }
-
-
-@dataclass
-class _Survey:
-    """What the driver knows of every row, in source order; `starts` are the pieces' first rows and, last, the number of rows."""
-
-    hashes: npt.NDArray[np.uint64]
-    bad: npt.NDArray[np.bool_]
-    columns: pa.Table
-    starts: npt.NDArray[np.int64]
-    codes: Codes = field(default_factory=lambda: np.zeros(0, np.int8))
-
-    def of(self, number: int) -> Codes:
-        return self.codes[self.starts[number] : self.starts[number + 1]]
 
 
 @dataclass(frozen=True)
@@ -332,8 +247,7 @@ class Preparation:
             say(f"rows and tokens are taken from the shards of {manifest['made']} in {self.folder.uri} ({size / 1e9:.2f} GB)")
             for note in manifest["notes"]:
                 say(note)
-        shards = {name: self._part(name, manifest["pieces"]) for name in NAMES}
-        shards = {name: part for name, part in shards.items() if part.files}
+        shards = self._parts(manifest["pieces"])
         pa.default_memory_pool().release_unused()
         tables = {name: part.table() for name, part in shards.items()}
         for name in ("train", "validation"):
@@ -341,7 +255,7 @@ class Preparation:
                 raise DataError(f"{name}: no rows are left; give it some, or change data.split or data.duplicates")
         texts = ["row_id", "title", "comment", *self.data.tasks]
         numbers = ["row_id", *self.data.tasks, ID_HASH, "input_ids", *(["token_type_ids"] if self._types else []), "length"]
-        parts = [tables[name].select(texts) if name in tables else None for name in NAMES]
+        parts = [tables[name].select(texts) if name in tables else None for name in PARTS]
         leaks = self.folder.read_parquet(LEAKED).cast(LEAKS)
         splits = Splits(parts[0], parts[1], parts[2], leaks, manifest["dropped"], partial(self.folder.read_parquet, SEEN))
         for name, table in splits.parts.items():
@@ -371,12 +285,17 @@ class Preparation:
                 self.folder.delete_folder(name)
         return True
 
-    def _part(self, name: str, pieces: list[dict[str, Any]]) -> Shards:
-        own = [(piece["name"], piece["parts"][name]) for piece in pieces if name in piece["parts"]]
-        files = tuple((f"{piece}/{name}.arrow", int(part["bytes"])) for piece, part in own)
-        digest = hashlib.sha256("".join(part["digest"] for _, part in own).encode()).hexdigest()
-        used = np.unique(np.concatenate([np.zeros(0, np.int32), *(np.array(part["vocabulary"], np.int32) for _, part in own)]))
-        return Shards(self.folder.uri, self.key[:32], files, digest, used.astype(np.int32).tobytes())
+    def _parts(self, pieces: list[PieceRecord]) -> dict[str, Shards]:
+        """The files of each part that has any."""
+        found: dict[str, Shards] = {}
+        for name in PARTS:
+            own = [(piece["name"], piece["parts"][name]) for piece in pieces if name in piece["parts"]]
+            if own:
+                files = tuple((f"{piece}/{name}.arrow", part["bytes"]) for piece, part in own)
+                digest = hashlib.sha256("".join(part["digest"] for _, part in own).encode()).hexdigest()
+                used = np.unique(np.concatenate([np.array(part["vocabulary"], np.int32) for _, part in own]))
+                found[name] = Shards(self.folder.uri, self.key[:32], files, digest, used.tobytes())
+        return found
 
     def _make(self, say: Say, *, through_ray: bool) -> None:
         notes: list[str] = []
@@ -394,27 +313,28 @@ class Preparation:
             for note in source.notes:
                 noted(note)
         data = self.data if self.data.source else self.data.model_copy(update={"split": SplitConfig()})
-        found = {part: (source, find_columns(source, data)) for part, source in opened.items()}
-        pieces = [Piece(0, source, layout, part, data) for source, layout in found.values() for part in source.parts]
-        pieces = [Piece(number, p.source, p.layout, p.part, data) for number, p in enumerate(pieces)]
-        survey = self._survey(pieces, noted, say, through_ray)
-        pieces = self._split(pieces, list(opened), survey, noted)
+        pieces = pieces_of(opened.values(), data)
+        rows = survey("shards", pieces, say=say, noted=noted, through_ray=through_ray)
+        codes = np.full(len(rows.hashes), LEFT_OUT, np.int8)
+        if self.data.source:
+            self._cut(rows, codes, noted)
+        else:
+            pieces = self._own_parts(pieces, {id(source): part for part, source in opened.items()}, rows, codes, noted)
         self._unchanged()
-        leaks = self._find_leaks(pieces, survey, noted, say, through_ray)
+        leaks = self._find_leaks(pieces, rows, codes, noted, say, through_ray)
         dropped = int(pc.count_distinct(leaks["train_row_id"]).as_py()) if self.data.duplicates == "drop_from_train" else 0
         there = sum(self.folder.exists(f"piece-{piece.number:05d}/{RECORD}") for piece in pieces)
         if there:
             say(f"going on with a preparation that was broken off: {there} of {len(pieces)} pieces are there")
-        records = self._write(pieces, survey, say, through_ray)
+        records = self._write(pieces, rows.cut(codes), say, through_ray)
         self._unchanged()
-        parts = {name: self._part(name, records) for name in NAMES}
-        tables = {name: part.table() for name, part in parts.items() if part.files}
+        tables = {name: part.table() for name, part in self._parts(records).items()}
         self.folder.write_parquet(SEEN, SeenRows.of(tables).table)
         self.folder.write_parquet(LEAKED, leaks)
-        rows = sum(table.num_rows for table in tables.values())
+        total = sum(table.num_rows for table in tables.values())
         size = sum(part["bytes"] for piece in records for part in piece["parts"].values())
         seconds = time.monotonic() - began
-        say(f"shards: {rows:,} rows, {size / 1e9:.2f} GB, prepared in {seconds:,.0f} s ({rows / seconds:,.0f} rows/s)")
+        say(f"shards: {total:,} rows, {size / 1e9:.2f} GB, prepared in {seconds:,.0f} s ({total / seconds:,.0f} rows/s)")
         made = {"made": time.strftime("%Y-%m-%d %H:%M:%S"), "notes": notes, "dropped": dropped, "pieces": records, "key": self.key}
         self.folder.write_json(MANIFEST, {**made, "sources": self._identities})
         self._tell_of_others(say)
@@ -466,98 +386,44 @@ class Preparation:
             if modified(name) != before:
                 raise DataError(f"{name}: changed while it was prepared: start again")
 
-    def _survey(self, pieces: list[Piece], noted: Say, say: Say, through_ray: bool) -> _Survey:
-        """Read every row once, and refuse what cannot be read, bad rows and row ids that stand twice."""
-        kept: dict[int, list[pa.Table]] = {piece.number: [] for piece in pieces}
-        total, clock = 0, Clock("shards: rows looked at", 0, say)
-        for block in _run(pieces, [()] * len(pieces), Piece.survey, through_ray):
-            if faults := block["fault"].drop_null().to_pylist():
-                raise DataError(faults[0])
-            kept[block["piece"][0].as_py()].append(block.drop_columns(["piece", "fault"]))
-            total += block.num_rows
-            clock.tell(total)
-        starts = np.cumsum([0, *(sum(t.num_rows for t in kept[piece.number]) for piece in pieces)])
-        for source, layout in {id(piece.source): (piece.source, piece.layout) for piece in pieces}.values():
-            own = [piece.number for piece in pieces if piece.source is source]
-            tables = [t for number in own for t in kept[number]]
-            if not tables:
-                raise DataError(f"{source.name}: holds a header but no rows")
-            bad = sum(int(pc.sum(t["bad"]).as_py() or 0) for t in tables)
-            words = sum(int(pc.sum(t[MISSING_WORDS]).as_py() or 0) for t in tables)
-            if bad and self.data.bad_rows == "error":
-                raise refusal_of(source, layout)
-            if bad:
-                noted(left_out_of(source, layout, self.data))
-            if words:
-                noted(missing_words(source, words, self.data))
-        whole = pa.concat_tables([t for piece in pieces for t in kept[piece.number]])
-        kept.clear()
-        hashes, bads = whole[ID_HASH].to_numpy(), whole["bad"].to_numpy(zero_copy_only=False)
-        columns = whole.drop_columns([ID_HASH, "bad", MISSING_WORDS])
-        return _Survey(hashes, bads, columns, starts)
+    def _cut(self, survey: Survey, codes: Codes, noted: Say) -> None:
+        """Decide the part of each row of the one source."""
+        good = np.flatnonzero(~survey.bad)
+        columns = survey.columns.filter(pa.array(~survey.bad)) if survey.bad.any() else survey.columns
+        if self.data.split.kind == "column":
+            columns = columns.append_column("row_id", pa.array(good).cast(pa.large_string()))
+        try:
+            parts, moved = noted_split(columns, self.data.split, list(self.data.tasks), class_names(self.data))
+        except DataError as error:
+            raise DataError(f"{self.data.source}: {error}") from error
+        for code, rows in enumerate(parts):
+            codes[good[rows]] = code
+        noted(cut_words(self.data, {name: len(rows) for name, rows in zip(PARTS, parts, strict=True) if len(rows)}))
+        for line in moved:
+            noted(f"{self.data.source}: {line}")
 
-    def _split(self, pieces: list[Piece], parts: list[str], survey: _Survey, noted: Say) -> list[Piece]:
-        """Decide each row's part, and give the pieces back as they read from now on."""
-        survey.codes = np.full(len(survey.hashes), LEFT_OUT, np.int8)
-        for source, layout in {id(piece.source): (piece.source, piece.layout) for piece in pieces}.values():
-            own = [piece.number for piece in pieces if piece.source is source]
-            place = slice(int(survey.starts[own[0]]), int(survey.starts[own[-1] + 1]))
-            self._refuse_twice(source, layout, survey.hashes[place][~survey.bad[place]])
-        if self.data.source:
-            good = np.flatnonzero(~survey.bad)
-            columns = survey.columns if len(good) == len(survey.bad) else survey.columns.filter(pa.array(~survey.bad))
-            if self.data.split.kind == "column":
-                columns = columns.append_column("row_id", pa.array(good).cast(pa.large_string()))
-            try:
-                decided, moved = noted_split(columns, self.data.split, list(self.data.tasks), class_names(self.data))
-            except DataError as error:
-                raise DataError(f"{self.data.source}: {error}") from error
-            for code, rows in enumerate(decided):
-                survey.codes[good[rows]] = code
-            counts = [len(rows) for rows in decided]
-            shown = ", ".join(f"{name} {n:,} ({n / len(good):.1%})" for name, n in zip(NAMES, counts, strict=True) if n)
-            noted(f"{self.data.source}: split by {split_words(self.data.split)}: {shown}")
-            for line in moved:
-                noted(f"{self.data.source}: {line}")
-            return pieces
-        of_source = dict(zip(dict.fromkeys(id(piece.source) for piece in pieces), parts, strict=True))
-        for piece in pieces:
-            survey.of(piece.number)[:] = NAMES.index(of_source[id(piece.source)])
-        survey.codes[survey.bad] = LEFT_OUT
-        good_hashes = [survey.hashes[survey.codes == code] for code in range(len(NAMES))]
-        noted("own split: " + ", ".join(f"{p} {len(good_hashes[NAMES.index(p)]):,} ({self.sources[p]})" for p in parts))
-        shared = sum(map(len, good_hashes)) - len(np.unique(np.concatenate(good_hashes)))
-        if not shared:
-            return pieces
-        noted(f"{shared:,} row ids are in more than one file; ids now start with the part: " + ", ".join(f"{p}/..." for p in parts))
-        return [Piece(p.number, p.source, p.layout, p.part, p.data, f"{of_source[id(p.source)]}/") for p in pieces]
+    def _own_parts(self, pieces: list[Piece], part_of: Mapping[int, str], survey: Survey, codes: Codes, noted: Say) -> list[Piece]:
+        """Note each row's part where files are the split (`part_of` their sources), and give the pieces back as they read from now on."""
+        for piece, own in zip(pieces, survey.cut(codes), strict=True):
+            own[:] = PARTS.index(part_of[id(piece.source)])
+        codes[survey.bad] = LEFT_OUT
+        shared = int((codes != LEFT_OUT).sum()) - len(np.unique(survey.hashes[codes != LEFT_OUT]))
+        tell_own_split(self.data, {part: int((codes == PARTS.index(part)).sum()) for part in part_of.values()}, shared, noted)
+        return [replace(piece, prefix=f"{part_of[id(piece.source)]}/") for piece in pieces] if shared else pieces
 
-    def _refuse_twice(self, source: Source, layout: Layout, hashes: npt.NDArray[np.uint64]) -> None:
-        if layout.row_id is None:
-            return
-        ordered = np.sort(hashes)
-        twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-        if len(twice):
-            suspects = []
-            for block in annotated_blocks(source, layout):
-                among = np.isin(id_hash(block["row_id"].fill_null("")), twice)
-                suspects.append(block.filter(pc.and_(pa.array(among), pc.invert(left_out(block, self.data)))))
-            settle(pa.concat_tables(suspects), source, layout, self.data, lambda _: None)  # raises where ids, not only hashes, are equal
-
-    def _find_leaks(self, pieces: list[Piece], survey: _Survey, noted: Say, say: Say, through_ray: bool) -> pa.Table:
-        """Look for training rows like held-out ones, and leave them out of `survey.codes`."""
-        counts = np.bincount(survey.codes[survey.codes >= 0], minlength=len(NAMES))
+    def _find_leaks(self, pieces: list[Piece], survey: Survey, codes: Codes, noted: Say, say: Say, through_ray: bool) -> pa.Table:
+        """Look for training rows like held-out ones, and leave them out of `codes`."""
+        counts = np.bincount(codes[codes >= 0], minlength=len(PARTS))
         if self.data.duplicates == "allow":
             noted(NOT_LOOKED_FOR)
         if self.data.duplicates == "allow" or not counts[0] or not counts[1:].any():
             return LEAKS.empty_table()
-        arguments = [(survey.of(piece.number),) for piece in pieces]
-        held = pa.concat_tables(list(_run(pieces, arguments, Piece.held_out, through_ray)))
+        arguments = [(own,) for own in survey.cut(codes)]
+        held = pa.concat_tables(list(run(pieces, arguments, _held_out, through_ray=through_ray)))
         finder = Leaks(held, say)
-        more = [(survey.of(piece.number), finder) for piece in pieces]
         clock, found = Clock("near-duplicates: rows looked up", int(counts[0]), say), [LEAKS.empty_table()]
         done = capped = 0
-        for table in _run(pieces, more, Piece.leaks, through_ray):
+        for table in run(pieces, arguments, _leaks, through_ray=through_ray, shared=finder):
             found.append(table.filter(pc.is_valid(table["train_row_id"])).select(LEAKS.names))
             done += int(pc.sum(table["looked_at"]).as_py())
             capped += int(pc.sum(table["capped"]).as_py())
@@ -570,25 +436,22 @@ class Preparation:
             report_held_out_pairs(find_leaks(both[0], both[1], say), noted)
         if not leaks.num_rows:
             return leaks
-        words = leaking_words(leaks)
-        if self.data.duplicates == "error":
-            raise DataError(f"{words}; remove one side, or set data.duplicates to drop_from_train")
-        noted(f"{words}; dropped from train")
+        tell_leaks(leaks, self.data, noted)
         prefix = next((piece.prefix for piece in pieces if piece.prefix), "")
         ids = pc.unique(leaks["train_row_id"])
         ids = pc.utf8_slice_codeunits(ids, start=len(prefix)) if prefix else ids
-        survey.codes[(survey.codes == 0) & np.isin(survey.hashes, id_hash(ids))] = LEFT_OUT
+        codes[(codes == 0) & np.isin(survey.hashes, id_hash(ids))] = LEFT_OUT
         return leaks
 
-    def _write(self, pieces: list[Piece], survey: _Survey, say: Say, through_ray: bool) -> list[dict[str, Any]]:
-        given = [(survey.of(piece.number), self.folder.uri, self._backend, self._types) for piece in pieces]
-        total, done = int((survey.codes != LEFT_OUT).sum()), 0
-        clock, records = Clock("shards: rows written", total, say), []
-        for table in _run(pieces, given, _write_record, through_ray):
+    def _write(self, pieces: list[Piece], codes: list[Codes], say: Say, through_ray: bool) -> list[PieceRecord]:
+        given = [(own, self.folder.uri, self._backend, self._types) for own in codes]
+        total, done = sum(int((own != LEFT_OUT).sum()) for own in codes), 0
+        clock, records = Clock("shards: rows written", total, say), list[PieceRecord]()
+        for table in run(pieces, given, _write, through_ray=through_ray):
             record = json.loads(table["record"][0].as_py())
             if "error" in record:
                 raise _ERRORS[record["error"]](record["message"])
             done += sum(part["rows"] for part in record["parts"].values())
             clock.tell(done)
-            records.append({key: value for key, value in record.items() if key in ("name", "parts")})
+            records.append(record)
         return sorted(records, key=lambda record: str(record["name"]))

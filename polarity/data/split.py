@@ -23,7 +23,12 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from polarity.config import DataConfig, SplitConfig
 from polarity.data.annotators import taught, votes_table, without_votes
+from polarity.data.canonical import find_columns
+from polarity.data.duplicates import LEAKS, find_leaks
+from polarity.data.formats import open_source
 from polarity.data.oversample import MISSING, label_arrays, stratum_ids
+from polarity.data.read import prefixed, read_comments
+from polarity.data.seen import PARTS, title_keys, titles_apart
 from polarity.errors import DataError, Say
 from polarity.paths import absolute, is_local_data, is_sample
 from polarity.spelling import canonical
@@ -107,9 +112,10 @@ def _with_every_class(parts: Parts, labels: dict[str, Rows], names: Mapping[str,
                 held[index].remove(back)
                 held[index].append(given)
                 held[giver].append(back)
-                to, source = (("train", "validation", "test")[part] for part in (index, giver))
                 named = repr(names[task][label]) if task in names else f"class number {label}"
-                notes.append(f"{to} had no row of {task} that is {named}: one of {source} changed places with one of its own")
+                notes.append(
+                    f"{PARTS[index]} had no row of {task} that is {named}: one of {PARTS[giver]} changed places with one of its own"
+                )
                 return
 
     for task, values in labels.items():
@@ -306,8 +312,6 @@ def _column_parts(comments: pa.Table, column: str) -> Rows:
     return part
 
 
-__all__ = ["Splits", "load_splits", "split_indices"]
-
 NOT_LOOKED_FOR = "duplicates across the split were not looked for (data.duplicates: allow): scores may be too good"
 SMALL_BYTES = 32_000_000
 """A file or folder up to this size is read, in about a second, while Ray is still starting."""
@@ -338,8 +342,6 @@ class Splits:
     @property
     def by_title(self) -> dict[str, bool]:
         """Whether titles are the unit of intervals, for each part that judges; see `titles_apart`."""
-        from polarity.data.seen import title_keys, titles_apart
-
         training = title_keys(self.train["title"])
         return {name: titles_apart(training, table["title"]) for name, table in self.held_out.items()}
 
@@ -372,9 +374,6 @@ def in_shards(data: DataConfig) -> bool:
 def check_columns(data: DataConfig) -> None:
     """Raise DataError for a local source that is not there or, if it is small, lacks a column: a header is read in no time, and Ray takes
     seconds to start."""
-    from polarity.data.canonical import find_columns
-    from polarity.data.formats import open_source
-
     own = data.model_copy(update={"split": SplitConfig()}) if data.train else data  # the files are the split: no column is asked for
     for source in data.sources:
         path = Path(absolute(source))
@@ -398,8 +397,6 @@ def load_splits(data: DataConfig, say: Say) -> Splits:
 
 
 def _cut_source(data: DataConfig, say: Say) -> dict[str, pa.Table]:
-    from polarity.data.read import read_comments
-
     if not data.source:
         raise DataError("no data: give data.source (--data FILE), or data.train and data.validation (--train FILE --validation FILE)")
     comments = read_comments(data.source, data, say=say)
@@ -409,22 +406,26 @@ def _cut_source(data: DataConfig, say: Say) -> dict[str, pa.Table]:
         raise DataError(f"{data.source}: {error}") from error
     if "split" in comments.column_names and "split" not in data.tasks:
         comments = comments.drop_columns(["split"])
-    parts = {name: comments.take(pa.array(np.sort(own))) for name, own in zip(("train", "validation", "test"), rows, strict=True)}
-    if not len(rows[2]):
-        del parts["test"]
-    shown = ", ".join(f"{name} {table.num_rows:,} ({table.num_rows / comments.num_rows:.1%})" for name, table in parts.items())
-    say(f"{data.source}: split by {split_words(data.split)}: {shown}")
+    cut = zip(PARTS, rows, strict=True)
+    parts: dict[str, pa.Table] = {name: comments.take(pa.array(np.sort(own))) for name, own in cut if name != "test" or len(own)}
+    say(cut_words(data, {name: table.num_rows for name, table in parts.items()}))
     for note in notes:
         say(f"{data.source}: {note}")
     return parts
 
 
-def split_words(split: SplitConfig) -> str:
-    """How a source is cut, in words."""
-    if split.kind == "column":
-        return f"the column {split.column}"
-    kind = {"plan": f"the plan, stratified by {split.stratify}", "joint": "all labels jointly", "group": "title"}[split.kind]
-    return f"{kind}, seed {split.seed}" + (f", fold {split.fold} of {split.folds}" if split.folds else "")
+def cut_words(data: DataConfig, counts: Mapping[str, int]) -> str:
+    """How the one source is cut into parts of so many rows."""
+    split = data.split
+    how = {
+        "column": f"the column {split.column}",
+        "plan": f"the plan, stratified by {split.stratify}, seed {split.seed}",
+        "joint": f"all labels jointly, seed {split.seed}",
+        "group": f"title, seed {split.seed}",
+    }[split.kind]
+    fold = f", fold {split.fold} of {split.folds}" if split.folds else ""
+    shown = ", ".join(f"{name} {rows:,} ({rows / sum(counts.values()):.1%})" for name, rows in counts.items())
+    return f"{data.source}: split by {how}{fold}: {shown}"
 
 
 def class_names(data: DataConfig) -> dict[str, list[str]]:
@@ -433,34 +434,23 @@ def class_names(data: DataConfig) -> dict[str, list[str]]:
 
 
 def _own_files(data: DataConfig, say: Say) -> dict[str, pa.Table]:
-    from polarity.data.read import read_comments
-
     whole = data.model_copy(update={"split": SplitConfig()})  # the files are the split: no column is asked for
     sources = {"train": data.train, "validation": data.validation, "test": data.test}
     parts = {name: read_comments(source, whole, say=say) for name, source in sources.items() if source}
-    say("own split: " + ", ".join(f"{name} {table.num_rows:,} ({sources[name]})" for name, table in parts.items()))
-    return _unique_ids(parts, say)
-
-
-def _unique_ids(parts: dict[str, pa.Table], say: Say) -> dict[str, pa.Table]:
-    """The parts as they are, or with their names before every row id where files share some, as files with numbered rows do."""
     ids = pa.chunked_array([chunk for table in parts.values() for chunk in table["row_id"].chunks], type=pa.large_string())
     shared = len(ids) - pc.count_distinct(ids).as_py()
-    if not shared:
-        return parts
-    say(f"{shared:,} row ids are in more than one file; ids now start with the part: " + ", ".join(f"{name}/..." for name in parts))
-    return {name: _prefixed(table, name) for name, table in parts.items()}
+    tell_own_split(data, {name: table.num_rows for name, table in parts.items()}, shared, say)
+    return {name: prefixed(table, f"{name}/") for name, table in parts.items()} if shared else parts
 
 
-def _prefixed(table: pa.Table, name: str) -> pa.Table:
-    text = pa.large_string()
-    ids = pc.binary_join_element_wise(pa.scalar(f"{name}/", text), table["row_id"].cast(text), pa.scalar("", text))
-    return table.set_column(table.schema.get_field_index("row_id"), "row_id", ids)
+def tell_own_split(data: DataConfig, counts: Mapping[str, int], shared: int, say: Say) -> None:
+    """Say which files are the split, and that ids get their part's name in front where files share some, as numbered rows do."""
+    say("own split: " + ", ".join(f"{name} {rows:,} ({getattr(data, name)})" for name, rows in counts.items()))
+    if shared:
+        say(f"{shared:,} row ids are in more than one file; ids now start with the part: " + ", ".join(f"{name}/..." for name in counts))
 
 
 def _handle_leaks(parts: dict[str, pa.Table], data: DataConfig, say: Say) -> Splits:
-    from polarity.data.duplicates import LEAKS, find_leaks
-
     for name, table in parts.items():
         if not table.num_rows:
             raise DataError(f"{_where(name, data)}: no rows; give it some, or change data.split")
@@ -475,18 +465,18 @@ def _handle_leaks(parts: dict[str, pa.Table], data: DataConfig, say: Say) -> Spl
     splits = Splits(train, validation, test, leaks, 0)
     if not leaks.num_rows:
         return splits
+    tell_leaks(leaks, data, say)
     rows = pc.unique(leaks["train_row_id"])
-    found = leaking_words(leaks)
-    if data.duplicates == "error":
-        raise DataError(f"{found}; remove one side, or set data.duplicates to drop_from_train")
-    say(f"{found}; dropped from train")
     return replace(splits, train=train.filter(pc.invert(pc.is_in(train["row_id"], value_set=rows))), dropped=len(rows))
 
 
-def leaking_words(leaks: pa.Table) -> str:
-    """How many training rows leak, and the first of them."""
+def tell_leaks(leaks: pa.Table, data: DataConfig, say: Say) -> None:
+    """Say how many training rows leak and are dropped; raises DataError where `data.duplicates` is `error`."""
     rows = pc.count_distinct(leaks["train_row_id"]).as_py()
-    return f"{rows:,} training rows have a duplicate or near duplicate in validation or test: {_pairs(leaks)}"
+    found = f"{rows:,} training rows have a duplicate or near duplicate in validation or test: {_pairs(leaks)}"
+    if data.duplicates == "error":
+        raise DataError(f"{found}; remove one side, or set data.duplicates to drop_from_train")
+    say(f"{found}; dropped from train")
 
 
 def report_held_out_pairs(pairs: pa.Table, say: Say) -> None:

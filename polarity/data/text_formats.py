@@ -11,7 +11,7 @@ import codecs
 import csv
 import json
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -302,13 +302,14 @@ def _unbalanced(text: str, delimiter: str) -> tuple[int, int | None]:
 
 def _lines(name: str, text: TextFile, delimiter: str, rows: Sequence[int]) -> list[int]:
     """First line of each row (0 is the row after the header)."""
-    wanted, found = set(rows), {}
     with closing(_records(name, text, delimiter)) as records:
-        for row, (first, _, _) in enumerate(records, start=-1):
-            if row in wanted:
-                found[row] = first
-                if len(found) == len(wanted):
-                    break
+        return _numbers_of(rows, (first for first, _, _ in islice(records, 1, None)))
+
+
+def _numbers_of(rows: Sequence[int], numbers: Iterable[int]) -> list[int]:
+    """The numbers at these positions; no more are read than are needed."""
+    wanted = set(rows)
+    found = {row: number for row, number in enumerate(islice(numbers, max(rows, default=-1) + 1)) if row in wanted}
     return [found[row] for row in rows]
 
 
@@ -372,7 +373,7 @@ def open_jsonl(name: str, path: Path) -> Source:
     )
 
 
-def json_rows(name: str, text: TextFile) -> Iterator[tuple[int, Row]]:
+def json_rows(name: str, text: TextFile) -> Generator[tuple[int, Row], None, None]:
     """(line, object) of each line that is not empty. Raises DataError naming the line of what is not one whole JSON object."""
     with text.path.open(encoding=text.encoding, newline="\n") as file:
         for number, line in enumerate(file, start=1):
@@ -426,21 +427,13 @@ def _constant(word: str) -> float:
 
 def _json_blocks(name: str, text: TextFile, columns: Sequence[str]) -> Iterator[pa.Table]:
     with readable(name):
-        cells: dict[str, list[str | None]] = {column: [] for column in columns}
-        rows = 0
-        for number, row in json_rows(name, text):
-            for column in columns:
-                cells[column].append(json.dumps(row) if column == WHOLE else _text(name, number, column, row.get(column)))
-            rows += 1
-            if rows % ROWS_PER_BLOCK == 0:
-                yield _table(cells)
-                cells = {column: [] for column in columns}
-        if rows % ROWS_PER_BLOCK:
-            yield _table(cells)
+        rows = json_rows(name, text)
+        while cells := [[_cell(name, line, column, row) for column in columns] for line, row in islice(rows, ROWS_PER_BLOCK)]:
+            yield pa.Table.from_arrays([pa.array(values, pa.large_string()) for values in zip(*cells, strict=True)], names=list(columns))
 
 
-def _table(cells: dict[str, list[str | None]]) -> pa.Table:
-    return pa.table({column: pa.array(values, pa.large_string()) for column, values in cells.items()})
+def _cell(name: str, line: int, column: str, row: Row) -> str | None:
+    return json.dumps(row) if column == WHOLE else _text(name, line, column, row.get(column))
 
 
 def _text(name: str, number: int, column: str, value: object) -> str | None:
@@ -461,10 +454,5 @@ def _text(name: str, number: int, column: str, value: object) -> str | None:
 
 
 def _json_lines(name: str, text: TextFile, rows: Sequence[int]) -> list[int]:
-    wanted, found = set(rows), {}
-    for row, (number, _) in enumerate(json_rows(name, text)):
-        if row in wanted:
-            found[row] = number
-            if len(found) == len(wanted):
-                break
-    return [found[row] for row in rows]
+    with closing(json_rows(name, text)) as found:
+        return _numbers_of(rows, (line for line, _ in found))

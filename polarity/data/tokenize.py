@@ -13,7 +13,6 @@ single text and their room. The special tokens come from the tokenizer's own pos
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -25,7 +24,8 @@ from numpy.typing import NDArray
 
 from polarity.artifacts import column_of_objects, replacing
 from polarity.config import MIN_COMMENT_TOKENS, DataConfig
-from polarity.errors import EncoderError
+from polarity.data.near import spans
+from polarity.errors import EncoderError, Say
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -43,7 +43,7 @@ def tokenize(
     data: DataConfig,
     *,
     cache_dir: Path | None = None,
-    say: Callable[[str], None] | None = None,
+    say: Say | None = None,
 ) -> pa.Table:
     """`comments` with the columns `input_ids` (large_list<int32>), `token_type_ids` (large_list<int8>) and `length` (int32).
 
@@ -122,9 +122,15 @@ def _read_frame(probe: Any, pair: bool) -> Frame:
         raise EncoderError("the tokenizer's post-processor drops or turns round the texts; choose another encoder")
     middle_end = second[0] if pair else first[-1] + 1
     after_start = second[-1] + 1 if pair else first[-1] + 1
-    spans = [(0, first[0]), (first[0], first[-1] + 1), (first[-1] + 1, middle_end), (middle_end, after_start), (after_start, len(segments))]
-    before, _, middle, _, after = (tuple(probe.ids[start:end]) for start, end in spans)
-    kinds = [probe.type_ids[start] if end > start else 0 for start, end in spans]
+    places = [
+        (0, first[0]),
+        (first[0], first[-1] + 1),
+        (first[-1] + 1, middle_end),
+        (middle_end, after_start),
+        (after_start, len(segments)),
+    ]
+    before, _, middle, _, after = (tuple(probe.ids[start:end]) for start, end in places)
+    kinds = [probe.type_ids[start] if end > start else 0 for start, end in places]
     return Frame(before, middle, after, (kinds[0], kinds[1], kinds[2], kinds[3], kinds[4]))
 
 
@@ -222,18 +228,12 @@ class _Pieces:
             else:
                 values, first, kept = part
                 lengths = kept[self.rows]
-                source = values[_positions(first[self.rows], lengths)]
-            target = _positions(at, lengths)
+                source = values[spans(first[self.rows], lengths)]
+            target = spans(at, lengths)
             ids[target] = source
             if len(kinds):
                 kinds[target] = kind
             at = at + lengths
-
-
-def _positions(starts: Int64, lengths: Int64) -> Int64:
-    """start, start + 1, ... of each span, end to end."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def fingerprint(comments: pa.Table, backend: str, data: DataConfig, types: bool) -> str:
@@ -285,7 +285,7 @@ def _table_digest(columns: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _load(path: Path, print_: str, rows: int, say: Callable[[str], None]) -> pa.Table | None:
+def _load(path: Path, print_: str, rows: int, say: Say) -> pa.Table | None:
     """The cached columns, or None where there are none or they are not what was written."""
     if not path.is_file():
         return None
@@ -307,7 +307,7 @@ def _load(path: Path, print_: str, rows: int, say: Callable[[str], None]) -> pa.
     return columns.replace_schema_metadata(None)
 
 
-def _save(path: Path, print_: str, columns: pa.Table, say: Callable[[str], None]) -> None:
+def _save(path: Path, print_: str, columns: pa.Table, say: Say) -> None:
     stamped = columns.replace_schema_metadata({"fingerprint": print_, "digest": _table_digest(columns)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,18 +17,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from polarity.config import DataConfig
-from polarity.errors import ConfigError, EncoderError
+from polarity.errors import ConfigError, EncoderError, first_line
 
 # Parts that encoders carry for other purposes and that pooling and heads replace here.
 _UNUSED_PARTS = ("pooler.", "cls.", "lm_head.", "vocab_", "classifier.", "predictions.")
 _PROBE = 8  # tokens
 _MOVED = 1e-5
 """A share of the largest state: padding that moves a state by more is mixed into the rows; rounding moves it by 1e-6."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what a library says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 class Nature(NamedTuple):

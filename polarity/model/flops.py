@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, PreTrainedConfig
 
-from polarity.model.encoder import empty_encoder, first_line
+from polarity.errors import first_line
+from polarity.model.encoder import empty_encoder
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _COUNTED = (8, 16, 24)

@@ -1,4 +1,4 @@
-"""The multi-task model: one encoder, one pooling, a head a task.
+"""The multi-task model: one encoder, one pooling, a head a task; and its configuration, which config.json in a model folder holds.
 
 Shapes: B rows, L tokens, P pooled size, S dropout samples, K classes.
 """
@@ -14,10 +14,55 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from polarity.config import ModelConfig
 from polarity.errors import ConfigError, RunError
-from polarity.model.configuration import PolarityConfig, model_configuration
 from polarity.model.encoder import empty_encoder, examine, freeze_unused, load_encoder, probe_ids
-from polarity.model.heads import Head, Pooling
-from polarity.model.noise import RowNoise, row_keys
+from polarity.model.heads import Head, Pooling, RowNoise, row_keys
+
+
+class PolarityConfig(PreTrainedConfig):
+    """Configuration of a `MultitaskModel`: the encoder's own configuration, the tasks with their classes, pooling and heads."""
+
+    model_type = "polarity"
+
+    encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    task_labels: dict[str, Any] | None = None
+    pooling: str = "mean"
+    concat_cls: bool = False
+    concat_mean: bool = False
+    cls_place: str = "first"
+    head_layers: int = 0
+    head_hidden_size: int = 384
+    head_intermediate_size: int | None = None
+    head_residual: bool = False
+    head_dropout: float = 0.1
+    inference_mode: str = "off"
+    inference_samples: int = 3
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.encoder_config, dict):
+            spec = dict(self.encoder_config)
+            self.encoder_config = AutoConfig.for_model(spec.pop("model_type"), **spec)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+
+
+def model_configuration(
+    model: ModelConfig, labels: dict[str, list[str]], encoder_config: PreTrainedConfig, *, cls_place: str
+) -> PolarityConfig:
+    """The model's configuration from the run's: `labels` is {task: classes in order}, `cls_place` where the CLS token is: first or last."""
+    return PolarityConfig(
+        encoder_config=encoder_config,
+        task_labels=labels,
+        pooling=model.pooling,
+        concat_cls=model.concat_cls,
+        concat_mean=model.concat_mean,
+        cls_place=cls_place,
+        head_layers=model.head.layers,
+        head_hidden_size=model.head.hidden_size,
+        head_intermediate_size=model.head.intermediate_size,
+        head_residual=model.head.residual,
+        head_dropout=model.dropout,
+        inference_mode=model.multi_sample.inference,
+        inference_samples=model.multi_sample.inference_samples,
+    )
 
 
 class Mix(NamedTuple):

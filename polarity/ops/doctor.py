@@ -4,10 +4,9 @@ import logging
 import os
 import platform
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
 import ray
@@ -16,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from polarity.config import Config
 from polarity.encoders import resolve_encoder
 from polarity.environment import installed_versions
-from polarity.errors import PolarityError
+from polarity.errors import PolarityError, Say, first_line
 from polarity.paths import OFFLINE_PREFIX, absolute, is_local_data, is_local_encoder, with_absolute_paths
 
 Level = Literal["ok", "warning", "problem"]
@@ -25,8 +24,20 @@ COMPARED = ("python", "polarity", "ray", "torch", "transformers", "tokenizers", 
 _NODE_TIMEOUT_S = 60.0
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-Reports = dict[str, dict[str, Any]]
-"""{node: what it says of itself, or {"error": why it does not}}"""
+
+class NodeReport(TypedDict, total=False):
+    """What a node says of itself, or `error` alone: why it does not."""
+
+    error: str
+    versions: dict[str, str]
+    storage: str
+    """Why it cannot write there, or nothing; so of the encoder."""
+    encoder: str
+    missing: list[str]
+
+
+Reports = dict[str, NodeReport]
+"""By the node's name."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +79,16 @@ def _ask(node_id: str, *what: Any) -> Any:
     return ray.remote(_look).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(*what)
 
 
-def _answer(reference: Any) -> dict[str, Any]:
+def _answer(reference: Any) -> NodeReport:
     """What a node says, or {"error"} where it does not answer in time."""
     try:
-        found: dict[str, Any] = ray.get(reference, timeout=_NODE_TIMEOUT_S)
+        found: NodeReport = ray.get(reference, timeout=_NODE_TIMEOUT_S)
     except ray.exceptions.RayError as error:
         return {"error": str(error).strip().splitlines()[-1]}
     return found
 
 
-def _look(storage: str, encoder: str, revision: str | None, sources: list[str]) -> dict[str, Any]:
+def _look(storage: str, encoder: str, revision: str | None, sources: list[str]) -> NodeReport:
     """Runs on a node: its versions, and what it cannot write or read."""
     from polarity.artifacts import RunFolder
 
@@ -106,7 +117,7 @@ def _encoder_here(name: str, revision: str | None) -> str:
     try:
         hf_hub_download(name, "config.json", revision=revision)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        return f"{name} is no folder here, and the hub does not give it ({str(error).strip().splitlines()[0][:200]})"
+        return f"{name} is no folder here, and the hub does not give it ({first_line(error)})"
     return ""
 
 
@@ -224,7 +235,7 @@ def payload(folder: Path, *, limit_mb: float = 100.0) -> Finding:
     return Finding("ok", "payload", words)
 
 
-def doctor(config: Config, storage: str, working_dir: Path | None, say: Callable[[str], None]) -> bool:
+def doctor(config: Config, storage: str, working_dir: Path | None, say: Say) -> bool:
     """Print the findings; returns whether nothing stands in the way."""
     refusal = join(config, say)
     findings = [refusal] if refusal else examine(config, storage, working_dir)
@@ -237,7 +248,7 @@ def doctor(config: Config, storage: str, working_dir: Path | None, say: Callable
     return not problems
 
 
-def join(config: Config, say: Callable[[str], None]) -> Finding | None:
+def join(config: Config, say: Say) -> Finding | None:
     """Join the cluster that RAY_ADDRESS names, or start one here; what stands in the way of that, or None."""
     from polarity.train.cluster import start_ray
 
@@ -248,7 +259,6 @@ def join(config: Config, say: Callable[[str], None]) -> Finding | None:
     try:
         start_ray(config.cluster, say)
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         remedy = "is RAY_ADDRESS the head's HOST:6379, this machine one of the cluster's nodes, and its token in ~/.ray/auth_token?"
-        return Finding("problem", "cluster", f"{address or 'Ray on this machine'} cannot be joined ({lines[0][:300]})", remedy)
+        return Finding("problem", "cluster", f"{address or 'Ray on this machine'} cannot be joined ({first_line(error)})", remedy)
     return None

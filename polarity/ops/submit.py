@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from polarity.artifacts import has_secret
-from polarity.errors import RunError
+from polarity.errors import RunError, Say, first_line
 
 if TYPE_CHECKING:
     from ray.job_submission import JobStatus, JobSubmissionClient
@@ -57,10 +57,10 @@ def connect(address: str) -> "JobSubmissionClient":
         with _address_set(address):
             return JobSubmissionClient(address)
     except AuthenticationError as error:
-        raise RunError(f"{address}: the cluster refuses this client ({_first_line(error.message)}); {_TOKEN_REMEDY}") from error
+        raise RunError(f"{address}: the cluster refuses this client ({first_line(error.message)}); {_TOKEN_REMEDY}") from error
     except (requests.RequestException, ConnectionError, RuntimeError, ValueError, KeyError, OSError) as error:
         remedy = "is the cluster up, and is this its dashboard's address (http://HOST:8265, or a port that is forwarded to it)?"
-        raise RunError(f"{address}: no job server answers there ({_first_line(error)}); {remedy}") from error
+        raise RunError(f"{address}: no job server answers there ({first_line(error)}); {remedy}") from error
 
 
 @contextmanager
@@ -76,11 +76,6 @@ def _address_set(address: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-def _first_line(error: object) -> str:
-    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def variables_of(given: list[str]) -> dict[str, str]:
@@ -118,7 +113,7 @@ def submit(
     root: Path,
     gpus: float,
     variables: Mapping[str, str],
-    say: Callable[[str], None],
+    say: Say,
 ) -> str:
     """Submit jobs/JOB.py of the checkout `root` with `arguments`; returns the job's id.
 
@@ -142,13 +137,13 @@ def submit(
         )
     except (RuntimeError, OSError) as error:
         raise RunError(
-            f"the cluster did not take the job ({_first_line(error)}); is a node for it there? `ray status` on it says"
+            f"the cluster did not take the job ({first_line(error)}); is a node for it there? `ray status` on it says"
         ) from error
     say(f"{identity}: {command}")
     return str(identity)
 
 
-def follow(client: "JobSubmissionClient", identity: str, *, ask: Callable[[str], bool], say: Callable[[str], None]) -> "JobStatus":
+def follow(client: "JobSubmissionClient", identity: str, *, ask: Callable[[str], bool], say: Say) -> "JobStatus":
     """Print the job's log until it ends; on Ctrl-C `ask` whether to stop it, else leave it running. Returns its last status.
 
     Raises RunError where the connection breaks: the job goes on then.
@@ -164,7 +159,7 @@ def follow(client: "JobSubmissionClient", identity: str, *, ask: Callable[[str],
     return _ended(client, identity)
 
 
-def _print_log(client: "JobSubmissionClient", identity: str, say: Callable[[str], None]) -> None:
+def _print_log(client: "JobSubmissionClient", identity: str, say: Say) -> None:
     import aiohttp
 
     logging.getLogger(type(client).__module__).setLevel(logging.WARNING)  # it tells how its connection was closed
@@ -172,12 +167,12 @@ def _print_log(client: "JobSubmissionClient", identity: str, say: Callable[[str]
         asyncio.run(_tail(client, identity, say))
     except (aiohttp.ClientError, RuntimeError, OSError) as error:
         raise RunError(
-            f"{identity}: the connection broke ({_first_line(error)}). The job itself goes on where the cluster does; follow it with: "
+            f"{identity}: the connection broke ({first_line(error)}). The job itself goes on where the cluster does; follow it with: "
             f"ray job logs --follow {identity}"
         ) from error
 
 
-async def _tail(client: "JobSubmissionClient", identity: str, say: Callable[[str], None]) -> None:
+async def _tail(client: "JobSubmissionClient", identity: str, say: Say) -> None:
     async for lines in client.tail_job_logs(identity):
         say(lines.rstrip("\n"))
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from polarity import config, errors
 from polarity.data import tokenize
 from polarity.evaluate import calibration, predictions
-from polarity.model import configuration, encoder, heads, inference, multitask, noise
+from polarity.model import encoder, heads, inference, multitask
 from polarity.model.encoder import probe_ids
 from polarity.model.multitask import MultitaskModel
 from polarity.predict import portable
@@ -66,11 +66,9 @@ def modeling_source() -> str:
     parts = [
         *TEXT_PARTS,
         Part(tokenize, only=(*FRAME_NAMES, "plain_backend")),
-        Part(configuration, without=("model_configuration",)),
-        Part(noise),
         Part(heads),
         Part(encoder, only=("text_encoder", "empty_encoder")),
-        Part(multitask, without=("MultitaskModel.from_encoder", "MultitaskModel._freeze_unused", "load_model")),
+        Part(multitask, without=("model_configuration", "MultitaskModel.from_encoder", "MultitaskModel._freeze_unused", "load_model")),
         Part(inference, without=LOOP_NAMES),
         Part(portable, only=(*TEXT_NAMES, "PolarityForSequenceClassification", "PolarityPipeline")),
     ]

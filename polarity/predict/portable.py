@@ -22,9 +22,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from polarity.config import DataConfig
 from polarity.data.tokenize import Frame, frames, kept_lengths, plain_backend
 from polarity.evaluate.calibration import apply
-from polarity.model.configuration import PolarityConfig
 from polarity.model.inference import score
-from polarity.model.multitask import MultitaskModel
+from polarity.model.multitask import MultitaskModel, PolarityConfig
 
 Row = tuple[list[int], list[int]]
 """Token ids and segment ids."""

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from polarity.config import Config
 from polarity.data.batch import Corpus
-from polarity.errors import PolarityError, RunError
+from polarity.errors import PolarityError, RunError, first_line
 from polarity.train.world import World
 
 Weights = dict[str, Tensor]
@@ -187,7 +187,7 @@ def _os_errors(folder: Path) -> Iterator[None]:
     except (SafetensorError, RuntimeError) as error:
         if shutil.disk_usage(folder).free < 1 << 20:
             raise OSError(errno.ENOSPC, str(error)) from error
-        raise OSError(errno.EIO, f"{str(error).splitlines()[0]}; is the disk full, or a quota used up?") from error
+        raise OSError(errno.EIO, f"{first_line(error)}; is the disk full, or a quota used up?") from error
 
 
 @contextmanager
@@ -197,7 +197,7 @@ def temporary_room(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         raise RunError(
-            f"{folder}: cannot be written ({str(error).splitlines()[0]}). If the disk is full, free some space, or set TMPDIR to a folder "
+            f"{folder}: cannot be written ({first_line(error)}). If the disk is full, free some space, or set TMPDIR to a folder "
             "with room; the run goes on with --resume"
         ) from error
 

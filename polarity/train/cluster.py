@@ -5,8 +5,9 @@ import math
 import os
 import re
 import sys
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polarity.artifacts import RunFolder
 from polarity.config import ClusterConfig, Config
-from polarity.errors import ConfigError, RunError
+from polarity.errors import ConfigError, RunError, Say, first_line
 from polarity.paths import DATA_KEYS, is_local_data, is_local_encoder, with_absolute_paths
 from polarity.quiet import MARK, hush_loggers, own_line, verbose
 from polarity.train.control import seconds
@@ -39,7 +40,7 @@ ASK_S = 120.0
 PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
-def start_ray(cluster: ClusterConfig, say: Callable[[str], None]) -> None:
+def start_ray(cluster: ClusterConfig, say: Say) -> None:
     """Join the cluster that RAY_ADDRESS names (as in a submitted job), or start one on this machine."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_S)
     # After a node's death Ray counts on its CPUs for a while, and waits so long for a group that is too large.
@@ -64,7 +65,7 @@ def start_ray(cluster: ClusterConfig, say: Callable[[str], None]) -> None:
     try:
         context = _init(say, address=address or "local")
     except Exception as error:  # Ray raises a bare Exception where its processes do not start in time
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         if address:
             raise ConfigError(f"RAY_ADDRESS={address}: cannot be joined ({reason}): {UNSET}") from error
         raise RunError(
@@ -75,7 +76,7 @@ def start_ray(cluster: ClusterConfig, say: Callable[[str], None]) -> None:
     say(f"{where}: {describe_resources()}{f'; dashboard http://{url}' if url else ''}")
 
 
-def _init(say: Callable[[str], None], **options: Any) -> Any:
+def _init(say: Say, **options: Any) -> Any:
     """`ray.init` without Ray's own lines, and `say` for ours of all workers; options and returned context are Ray's."""
     loud = verbose()
     options |= {"log_to_driver": True, "logging_level": logging.WARNING if loud else logging.CRITICAL}
@@ -111,7 +112,7 @@ def _with_level(connect: Any, *arguments: Any, **options: Any) -> Any:
             del os.environ[name]
 
 
-def _print_own(say: Callable[[str], None], data: Mapping[str, Any]) -> None:
+def _print_own(say: Say, data: Mapping[str, Any]) -> None:
     """A handler of Ray's lines; `data`: {"lines", "pid", "is_err", ...}."""
     for line in data.get("lines", ()):
         found = own_line(line)
@@ -124,7 +125,7 @@ def _print_all(data: Mapping[str, Any]) -> None:
     worker.print_worker_logs(batch, sys.stderr if data.get("is_err") else sys.stdout)
 
 
-def _reach(address: str, patience: float, say: Callable[[str], None]) -> None:
+def _reach(address: str, patience: float, say: Say) -> None:
     """Wait until a cluster answers at HOST:PORT, then return. Raises ConfigError after `patience` seconds: Ray would wait for minutes."""
     if "://" in address or not re.fullmatch(r".+:\d+", address):
         if address.startswith(("http://", "https://")):
@@ -147,7 +148,7 @@ def _reach(address: str, patience: float, say: Callable[[str], None]) -> None:
         channel.close()
 
 
-def _short_sockets(say: Callable[[str], None]) -> None:
+def _short_sockets(say: Say) -> None:
     """Have Ray keep its sockets in a folder whose name is short enough: a socket's path may have 107 bytes (103 on a Mac)."""
     most = (103 if sys.platform == "darwin" else 107) - SOCKET_BYTES
     chosen = os.environ.get("RAY_TMPDIR")
@@ -169,9 +170,43 @@ def describe_resources() -> str:
     return f"{have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs on {len([n for n in ray.nodes() if n['Alive']])} node(s)"
 
 
-def check_nodes(
-    configs: Iterable[Config], folder: RunFolder | None, say: Callable[[str], None], *, with_data: bool, shards: RunFolder | None = None
-) -> None:
+LOCAL_PATIENCE_S = 5.0
+"""A local cluster cannot grow; what has just ended there gives its CPUs back within seconds."""
+
+
+def takes_gpus(cluster: ClusterConfig, workers: int) -> bool:
+    """Whether so many workers get a GPU each; `gpu: auto` takes them where there is one for every worker."""
+    return cluster.gpu == "always" or (cluster.gpu == "auto" and ray.cluster_resources().get("GPU", 0) >= workers)
+
+
+def wait_until_fits(cluster: ClusterConfig, need: Mapping[str, float], what: str) -> int:
+    """How many times the resources `need` are free; waits until they are so once: `cluster.start_timeout_s`, on a local cluster 5 s.
+
+    Then raises RunError with what is lacking, which begins with `what`: Ray itself would wait for ever.
+    """
+    deadline = time.monotonic() + (cluster.start_timeout_s if os.environ.get("RAY_ADDRESS") else LOCAL_PATIENCE_S)
+    while True:
+        free = ray.available_resources()
+        fits = min(int(free.get(name, 0.0) / amount + 1e-9) for name, amount in need.items())
+        if fits >= 1:
+            return fits
+        if time.monotonic() > deadline:
+            raise RunError(lacking(cluster, need, what))
+        time.sleep(0.5)
+
+
+def lacking(cluster: ClusterConfig, need: Mapping[str, float], what: str) -> str:
+    """What is needed beside what there is, and what to do."""
+    free = ray.available_resources()
+    wanted = " and ".join(f"{amount:g} {name}s ({free.get(name, 0.0):g} free)" for name, amount in need.items())
+    more = ", or raise cluster.start_timeout_s if nodes are still coming" if os.environ.get("RAY_ADDRESS") else ""
+    return (
+        f"{what} {wanted}, a worker's share on one node; the cluster has {describe_resources()}. Lower --workers or "
+        f"cluster.cpus_per_worker ({cluster.cpus_per_worker:g}), or free what other jobs hold{more}"
+    )
+
+
+def check_nodes(configs: Iterable[Config], folder: RunFolder | None, say: Say, *, with_data: bool, shards: RunFolder | None = None) -> None:
     """Raise ConfigError where a node of the cluster does not see a local place that a worker on it needs: now, not after minutes.
 
     These are folders of encoders, the run's (or study's) folder, that of the `shards`, where there are any, and, `with_data`, the data,
@@ -220,7 +255,7 @@ def _ask(node_id: str, places: list[str]) -> "ray.ObjectRef[list[str]]":
     return ray.remote(_unseen).options(num_cpus=0, scheduling_strategy=strategy).remote(places)
 
 
-def _answer(name: str, reference: "ray.ObjectRef[list[str]]", say: Callable[[str], None]) -> list[str]:
+def _answer(name: str, reference: "ray.ObjectRef[list[str]]", say: Say) -> list[str]:
     try:
         return ray.get(reference, timeout=ASK_S)
     except ray.exceptions.RayError as error:  # it may have gone, and another may come: the training will see

@@ -1,64 +1,63 @@
-"""Ray Train around the loop: a group of workers under DDP, started again from the newest checkpoint where one fails."""
+"""Ray Train around the loop: a group of workers under DDP, started again from the newest checkpoint where one fails.
 
+First what the driver does, then what runs on every worker of the group, then how a request to stop reaches the workers: from the driver
+through an actor, from a node that goes as a signal. The model and transformers take seconds to import: only workers do.
+
+Checkpoints are written by the first worker, not by Ray's `report`: so they are whole or not there on a local disk, they count as soon as
+they are written (Ray registers one when its controller next looks, and a worker may be killed before), and what is damaged is passed over.
+"""
+
+import logging
 import os
-import time
-from collections.abc import Mapping
-from dataclasses import replace
+import signal
+import sys
+import threading
+from asyncio import Event
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import RayError
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import ClusterConfig
-from polarity.errors import RunError, Say
-from polarity.train.cluster import describe_resources
-from polarity.train.control import on_sigterm, seconds
+from polarity.errors import PolarityError, RunError, Say
+from polarity.quiet import MARK
+from polarity.train.cluster import PREEMPTION_WATCHER, takes_gpus, wait_until_fits
+from polarity.train.control import Control, on_sigterm, seconds, watchdog
 from polarity.train.importing import importing
 from polarity.train.job import Job, Listener, checkpoint_names
-from polarity.train.stop import StopDesk, torch_config
 
 RESIZE_S = 30.0
 """Seconds between two looks whether the group can grow, unless POLARITY_RESIZE_S says otherwise: each growth repeats what was done since
 the last checkpoint."""
+TERMINATED = 143
+"""Exit status of a process that SIGTERM ended."""
+_heard, _training = threading.Event(), threading.Event()
 
 
 def scaling(cluster: ClusterConfig) -> ScalingConfig:
     """What the worker group asks for; `gpu: auto` takes GPUs where there is one for every worker."""
-    gpus = ray.cluster_resources().get("GPU", 0)
-    use_gpu = cluster.gpu == "always" or (cluster.gpu == "auto" and gpus >= cluster.workers)
     number: Any = cluster.workers if cluster.max_workers is None else (cluster.workers, cluster.max_workers)
     return ScalingConfig(  # type: ignore[call-arg]  # Ray's types are those of its older trainers
         num_workers=number,
-        use_gpu=use_gpu,
+        use_gpu=takes_gpus(cluster, cluster.workers),
         resources_per_worker={"CPU": cluster.cpus_per_worker},
         elastic_resize_monitor_interval_s=float(os.environ.get("POLARITY_RESIZE_S", RESIZE_S)),
     )
 
 
 def wait_for_resources(cluster: ClusterConfig, need: ScalingConfig) -> None:
-    """Wait until the group fits, for `cluster.start_timeout_s` at most, then say what is lacking: Ray itself would wait for ever.
-
-    A local cluster cannot grow, so there the answer is immediate.
-    """
-    want = {"CPU": cluster.workers * cluster.cpus_per_worker, "GPU": float(cluster.workers if need.use_gpu else 0)}
-    patience = cluster.start_timeout_s if os.environ.get("RAY_ADDRESS") else 5.0
-    more = ", or raise cluster.start_timeout_s if nodes are still coming" if os.environ.get("RAY_ADDRESS") else ""
-    deadline = time.monotonic() + patience
-    while True:
-        have = ray.available_resources()
-        lacking = [f"{amount:g} {name}s ({have.get(name, 0):g} free)" for name, amount in want.items() if have.get(name, 0) < amount]
-        if not lacking:
-            return
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"{cluster.workers} worker(s) need {' and '.join(lacking)}; the cluster has {describe_resources()}. Lower "
-                f"cluster.workers (--workers) or cluster.cpus_per_worker{more}"
-            )
-        time.sleep(0.5)
+    """Wait until the group fits; raises RunError with what is lacking."""
+    gpus = {"GPU": float(cluster.workers)} if need.use_gpu else {}
+    wait_until_fits(cluster, {"CPU": cluster.workers * cluster.cpus_per_worker, **gpus}, f"{cluster.workers} worker(s) need")
 
 
 def fit(job: Job, say: Say, *, resume: bool, listener: Listener | None = None, tags: Mapping[str, str] | None = None) -> None:
@@ -135,8 +134,142 @@ def _why(error: ray.train.TrainingFailedError) -> str:
 
 
 def _train_on_worker(given: dict[str, Any]) -> object:
-    """What Ray Train runs on every worker; see `ray_worker`."""
-    with importing():
-        from polarity.train.ray_worker import train_on_worker
+    """A worker's part of a run; returns a refusal that no restart can mend, as text, or the first worker's last metrics.
 
-    return train_on_worker(given)
+    `given` is the driver's `train_loop_config`.
+    """
+    with importing():
+        from polarity.train.ray_metrics import run_tags
+        from polarity.train.worker import launch
+        from polarity.train.world import World
+
+    job: Job = replace(given["job"], parts={name: ray.get(ref) for name, ref in given["parts"].items()})
+    listener, cluster = given["listener"], job.config.cluster
+    # It prints every report. Ray names this logger after its file.
+    logging.getLogger(str(Path(ray.__file__).parent / "train/v2/_internal/execution/context.py")).setLevel(logging.WARNING)
+    alone = listener is None  # a study reports epochs, and keeps or repeats its trials itself
+    say = _say if alone else _nothing
+    watcher = preemption if alone and os.environ.get(PREEMPTION_WATCHER) != "0" else None
+    control = Control(seconds(cluster.checkpoint_minutes) if alone else None, watcher)
+    world = World.current(get_device(), control)
+    listen_for_stop(given["desk"], control, first=world.is_first)
+
+    def epoch_ended(metrics: Mapping[str, float]) -> None:
+        ray.train.report(dict(metrics))
+        if listener is not None:
+            listener(metrics)
+
+    with watchdog(control, seconds(cluster.stall_minutes) if alone else None):
+        try:
+            with stop_on_sigterm(control, cluster.grace_s):
+                return launch(job, world, say=say, resume=True, epoch_ended=epoch_ended, gauges=given["tags"] or run_tags(job))
+        except PolarityError as error:
+            return str(error)
+
+
+def preemption() -> str | None:
+    """Which nodes of this group are about to be taken away; every worker must ask, for Ray makes them agree."""
+    info = ray.train.get_preemption_info()
+    if info is None:
+        return None
+    return f"preemption: {len(info.preempted_node_ids)} node(s) with worker(s) {', '.join(map(str, info.preempted_ranks))} will go"
+
+
+def _say(line: str) -> None:
+    print("\n".join(f"{MARK}{part}" for part in line.splitlines()), flush=True)
+
+
+def _nothing(line: str) -> None:
+    """A study's trials are told of by the study, which draws its own table."""
+
+
+@ray.remote(num_cpus=0)
+class StopDesk:
+    """Where the driver leaves the request to stop and the first worker waits for it."""
+
+    def __init__(self) -> None:
+        self._asked, self._reason = Event(), ""
+
+    async def stop(self, reason: str) -> None:
+        """The driver: save and end."""
+        self._reason = reason
+        self._asked.set()
+
+    async def wait(self) -> str:
+        """The first worker: the reason, once there is one."""
+        await self._asked.wait()
+        return self._reason
+
+
+def listen_for_stop(desk: Any, control: Control, *, first: bool) -> None:
+    """On the first worker, pass the driver's request on whenever it comes."""
+
+    def wait() -> None:
+        try:
+            control.request_stop(ray.get(desk.wait.remote()))
+        except RayError:  # the driver has ended, and its desk with it
+            return
+
+    if first:
+        threading.Thread(target=wait, name="polarity-stop", daemon=True).start()
+
+
+@contextmanager
+def stop_on_sigterm(control: Control, grace_s: float) -> Iterator[None]:
+    """While the block runs, this worker's SIGTERM is a request to stop; where it was heard, the process ends after the checkpoint, and
+    after `grace_s` seconds at the latest. So Ray sees a dead worker, and starts the group again from that checkpoint.
+    """
+    done = threading.Event()
+
+    def pass_on() -> None:
+        while not done.is_set():
+            if _heard.wait(0.2):
+                control.request_stop("SIGTERM to a worker")
+                if not done.wait(grace_s):
+                    os._exit(TERMINATED)
+                return
+
+    _training.set()
+    threading.Thread(target=pass_on, name="polarity-sigterm", daemon=True).start()
+    try:
+        yield
+    except RunError as error:
+        if _heard.is_set():
+            print(f"{MARK}{error}; this worker ends", file=sys.stderr, flush=True)
+            os._exit(TERMINATED)
+        raise
+    finally:
+        _training.clear()
+        done.set()
+
+
+def install_handler() -> None:
+    """In a worker's main thread: the first SIGTERM of a training is noted, any other ends the process at once."""
+
+    def note(number: int, frame: Any) -> None:
+        if _heard.is_set() or not _training.is_set():
+            os._exit(TERMINATED)
+        _heard.set()
+
+    _heard.clear()
+    signal.signal(signal.SIGTERM, note)
+
+
+class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]  # Ray does not export torch's backend
+    """Torch's process group, and our handler of SIGTERM: the training itself runs in a thread, which cannot set one."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(install_handler)
+
+
+@dataclass
+class _Config(TorchConfig):
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        return _Backend
+
+
+def torch_config(stall_s: float | None) -> TorchConfig:
+    """The process group's settings. Its own timeout comes after the watchdog's, which knows what the worker was doing."""
+    return _Config() if stall_s is None else _Config(timeout_s=int(2 * stall_s) + 60)

@@ -1,7 +1,6 @@
 """Progress: where a training stands, how fast it is, how much of the machine it uses, and when it will end; as lines and as rows."""
 
 import time
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -9,6 +8,7 @@ from transformers import PreTrainedConfig
 
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows
+from polarity.errors import Say
 from polarity.model.flops import peak_flops, training_flops
 from polarity.model.inference import precision_here
 from polarity.strategy import points_on
@@ -22,9 +22,7 @@ class Utilisation:
     It is a number for people: where the encoder's arithmetic is not known, or the measuring fails, it is None, and `say` hears why, once.
     """
 
-    def __init__(
-        self, encoder: PreTrainedConfig, corpus: Corpus, layers: int, precision: str, world: World, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, encoder: PreTrainedConfig, corpus: Corpus, layers: int, precision: str, world: World, say: Say) -> None:
         self._encoder, self._lengths, self._layers = encoder, corpus.lengths, layers
         self._precision, self._world, self._say = precision, world, say
         self._share: float | None = None

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 from ray.util.metrics import Counter, Gauge
@@ -18,7 +19,6 @@ from polarity.config import Config
 from polarity.data.oversample import sampling_plan
 from polarity.train.control import Record
 from polarity.train.job import Job
-from polarity.train.validate import class_f1_key
 
 PREFIX = "polarity_"
 """Of our metrics' names; Ray puts its own `ray_` in front."""
@@ -28,43 +28,46 @@ RUN_TAGS = ("run", "study", "arm", "seed")
 
 REPEAT_S = 1.0
 
-GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "loss": ("Training loss of the last logged step, all its parts together.", ()),
-    "task_loss": ("Classification loss of a task in the last logged step.", ("task",)),
-    "consistency_loss": ("R-Drop's consistency loss of a task in the last logged step, weighted.", ("task",)),
-    "learning_rate": ("Learning rate of the schedule; with layer-wise rates a layer has a part of it.", ()),
-    "gradient_norm": ("Norm of the gradient before clipping.", ()),
-    "rows_per_second": ("Training rows (after oversampling) a second, all workers together.", ()),
-    "tokens_per_second": ("Real tokens a second, all workers together.", ()),
-    "mfu_ratio": ("Model FLOPs utilisation: arithmetic of the real tokens over what the workers' matrix products reach, measured.", ()),
-    "padded_ratio": ("Share of the computed tokens that are padding.", ()),
-    "oversampling_ratio": ("Rows of an epoch after oversampling over rows of the training part.", ()),
-    "epoch": ("The epoch that is trained or was the last to end, from 1.", ()),
-    "epochs_left": ("Epochs until the schedule ends, the rest of the current one as a fraction.", ()),
-    "step": ("Optimizer steps since the run began, those before a resume included.", ()),
-    "epoch_loss": ("Mean training loss of the last epoch.", ()),
-    "epoch_seconds": ("Training time of the last epoch.", ()),
-    "validation_seconds": ("Time of the last validation.", ()),
-    "validation_macro_f1": ("Macro-F1 on the validation rows, the tasks' mean.", ()),
-    "validation_task_macro_f1": ("Macro-F1 of a task on the validation rows.", ("task",)),
-    "validation_class_f1": ("F1 of a class on the validation rows.", ("task", "class")),
+
+class Of(NamedTuple):
+    """A gauge: the key of the history's row that sets it, of which kind of rows ("": of both), its help, and its tags beside the run's."""
+
+    key: str
+    kind: Literal["step", "epoch", ""]
+    help: str
+    tags: tuple[str, ...] = ()
+
+
+GAUGES = {
+    "loss": Of("loss", "step", "Training loss of the last logged step, all its parts together."),
+    "task_loss": Of("loss_{task}", "step", "Classification loss of a task in the last logged step.", ("task",)),
+    "consistency_loss": Of(
+        "consistency_{task}", "step", "R-Drop's consistency loss of a task in the last logged step, weighted.", ("task",)
+    ),
+    "learning_rate": Of("lr", "step", "Learning rate of the schedule; with layer-wise rates a layer has a part of it."),
+    "gradient_norm": Of("grad_norm", "step", "Norm of the gradient before clipping."),
+    "rows_per_second": Of("rows_per_s", "step", "Training rows (after oversampling) a second, all workers together."),
+    "tokens_per_second": Of("tokens_per_s", "step", "Real tokens a second, all workers together."),
+    "mfu_ratio": Of(
+        "mfu", "step", "Model FLOPs utilisation: arithmetic of the real tokens over what the workers' matrix products reach, measured."
+    ),
+    "padded_ratio": Of("padded_share", "step", "Share of the computed tokens that are padding."),
+    "oversampling_ratio": Of("", "", "Rows of an epoch after oversampling over rows of the training part."),
+    "epoch": Of("epoch", "", "The epoch that is trained or was the last to end, from 1."),
+    "epochs_left": Of("epochs_left", "", "Epochs until the schedule ends, the rest of the current one as a fraction."),
+    "step": Of("step", "", "Optimizer steps since the run began, those before a resume included."),
+    "epoch_loss": Of("loss", "epoch", "Mean training loss of the last epoch."),
+    "epoch_seconds": Of("seconds", "epoch", "Training time of the last epoch."),
+    "validation_seconds": Of("validation_seconds", "epoch", "Time of the last validation."),
+    "validation_macro_f1": Of("validation_overall", "epoch", "Macro-F1 on the validation rows, the tasks' mean."),
+    "validation_task_macro_f1": Of("validation_{task}", "epoch", "Macro-F1 of a task on the validation rows.", ("task",)),
+    "validation_class_f1": Of("f1/{task}/{class}", "epoch", "F1 of a class on the validation rows.", ("task", "class")),
 }
-"""{name: (help, its tags beside the run's)}."""
 
 COUNTERS: dict[str, str] = {
     "steps_total": "Optimizer steps that these workers took or skipped.",
     "bad_steps_total": "Steps that were skipped because loss or gradient were not finite.",
 }
-
-_PLAIN = {
-    "loss": "loss", "lr": "learning_rate", "grad_norm": "gradient_norm", "rows_per_s": "rows_per_second",
-    "tokens_per_s": "tokens_per_second", "padded_share": "padded_ratio", "mfu": "mfu_ratio",
-}  # fmt: skip
-_PLAIN_EPOCH = {
-    "loss": "epoch_loss", "seconds": "epoch_seconds", "validation_seconds": "validation_seconds",
-    "validation_overall": "validation_macro_f1",
-}  # fmt: skip
-_ALWAYS = {"epoch": "epoch", "epochs_left": "epochs_left", "step": "step"}
 
 Sample = tuple[str, Mapping[str, str], float]
 """A gauge's name, its tags beside the run's, and its value."""
@@ -89,20 +92,16 @@ def run_tags(job: Job) -> dict[str, str]:
 
 def samples(record: Record, labels: Mapping[str, list[str]]) -> Iterator[Sample]:
     """The gauges that a row of the history sets; what the row lacks is left as it was."""
-    for key, name in (_ALWAYS | (_PLAIN if record["kind"] == "step" else _PLAIN_EPOCH)).items():
-        yield from _sample(record, key, name)
-    for task, classes in labels.items():
-        yield from _sample(record, f"loss_{task}", "task_loss", task=task)
-        yield from _sample(record, f"consistency_{task}", "consistency_loss", task=task)
-        yield from _sample(record, f"validation_{task}", "validation_task_macro_f1", task=task)
-        for label in classes:
-            yield from _sample(record, class_f1_key(task, label), "validation_class_f1", **{"task": task, "class": label})
-
-
-def _sample(record: Record, key: str, name: str, **tags: str) -> Iterator[Sample]:
-    value = record.get(key)
-    if value is not None:
-        yield name, tags, float(value)
+    of_tags: dict[tuple[str, ...], list[dict[str, str]]] = {
+        (): [{}],
+        ("task",): [{"task": task} for task in labels],
+        ("task", "class"): [{"task": task, "class": name} for task, classes in labels.items() for name in classes],
+    }
+    for name, gauge in GAUGES.items():
+        for tags in of_tags[gauge.tags] if gauge.kind in ("", record["kind"]) else ():
+            value = record.get(gauge.key.format(**tags))
+            if value is not None:
+                yield name, tags, float(value)
 
 
 def publish(tags: Mapping[str, str], held: Mapping[Held, float]) -> None:
@@ -113,7 +112,7 @@ def publish(tags: Mapping[str, str], held: Mapping[Held, float]) -> None:
 
 
 def _gauges() -> dict[str, Gauge]:
-    return {name: Gauge(PREFIX + name, text, (*RUN_TAGS, *more)) for name, (text, more) in GAUGES.items()}
+    return {name: Gauge(PREFIX + name, gauge.help, (*RUN_TAGS, *gauge.tags)) for name, gauge in GAUGES.items()}
 
 
 class RayMetrics:

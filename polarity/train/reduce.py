@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from polarity.config import Config
 from polarity.data.batch import Corpus, evaluation_batches
+from polarity.errors import Say
 from polarity.model.dropout import use_cheap_dropout
 from polarity.model.frozen import WholeTable, split_model, use_rows
 from polarity.model.inference import autocast, to_tensors
@@ -55,9 +56,7 @@ class Reduced:
             self.table.restore(decay(self.table.encoder.get_input_embeddings().weight))
 
 
-def reduced(
-    model: MultitaskModel, parts: Sequence[Corpus | None], config: Config, world: World, *, precision: str, say: Callable[[str], None]
-) -> Reduced:
+def reduced(model: MultitaskModel, parts: Sequence[Corpus | None], config: Config, world: World, *, precision: str, say: Say) -> Reduced:
     """Move the model to the worker's device and reduce it as `config` says; `parts` are train, validation, and test or None.
 
     Raises `ConfigError` where `model.frozen_layers` does not fit.
@@ -79,7 +78,7 @@ def reduced(
 
 
 def with_features(
-    lower: PreTrainedModel, digest: str, corpora: list[Corpus], world: World, *, batch_size: int, precision: str, say: Callable[[str], None]
+    lower: PreTrainedModel, digest: str, corpora: list[Corpus], world: World, *, batch_size: int, precision: str, say: Say
 ) -> list[Corpus]:
     """The corpora with their features, the same on every worker; `lower` is the frozen part of an encoder, `digest` its weights'."""
     started = time.monotonic()

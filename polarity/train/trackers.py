@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from polarity.artifacts import TENSORBOARD, TRACKERS, WANDB, RunFolder, disk_errors
 from polarity.config import Config, TrackingConfig
 from polarity.environment import Environment, commit_of, read_environment
-from polarity.errors import ConfigError, Say
+from polarity.errors import ConfigError, Say, first_line
 from polarity.train.control import Record
 
 FLUSH_S = 5.0
@@ -134,8 +134,7 @@ class _Observer:
                 tracker.log(*row)
             tracker.close(row)
         except Exception as error:  # whatever it is: a run is worth more than its curves
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self._say(f"{self._name} failed and is given up for the rest of this run, which goes on: {why}")
+            self._say(f"{self._name} failed and is given up for the rest of this run, which goes on: {first_line(error)}")
 
 
 def scalars(record: Record) -> dict[str, float]:

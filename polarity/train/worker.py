@@ -1,6 +1,6 @@
 """What one worker does, wherever it was started: `launch` trains, and the first worker writes the results to the run folder.
 
-There are three starts, and all go through here: this process alone (`workflows/train.py`), a worker of a Ray Train group (`ray_worker.py`),
+There are three starts, and all go through here: this process alone (`workflows/train.py`), a worker of a Ray Train group (`driver.py`),
 and a trial in a process of Ray Tune (`tune/trial.py`). They differ in who reads the epochs' scores and in what may stop them.
 """
 

@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from polarity.errors import ConfigError
-from polarity.study import Asha, Replay, Study, TrialRecord, new_trial
+from polarity.study import Asha, Replay, Stage, Study, TrialRecord, new_trial
 from polarity.tune.designs import needed_for
 
 MAX_ATTEMPTS = 2
@@ -74,7 +74,6 @@ class Conductor:
     concurrent: int
     budget: Budget
     watch: Watcher
-    max_attempts: int = MAX_ATTEMPTS
     used: int = 0
     """Epochs that trials have run since this start."""
     closed: str | None = None
@@ -140,11 +139,11 @@ class Conductor:
         self._note(trial, "finished")
 
     def fail(self, name: str, reason: str, *, retry: bool) -> None:
-        """The trial broke: it waits again, before all others, or is given up after `max_attempts`."""
+        """The trial broke: it waits again, before all others, or is given up after MAX_ATTEMPTS."""
         trial = self.study.trial(name)
         trial.failures += 1
         trial.error = reason
-        again = retry and trial.failures < self.max_attempts
+        again = retry and trial.failures < MAX_ATTEMPTS
         trial.status = "pending" if again else "failed"
         self._clock(trial)
         self._note(trial, f"failed{', will be tried again' if again else ' for good'}: {reason}")
@@ -160,7 +159,7 @@ class Conductor:
             return  # a screen is confirmed only where that is asked for, when all of it has ended
         arms = self.study.arms
         chosen = needed_for(arms, self.study.survivors()) if self.study.of("explore") else [arm.name for arm in arms]
-        self.study.trials.extend(confirmation(chosen, self.study.file.seeds.confirm, self.epochs))
+        self.study.trials.extend(trials_of("confirm", chosen, self.study.file.seeds.confirm, self.epochs))
         self.study.save()
 
     def _clock(self, trial: TrialRecord) -> None:
@@ -173,19 +172,12 @@ class Conductor:
         self.watch(self.study, trial, event)
 
 
-def screening(runs: Sequence[str], seeds: Sequence[int], epochs: Mapping[str, int]) -> list[TrialRecord]:
-    """Every run of a screen in full, one seed after the other: a study cut short has whole designs."""
-    return [new_trial(run, seed, "screen", epochs[run]) for seed in seeds for run in runs]
+def trials_of(stage: Stage, arms: Sequence[str], seeds: Sequence[int], epochs: Mapping[str, int]) -> list[TrialRecord]:
+    """Every arm, one seed after the other, so that a study cut short has whole pairs and designs.
 
-
-def confirmation(arms: Sequence[str], seeds: Sequence[int], epochs: Mapping[str, int]) -> list[TrialRecord]:
-    """Every arm in full, one seed after the other, so that a study cut short has whole pairs."""
-    return [new_trial(arm, seed, "confirm", epochs[arm]) for seed in seeds for arm in arms]
-
-
-def exploration(arms: Sequence[str], seeds: Sequence[int], epochs: Mapping[str, int]) -> list[TrialRecord]:
-    """Every arm, the reference first: ASHA's first trial at an empty rung is never stopped."""
-    return [new_trial(arm, seed, "explore", epochs[arm]) for seed in seeds for arm in arms]
+    The reference is the first arm: ASHA's first trial at an empty rung is never stopped.
+    """
+    return [new_trial(arm, seed, stage, epochs[arm]) for seed in seeds for arm in arms]
 
 
 REDUCTION = 2.0

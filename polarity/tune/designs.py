@@ -17,9 +17,9 @@ from typing import Any, Literal, cast, get_args
 from polarity.config import Config
 from polarity.errors import ConfigError, nearest
 from polarity.resolve import resolve
-from polarity.strategy import ALL_POINTS, PHASES, POINTS, TIERS, check_points, points_of_tiers
+from polarity.strategy import ALL_POINTS, PHASES, POINTS, TIERS, Settings, check_points, points_of_tiers
 from polarity.study import Arm
-from polarity.yaml_text import parse_yaml
+from polarity.yaml_text import Tree, parse_yaml
 
 Design = Literal["ladder", "only", "without", "custom", "screen"]
 Level = Literal["tiers", "points"]
@@ -147,7 +147,7 @@ def _custom_reference(name: object, before: Sequence[Arm], place: str) -> Arm | 
     return found
 
 
-def _custom_claim(points: tuple[int, ...], sets: Mapping[str, Any], reference: Arm | None) -> tuple[float, float] | None:
+def _custom_claim(points: tuple[int, ...], sets: Settings, reference: Arm | None) -> tuple[float, float] | None:
     """The plan claims something only for whole points that are added to, or taken from, what is otherwise the same."""
     if reference is None or dict(sets) != dict(reference.sets):
         return None
@@ -157,7 +157,7 @@ def _custom_claim(points: tuple[int, ...], sets: Mapping[str, Any], reference: A
     return claim_of(added) if added else _lost(claim_of(taken))
 
 
-def _numbers(entry: Mapping[str, Any], key: str, place: str) -> list[int]:
+def _numbers(entry: Tree, key: str, place: str) -> list[int]:
     given = entry.get(key)
     given = [] if given is None else given
     if not isinstance(given, list) or any(not isinstance(n, int) or isinstance(n, bool) for n in given):

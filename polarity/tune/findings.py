@@ -1,7 +1,6 @@
 """What a study found, from its record and its trials' predictions: effects, savings, the score at equal compute."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +17,6 @@ from polarity.tune.screen_effects import linear_effects, screen_effects
 from polarity.tune.screening import Screen
 from polarity.tune.statistics import EFFECTS_SCHEMA, Trial, study_effects
 
-Unit = Literal["seconds", "epochs"]
 _TOLERANCE = 1e-9
 _NAMED = 3
 """Trials that a line names; of more it says how many they are."""
@@ -147,21 +145,21 @@ def replayed(study: Study, scores: Mapping[str, float], asha: Asha) -> Replay | 
     return replay(finished, {arm.name: arm.reference for arm in study.arms}, scores, asha)
 
 
-def equal_compute(trials: Sequence[TrialRecord], unit: Unit = "seconds") -> EqualCompute:
+def equal_compute(trials: Sequence[TrialRecord]) -> EqualCompute:
     """What each arm had reached by the time the cheapest arm was done; only finished trials count.
 
-    The budget is the mean over seeds of what the cheapest arm used. `score` is the mean over seeds of the best inner-validation score
-    within it, None where an arm has no score by then in some seed; `full_score` the same without a limit. Seconds of an epoch are
-    its `seconds` in the curve (since the trial's start of training), else the trial's training seconds shared out evenly over its epochs.
-    Of exploration and confirmation the later stage is taken where it has finished trials. Raises RunError for a trial without a curve.
+    The budget is the mean over seeds of the seconds that the cheapest arm used. `score` is the mean over seeds of the best inner-validation
+    score within it, None where an arm has no score by then in some seed; `full_score` the same without a limit. Seconds of an epoch are its
+    `seconds` in the curve (since the trial's start of training), else the trial's training seconds shared out evenly over its epochs. Of
+    exploration and confirmation the later stage is taken where it has finished trials. Raises RunError for a trial without a curve.
     """
     finished = [trial for trial in trials if trial.status == "finished"]
     confirmed = [trial for trial in finished if trial.stage == "confirm"]
     by_arm: dict[str, list[list[tuple[float, float]]]] = {}
     for trial in confirmed or finished:
-        by_arm.setdefault(trial.arm, []).append(_used_and_score(trial, unit))
+        by_arm.setdefault(trial.arm, []).append(_used_and_score(trial))
     if not by_arm:
-        return EqualCompute(unit=unit, budget=None, cheapest=None, arms=[])
+        return EqualCompute(unit="seconds", budget=None, cheapest=None, arms=[])
     costs = {arm: float(np.mean([curve[-1][0] for curve in curves])) for arm, curves in by_arm.items()}
     cheapest = min(costs, key=lambda arm: costs[arm])
     arms = [
@@ -172,15 +170,13 @@ def equal_compute(trials: Sequence[TrialRecord], unit: Unit = "seconds") -> Equa
     for entry in arms:
         if entry.arm == cheapest:
             entry.score = entry.full_score
-    return EqualCompute(unit=unit, budget=costs[cheapest], cheapest=cheapest, arms=arms)
+    return EqualCompute(unit="seconds", budget=costs[cheapest], cheapest=cheapest, arms=arms)
 
 
-def _used_and_score(trial: TrialRecord, unit: Unit) -> list[tuple[float, float]]:
+def _used_and_score(trial: TrialRecord) -> list[tuple[float, float]]:
     curve = trial.curve
     if not curve:
         raise RunError(f"trial {trial.id}: is finished but has no curve")
-    if unit == "epochs":
-        return [(float(point["epoch"]), float(point["overall"])) for point in curve]
     if all("seconds" in point for point in curve):
         return [(float(point["seconds"]), float(point["overall"])) for point in curve]
     per_epoch = trial.train_seconds / float(curve[-1]["epoch"])

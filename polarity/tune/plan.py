@@ -16,12 +16,12 @@ from polarity.encoders import resolve_encoder
 from polarity.errors import ConfigError
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import dump_config
-from polarity.strategy import with_settings
+from polarity.strategy import Settings, with_settings
 from polarity.study import Arm, Asha, Detectable, Seeds, Study, StudyData, StudyFile, TrialRecord
 from polarity.train.control import clock
 from polarity.train.loop import Tables, Training
 from polarity.train.world import World, use_threads
-from polarity.tune.conductor import confirmation, exploration, plan_asha, screening
+from polarity.tune.conductor import plan_asha, trials_of
 from polarity.tune.runner import Prepared, StudyRows, pad_id, token_key
 from polarity.tune.screening import Screen
 from polarity.tune.variance import Forecast, forecast_pairs, forecast_screen
@@ -79,8 +79,8 @@ class StudyPlan:
         """The trials that are known now: those that explore or screen, or the full grid where nothing does."""
         names = [arm.name for arm in arms]
         if self.screen:
-            return screening(names, range(self.seeds), epochs)
-        return exploration(names, self.explore, epochs) if self.explore else confirmation(names, self.confirm, epochs)
+            return trials_of("screen", names, range(self.seeds), epochs)
+        return trials_of("explore", names, self.explore, epochs) if self.explore else trials_of("confirm", names, self.confirm, epochs)
 
     def forecast(self, arms: Sequence[Arm], rows: int) -> Forecast:
         """What the study can see, judged on so many rows."""
@@ -151,7 +151,7 @@ def trial_time(prepared: Prepared, arm: str) -> TrialTime:
 def _timed_config(config: Config) -> Config:
     """Micro-batches alone, R-Drop from the first one, no oversampling: what a step's forward and backward pass cost."""
     size = config.train.micro_batch_size
-    settings: dict[str, Any] = {"train.global_batch_size": size, "train.epochs": 2, "loss.r_drop_warmup_epochs": 0, "cluster.workers": 0}
+    settings: Settings = {"train.global_batch_size": size, "train.epochs": 2, "loss.r_drop_warmup_epochs": 0, "cluster.workers": 0}
     return with_settings(config, {**settings, "data.oversample.alpha": 0.0, "data.oversample.max_multiplier": 1.0})
 
 

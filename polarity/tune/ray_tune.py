@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from polarity.config import ClusterConfig
 from polarity.errors import ConfigError, PolarityError, RunError
-from polarity.train.cluster import describe_resources
+from polarity.train.cluster import lacking, takes_gpus, wait_until_fits
 from polarity.tune.conductor import Conductor
 from polarity.tune.trial import StudyTrial, TrialSpec, begin_alone, begin_group
 
@@ -28,9 +28,8 @@ Tokens = dict[str, pa.Table]
 ERROR = "error.txt"
 """In a trial's folder: the whole error of its last failure."""
 
-
-_LOCAL_PATIENCE_S = 5.0  # a local cluster cannot grow; what has just ended there gives its CPUs back within seconds
 _HEAD = "node:__internal_head__"
+_NEEDS = "no trial can start: each needs"
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def place_trials(cluster: ClusterConfig, *, gpus_per_trial: float | None = None,
     workers = max(1, cluster.workers)
     share = _gpu_share(cluster, workers, gpus_per_trial)
     need = {"CPU": workers * cluster.cpus_per_worker, **({"GPU": workers * share} if share else {})}
-    fits = _wait_until_one_fits(cluster, need)
+    fits = wait_until_fits(cluster, need, _NEEDS)
     if max_concurrent is not None and max_concurrent < 1:
         raise ConfigError(f"--max-concurrent must be at least 1 (got {max_concurrent})")
     concurrent = min(fits, max_concurrent or fits)
@@ -65,8 +64,7 @@ def place_trials(cluster: ClusterConfig, *, gpus_per_trial: float | None = None,
 
 
 def _gpu_share(cluster: ClusterConfig, workers: int, gpus_per_trial: float | None) -> float:
-    there = ray.cluster_resources().get("GPU", 0.0)
-    wanted = cluster.gpu == "always" or (cluster.gpu == "auto" and there >= workers)
+    wanted = takes_gpus(cluster, workers)
     if gpus_per_trial is None:
         return 1.0 if wanted else 0.0
     if not 0 < gpus_per_trial <= 1 or workers > 1:
@@ -76,29 +74,6 @@ def _gpu_share(cluster: ClusterConfig, workers: int, gpus_per_trial: float | Non
     if not wanted:
         raise ConfigError("--gpus-per-trial is given, but trials use no GPU here: the cluster has none, or cluster.gpu is never")
     return gpus_per_trial
-
-
-def _wait_until_one_fits(cluster: ClusterConfig, need: dict[str, float]) -> int:
-    deadline = time.monotonic() + (cluster.start_timeout_s if os.environ.get("RAY_ADDRESS") else _LOCAL_PATIENCE_S)
-    while True:
-        free = ray.available_resources()
-        fits = min(int(free.get(name, 0.0) / amount + 1e-9) for name, amount in need.items())
-        if fits >= 1:
-            return fits
-        if time.monotonic() > deadline:
-            raise RunError(lacking(cluster, need))
-        time.sleep(0.5)
-
-
-def lacking(cluster: ClusterConfig, need: dict[str, float]) -> str:
-    """What a trial needs beside what there is, and what to do."""
-    free = ray.available_resources()
-    wanted = " and ".join(f"{amount:g} {name}s ({free.get(name, 0.0):g} free)" for name, amount in need.items())
-    return (
-        f"no trial can start: each needs {wanted}, a worker's share on one node; the cluster has {describe_resources()}. Lower "
-        f"--workers or cluster.cpus_per_worker ({cluster.cpus_per_worker:g}), free what other jobs hold, or raise "
-        "cluster.start_timeout_s if nodes are still coming"
-    )
 
 
 def run_trials(
@@ -248,7 +223,7 @@ class StartWatch(Callback):
             return
         self._since = self._since or time.monotonic()
         if time.monotonic() - self._since > self._cluster.start_timeout_s:
-            self.lacking = lacking(self._cluster, self._placement.need)
+            self.lacking = lacking(self._cluster, self._placement.need, _NEEDS)
 
 
 class _StopAll(Stopper):

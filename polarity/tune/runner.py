@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,9 +32,9 @@ from polarity.strategy import with_settings
 from polarity.study import Study, TrialRecord
 from polarity.train.cluster import start_ray
 from polarity.train.world import World, resolve_precision
-from polarity.tune.conductor import MAX_ATTEMPTS, Budget, Conductor, Watcher, confirmation
+from polarity.tune.conductor import Budget, Conductor, Watcher, trials_of
 from polarity.tune.ray_tune import Tokens, place_trials, run_trials
-from polarity.tune.trial import KEEP_AFTER_S, TrialSpec
+from polarity.tune.trial import TrialSpec
 
 INNER_SHARE = 0.15
 _OWN = ("max_length", "max_comment", "max_title", "order")
@@ -129,7 +129,7 @@ def check_same_rows(configs: Mapping[str, Config], reference: str) -> None:
 
 def token_key(config: Config) -> str:
     """Arms of one key share their tokens."""
-    own: dict[str, Any] = {key: getattr(config.data, key) for key in _OWN}
+    own = {key: getattr(config.data, key) for key in _OWN}
     return hashlib.sha256(repr((config.model.encoder, config.model.revision, sorted(own.items()))).encode()).hexdigest()[:16]
 
 
@@ -157,21 +157,10 @@ def tokenized(rows: StudyRows, configs: Mapping[str, Config], say: Say) -> dict[
     return found
 
 
-def encoders_of(configs: Mapping[str, Config]) -> dict[str, EncoderFiles]:
-    """{arm: its encoder's files}, each encoder checked and hashed once."""
-    found = {which: resolve_encoder(*which) for which in {(c.model.encoder, c.model.revision) for c in configs.values()}}
-    return {name: found[config.model.encoder, config.model.revision] for name, config in configs.items()}
-
-
 @cache
 def pad_id(encoder: str, revision: str | None) -> int:
     """The padding token of an encoder's tokenizer."""
     return int(load_tokenizer(resolve_encoder(encoder, revision).folder).pad_token_id)
-
-
-def ledgers(rows: StudyRows, configs: Mapping[str, Config]) -> dict[str, Ledger]:
-    """{arm: what its oversampling and class weights make of the inner training rows}."""
-    return {name: build_ledger(rows.parts["train"], config) for name, config in configs.items()}
 
 
 Watching = Callable[[int], AbstractContextManager[Watcher]]
@@ -185,8 +174,6 @@ class Limits:
     budget: Budget = field(default_factory=Budget)
     max_concurrent: int | None = None
     gpus_per_trial: float | None = None
-    max_attempts: int = MAX_ATTEMPTS
-    keep_after_s: float = KEEP_AFTER_S
 
 
 @dataclass(frozen=True)
@@ -220,9 +207,13 @@ def prepare_study(configs: Mapping[str, Config], rows: StudyRows, say: Say) -> P
 
     The configurations are kept with absolute places and the hub's commit: trials, and a study that goes on, find the same files.
     """
-    encoders = encoders_of(configs)
+    files = {
+        which: resolve_encoder(*which) for which in {(c.model.encoder, c.model.revision) for c in configs.values()}
+    }  # each hashed once
+    encoders = {name: files[config.model.encoder, config.model.revision] for name, config in configs.items()}
     configs = {name: pinned(config, encoders[name]) for name, config in configs.items()}
-    return Prepared(configs, rows, tokenized(rows, configs, say), ledgers(rows, configs), encoders)
+    ledgers = {name: build_ledger(rows.parts["train"], config) for name, config in configs.items()}
+    return Prepared(configs, rows, tokenized(rows, configs, say), ledgers, encoders)
 
 
 def run_study(study: Study, prepared: Prepared, limits: Limits, watching: Watching, say: Say) -> str | None:
@@ -236,9 +227,9 @@ def run_study(study: Study, prepared: Prepared, limits: Limits, watching: Watchi
     say(str(placement))
     _decide_precision(study, on_gpu="GPU" in placement.need)
     with watching(placement.concurrent) as watcher:
-        conductor = Conductor(study, prepared.epochs, study.file.asha, placement.concurrent, limits.budget, watcher, limits.max_attempts)
+        conductor = Conductor(study, prepared.epochs, study.file.asha, placement.concurrent, limits.budget, watcher)
         conductor.prepare = lambda trial: make_run_folder(study, prepared, trial)
-        run_trials(conductor, trial_specs(study, prepared, limits), prepared.tokens, placement, cluster)
+        run_trials(conductor, trial_specs(study, prepared), prepared.tokens, placement, cluster)
     _drop_checkpoints(study)
     if conductor.closed is None and study.of(None, "pending"):
         raise RunError(f"the study was interrupted; what is done is kept: go on with --resume --study-dir {study.folder.uri}")
@@ -254,15 +245,13 @@ def _decide_precision(study: Study, *, on_gpu: bool) -> None:
 
 def trial_config(study: Study, config: Config, seed: int) -> Config:
     """The arm's configuration with the trial's seed and the study's number format."""
-    settings: dict[str, Any] = {"train.seed": seed}
-    if config.train.precision == "auto":
-        settings["train.precision"] = study.file.precision
-    return with_settings(config, settings)
+    precision = {"train.precision": study.file.precision} if config.train.precision == "auto" else {}
+    return with_settings(config, {"train.seed": seed, **precision})
 
 
-def trial_specs(study: Study, prepared: Prepared, limits: Limits) -> dict[str, TrialSpec]:
+def trial_specs(study: Study, prepared: Prepared) -> dict[str, TrialSpec]:
     """{trial id: what its process needs} of every trial that this study may yet run."""
-    later = [] if study.file.screen else confirmation([arm.name for arm in study.arms], study.file.seeds.confirm, prepared.epochs)
+    later = [] if study.file.screen else trials_of("confirm", study.arm_names, study.file.seeds.confirm, prepared.epochs)
     known = {trial.id: trial for trial in [*later, *study.trials]}
     specs = {}
     for name, trial in known.items():
@@ -279,7 +268,6 @@ def trial_specs(study: Study, prepared: Prepared, limits: Limits) -> dict[str, T
             encoder=prepared.encoders[trial.arm],
             pad_id=pad_id(config.model.encoder, config.model.revision),
             tags=trial_tags(study, trial),
-            keep_after_s=limits.keep_after_s,
         )
     return specs
 

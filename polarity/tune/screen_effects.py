@@ -22,18 +22,17 @@ verdict are those of any study. Shape suffixes: T trials, J effects, M metrics, 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Codes, Floats, Labels
-from polarity.study import Arm, Contrast, Interaction
+from polarity.study import Contrast, Interaction
 from polarity.tune.screening import Screen, estimable_interactions, main_aliases, pair_columns, unused_columns
-from polarity.tune.statistics import EFFECTS_SCHEMA, SeedRows, Trial, by_seed, known, measured
+from polarity.tune.statistics import EFFECTS_SCHEMA, SeedRows, Trial, by_seed, effect_rows, known, mean_seconds
 from polarity.tune.variance import (
-    OVERALL,
     Interval,
     Judged,
     SeedSpread,
@@ -113,17 +112,20 @@ def fit_screen(seeds: Sequence[SeedRows], units: int, screen: Screen, labels: La
     s2_M = _mean_square(fit, scores_TM)
     v_JM, df_JM = _rows_part(weights_JT, fit, judged, placed, units)
     spread = SeedSpread(s2_M, fit.df) if fit.df >= 1 else None
-    intervals = [
-        _interval(w_T, scores_TM, spread, v_M, df_M, len(screen.factors)) for w_T, v_M, df_M in zip(weights_JT, v_JM, df_JM, strict=True)
-    ]
     factors = len(screen.factors)
+    intervals = [
+        combine(w_T @ scores_TM, 1 / float((w_T**2).sum()), spread, v_M, df_M, factors)
+        for w_T, v_M, df_M in zip(weights_JT, v_JM, df_JM, strict=True)
+    ]
     adjusted = holm([float(interval.p_M[0]) for interval in intervals[:factors]]) if spread else [None] * factors
     metrics = metric_names(labels)
     table = pa.Table.from_pylist(
         [
             row
             for j, factor in enumerate(screen.factors)
-            for row in _rows(factor, signs_TF[:, j], scores_TM, intervals[j], metrics, adjusted[j], trials, seconds)
+            for row in effect_rows(
+                factor, "off", "screen", intervals[j], metrics, adjusted[j], *_sides(trials, signs_TF[:, j], scores_TM, seconds)
+            )
         ],
         schema=EFFECTS_SCHEMA,
     )
@@ -167,9 +169,9 @@ def _fit(trials: Sequence[Trial], signs_TF: Floats, screen: Screen) -> _Fit:
     return _Fit(inverse[len(blocks_TS[0]) :], rest, df, source)
 
 
-def _indicators(values: Sequence[Any]) -> Floats:
-    known_values = sorted(set(values))
-    found: Floats = (np.array(values, dtype=object)[:, None] == np.array(known_values, dtype=object)[None, :]).astype(np.float64)
+def _indicators(values: npt.ArrayLike) -> Floats:
+    """A column for each different value, 1 where it stands."""
+    found: Floats = (np.asarray(values)[:, None] == np.unique(values)[None, :]).astype(np.float64)
     return found
 
 
@@ -217,42 +219,13 @@ def _parts(judged: Sequence[Judged], placed: Sequence[Codes | None], units: int)
     yield np.stack([by_unit(one.influence_NM, place, units) for one, place in zip(judged, placed, strict=True)])
 
 
-def _interval(weights_T: Floats, scores_TM: Floats, spread: SeedSpread | None, v_M: Floats, df_M: Floats, tests: int) -> Interval:
-    estimate_M = weights_T @ scores_TM
-    if spread is None:
-        unknown = np.full(len(estimate_M), np.nan)
-        return Interval(estimate_M, unknown, unknown, unknown)
-    return combine(estimate_M, 1 / float((weights_T**2).sum()), spread, v_M, df_M, tests)
-
-
-def _rows(
-    factor: Arm, signs_T: Floats, scores_TM: Floats, interval: Interval, metrics: Sequence[str], p_holm: float | None,
-    trials: Sequence[Trial], seconds: Mapping[Trial, float],
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    on_M, off_M = scores_TM[signs_T > 0].mean(axis=0), scores_TM[signs_T < 0].mean(axis=0)
-    costs = [_mean_seconds([t for t, sign in zip(trials, signs_T, strict=True) if sign * side > 0], seconds) for side in (1, -1)]
-    claim = factor.claim or (None, None)
-    for m, metric in enumerate(metrics):
-        decides = metric == OVERALL
-        yield {
-            "arm": factor.name,
-            "reference": "off",
-            "metric": metric,
-            **measured(interval, m, p_holm, decides=decides),
-            "score": float(on_M[m]),
-            "reference_score": float(off_M[m]),
-            "seeds": len({seed for _, seed in trials}),
-            "seconds": costs[0],
-            "reference_seconds": costs[1],
-            "claim_low": claim[0] if decides else None,
-            "claim_high": claim[1] if decides else None,
-            "stage": "screen",
-        }
-
-
-def _mean_seconds(trials: Sequence[Trial], seconds: Mapping[Trial, float]) -> float | None:
-    given = [seconds[trial] for trial in trials if trial in seconds]
-    return float(np.mean(given)) if given else None
+def _sides(
+    trials: Sequence[Trial], signs_T: Floats, scores_TM: Floats, seconds: Mapping[Trial, float]
+) -> tuple[tuple[Floats, Floats], int, list[float | None]]:
+    """Mean scores with a factor on and off, the number of seeds, and mean seconds with it on and off."""
+    scores = scores_TM[signs_T > 0].mean(axis=0), scores_TM[signs_T < 0].mean(axis=0)
+    costs = [mean_seconds([t for t, sign in zip(trials, signs_T, strict=True) if sign == side], seconds) for side in (1, -1)]
+    return scores, len({seed for _, seed in trials}), costs
 
 
 def _interaction(screen: Screen, pair: tuple[int, int], aliases: Mapping[tuple[int, int], float], interval: Interval) -> Interaction:

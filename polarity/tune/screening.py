@@ -15,17 +15,17 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from polarity.config import Config
-from polarity.config_checks import leaves
 from polarity.errors import ConfigError
+from polarity.resolve import leaves
 from polarity.strategy import with_settings
 from polarity.study import Arm, ScreenEntry, SharedSetting, Study
 from polarity.tune.designs import ALL, BASELINE, Level, claim_of, design_arms, read_custom
+from polarity.yaml_text import Tree
 
 Signs = npt.NDArray[np.int64]
 Pair = tuple[int, int]
@@ -64,7 +64,7 @@ class Screen:
     def arm(self, name: str, signs: Sequence[int], reference: str | None = None) -> Arm:
         """The arm that has on what `signs` say."""
         on = [factor for factor, sign in zip(self.factors, signs, strict=True) if sign > 0]
-        sets: dict[str, Any] = dict(self.off.sets)
+        sets: Tree = dict(self.off.sets)
         for factor in on:
             sets |= factor.sets
         points = tuple(sorted({*self.off.points, *(number for factor in on for number in factor.points)}))
@@ -174,7 +174,7 @@ def unused_columns(signs_RF: Signs) -> dict[str, npt.NDArray[np.float64]]:
     return {f"unused column {j + 1}": whole[:, j].astype(np.float64) for j in range(factors, MOST_FACTORS)}
 
 
-Changes = dict[str, Any]
+Changes = Tree
 """What a factor changes in a configuration: the tree of its changed settings alone."""
 
 
@@ -208,11 +208,11 @@ def factor_alone(screen: Screen, factor: Arm) -> Arm:
     return screen.arm(factor.name, [1 if other is factor else -1 for other in screen.factors])
 
 
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> Changes:
+def _changed(old: Tree, new: Tree) -> Changes:
     found: Changes = {}
     for key, value in new.items():
         before = old.get(key)
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
+        if isinstance(value, dict) and isinstance(before, dict):
             inner = _changed(before, value)
             if inner:
                 found[key] = inner
@@ -231,7 +231,7 @@ def put_together(off: Config, changes: Iterable[Changes]) -> Config:
 
 def shared_settings(changes: Mapping[str, Changes]) -> list[SharedSetting]:
     """Settings that more than one factor changes; the last of them in order wins."""
-    alone: dict[str, dict[str, Any]] = {}
+    alone: dict[str, Tree] = {}
     for name, change in changes.items():
         for key, value in leaves(change).items():
             alone.setdefault(key, {})[name] = value

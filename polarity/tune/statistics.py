@@ -1,9 +1,8 @@
 """The effects table of a study: each arm against its reference, with intervals right for few seeds; `variance.py` has the formulas."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,13 +11,14 @@ from numpy.typing import NDArray
 
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictions, task_codes
-from polarity.study import Arm
+from polarity.study import Arm, EffectRow, Stage
 from polarity.tune.variance import (
     OVERALL,
     ArmSpreads,
     Interval,
     Judged,
     PairedRows,
+    SeedSpread,
     TaskCodes,
     arm_spreads,
     by_unit,
@@ -100,18 +100,6 @@ class Compared:
     rows: PairedRows
 
 
-def effects(
-    predictions: Mapping[Trial, pa.Table],
-    arms: Sequence[Arm],
-    labels: Labels,
-    *,
-    seconds: Mapping[Trial, float] | None = None,
-    by_title: bool = False,
-) -> pa.Table:
-    """`study_effects(...).table`, with the columns of EFFECTS_SCHEMA."""
-    return study_effects(predictions, arms, labels, seconds=seconds, by_title=by_title).table
-
-
 def study_effects(
     predictions: Mapping[Trial, pa.Table],
     arms: Sequence[Arm],
@@ -144,7 +132,7 @@ def compare(seeds: Sequence[SeedRows], units: int, arms: Sequence[Arm], labels: 
                 _add(found[name], rows, judged[name], judged[reference], units)
     found = {name: compared for name, compared in found.items() if compared.differences}
     spread = arm_spreads({name: compared.differences for name, compared in found.items()}, references)
-    intervals = {name: _interval(name, compared, spread, len(metrics), len(found)) for name, compared in found.items()}
+    intervals = {name: _interval(compared, spread.of(name) if spread else None, len(found)) for name, compared in found.items()}
     adjusted = dict(zip(found, holm([float(intervals[name].p_M[0]) for name in found]), strict=True)) if spread else {}
     rows_of_table = [
         row
@@ -163,47 +151,53 @@ def _add(compared: Compared, rows: SeedRows, arm: Judged, reference: Judged, uni
     compared.rows.add(by_unit(arm.influence_NM - reference.influence_NM, rows.units, units))
 
 
-def _interval(arm: str, compared: Compared, spread: ArmSpreads | None, metrics: int, tests: int) -> Interval:
+def _interval(compared: Compared, spread: SeedSpread | None, tests: int) -> Interval:
     mean_M = np.mean(list(compared.differences.values()), axis=0)
-    if spread is None:
-        unknown = np.full(metrics, np.nan)
-        return Interval(mean_M, unknown, unknown, unknown)
-    return combine(mean_M, len(compared.differences), spread.of(arm), *compared.rows.variance(), tests)
+    return combine(mean_M, len(compared.differences), spread, *compared.rows.variance(), tests)
 
 
 def _rows(
     arm: Arm, compared: Compared, interval: Interval, metrics: Sequence[str], p_holm: float | None, seconds: Mapping[Trial, float]
-) -> Iterator[dict[str, Any]]:
-    score_M, reference_M = np.mean(compared.scores, axis=0), np.mean(compared.reference_scores, axis=0)
-    claim = arm.claim or (None, None)
+) -> list[EffectRow]:
+    scores = np.mean(compared.scores, axis=0), np.mean(compared.reference_scores, axis=0)
+    costs = [mean_seconds([(name, seed) for seed in compared.differences], seconds) for name in (arm.name, str(arm.reference))]
+    return effect_rows(arm, str(arm.reference), "confirm", interval, metrics, p_holm, scores, len(compared.differences), costs)
+
+
+def effect_rows(
+    arm: Arm, reference: str, stage: Stage, interval: Interval, metrics: Sequence[str], p_holm: float | None,
+    scores: tuple[Floats, Floats], seeds: int, seconds: Sequence[float | None],
+) -> list[EffectRow]:  # fmt: skip
+    """An arm's rows of the effects table, one a metric; only the overall one has a verdict and a claim.
+
+    `scores`, each (M,), and `seconds` are the arm's and the reference's.
+    """
+    rows: list[EffectRow] = []
     for m, metric in enumerate(metrics):
         decides = metric == OVERALL
-        yield {
-            "arm": arm.name,
-            "reference": arm.reference,
-            "metric": metric,
-            **measured(interval, m, p_holm, decides=decides),
-            "score": float(score_M[m]),
-            "reference_score": float(reference_M[m]),
-            "seeds": len(compared.differences),
-            "seconds": _mean_seconds(arm.name, compared, seconds),
-            "reference_seconds": _mean_seconds(arm.reference or "", compared, seconds),
-            "claim_low": claim[0] if decides else None,
-            "claim_high": claim[1] if decides else None,
-            "stage": "confirm",
-        }
-
-
-def measured(interval: Interval, m: int, p_holm: float | None, *, decides: bool) -> dict[str, Any]:
-    """The cells of an effect's row that its interval gives, for metric number m; only the metric that decides has a verdict."""
-    return {
-        "difference": float(interval.mean_M[m]),
-        "low": known(interval.low_M[m]),
-        "high": known(interval.high_M[m]),
-        "p": known(interval.p_M[m]),
-        "p_holm": p_holm if decides else None,
-        "verdict": verdict(float(interval.mean_M[m]), p_holm) if decides else None,
-    }
+        claim = arm.claim if decides and arm.claim else (None, None)
+        rows.append(
+            {
+                "arm": arm.name,
+                "reference": reference,
+                "metric": metric,
+                "difference": float(interval.mean_M[m]),
+                "low": known(interval.low_M[m]),
+                "high": known(interval.high_M[m]),
+                "p": known(interval.p_M[m]),
+                "p_holm": p_holm if decides else None,
+                "verdict": verdict(float(interval.mean_M[m]), p_holm) if decides else None,
+                "score": float(scores[0][m]),
+                "reference_score": float(scores[1][m]),
+                "seeds": seeds,
+                "seconds": seconds[0],
+                "reference_seconds": seconds[1],
+                "claim_low": claim[0],
+                "claim_high": claim[1],
+                "stage": stage,
+            }
+        )
+    return rows
 
 
 def verdict(difference: float, p_holm: float | None) -> str:
@@ -216,8 +210,9 @@ def known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _mean_seconds(arm: str, compared: Compared, seconds: Mapping[Trial, float]) -> float | None:
-    given = [seconds[arm, seed] for seed in compared.differences if (arm, seed) in seconds]
+def mean_seconds(trials: Iterable[Trial], seconds: Mapping[Trial, float]) -> float | None:
+    """Seconds of training a trial, of those that are known."""
+    given = [seconds[trial] for trial in trials if trial in seconds]
     return float(np.mean(given)) if given else None
 
 

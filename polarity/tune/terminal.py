@@ -1,17 +1,17 @@
 """A study on the terminal: the effects table when it has ended, and its progress while it runs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
-from rich import box
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from polarity import tables
+from polarity.errors import Say
 from polarity.strategy import CLAIMS_NOTE
 from polarity.study import Detectable, EffectRow, Interaction, ScreenEntry, SharedSetting, Stage, Study, TrialRecord, excludes_zero
 from polarity.train.control import clock
@@ -182,12 +182,10 @@ def _cost(seconds: float | None, reference: float | None) -> str:
 
 
 def _table(first: str, *columns: str | Text) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
-    table.add_column(first, overflow="fold")
-    for column in columns:  # where it is too wide, names fold and numbers stay whole
-        left = column in ("against", "verdict")
-        table.add_column(column, justify="left" if left else "right", no_wrap=column in _WHOLE, overflow="fold")
-    return table
+    made = tables.table(first, *columns, left=("against", "verdict"), gap=1)
+    for column in made.columns:  # where it is too wide, names fold and numbers stay whole
+        column.no_wrap = str(column.header) in _WHOLE
+    return made
 
 
 _STATUS_COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "running": "cyan", "pending": "dim"}
@@ -267,7 +265,7 @@ def _cell(trial: TrialRecord | None) -> Text:
 
 
 @contextmanager
-def live_or_lines(say: Callable[[str], None], pace: Pace, console: Console | None = None) -> Iterator[Watcher]:
+def live_or_lines(say: Say, pace: Pace, console: Console | None = None) -> Iterator[Watcher]:
     """A watcher that redraws the table on a terminal; where `console` is none, it says a line for each event."""
     shown = console or Console()
     if not shown.is_terminal:

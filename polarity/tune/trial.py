@@ -9,22 +9,23 @@ ending its process; the group's reservation then outlives it (Ray 2.60), and the
 ask after each epoch whether there shall be another, and end by themselves where there shall not.
 """
 
-import asyncio
 import ctypes
 import gc
 import queue
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
+import pyarrow as pa
 import ray
 import torch
 import torch.distributed as dist
 from ray.tune import Trainable
+from ray.util.queue import Queue
 
 from polarity.artifacts import CHECKPOINTS, METRICS, RunFolder
 from polarity.config import Config
@@ -41,6 +42,10 @@ from polarity.train.world import World
 
 KEEP_AFTER_S = 600.0
 """A trial that has trained so long since its last kept checkpoint keeps one: what a killed study has to repeat is bounded by it."""
+
+
+Tables = Mapping[str, "ray.ObjectRef[pa.Table]"]
+"""{part: reference to its tokens}."""
 
 
 @dataclass(frozen=True)
@@ -60,36 +65,46 @@ class TrialSpec:
     pad_id: int
     tags: Mapping[str, str]
     """Of its metrics (`ray_metrics.RUN_TAGS`)."""
-    keep_model: bool = False
-    keep_after_s: float = KEEP_AFTER_S
 
-    def job(self, tables: Mapping[str, Any]) -> Job:
-        """What a worker needs; `tables` are object references by part."""
+    def job(self, tables: Tables) -> Job:
+        """What a worker needs."""
         parts = {name: ray.get(ref) for name, ref in tables.items()}
-        return Job(self.config, parts, self.statistics, self.run_dir, self.encoder, pad_id=self.pad_id, keep_model=self.keep_model)
+        return Job(self.config, parts, self.statistics, self.run_dir, self.encoder, pad_id=self.pad_id, keep_model=False)
 
 
 class Stopped(RunError):
     """Raised inside the loop's report to end a trial that Tune has stopped."""
 
 
-class Talk(Protocol):
-    """Between Tune's thread and the training: one goes on while the other waits."""
+class Talk:
+    """Between Tune's thread and the training: one goes on while the other waits.
 
-    def allow(self) -> None:
-        """Tune: one more epoch."""
+    Of its two queues one has Tune's word whether there shall be another epoch, the other the epochs' metrics, and None at the end.
+    """
+
+    def __init__(self, new_queue: Callable[[], Any]) -> None:
+        """`new_queue` makes one of this process, or one of Ray's that other processes reach."""
+        self._words, self._metrics = new_queue(), new_queue()
+
+    def allow(self, more: bool) -> None:
+        """Tune: one more epoch, or none: then the training unwinds at its report."""
+        self._words.put(more)
 
     def wait(self) -> dict[str, float] | None:
         """Tune: the next report; None when the training has ended."""
+        metrics: dict[str, float] | None = self._metrics.get()
+        return metrics
 
-    def stop(self) -> None:
-        """Tune: the training is to unwind at its report."""
+    def report(self, metrics: Mapping[str, float] | None) -> None:
+        """The training: an epoch's metrics, or None where it has returned or raised."""
+        self._metrics.put(None if metrics is None else dict(metrics))
 
-    def finish(self) -> None:
-        """The training has returned or raised."""
+    def goes_on(self) -> bool:
+        """The training: wait for the word."""
+        return bool(self._words.get())
 
 
-Begin = Callable[[TrialSpec, Mapping[str, Any]], tuple[Talk, Callable[[], None]]]
+Begin = Callable[[TrialSpec, Tables], tuple[Talk, Callable[[], None]]]
 """From a spec and its tables' references to the talk and the training, which another thread will call."""
 
 
@@ -101,9 +116,9 @@ class StudyTrial(Trainable):
         config: dict[str, Any],
         begin: Begin | None = None,
         specs: Mapping[str, TrialSpec] | None = None,
-        tables: Mapping[str, Any] | None = None,
+        tables: Mapping[str, Tables] | None = None,
     ) -> None:
-        """`specs`: {trial id: spec}; `tables`: {token key: {part: object reference}}. Ray Tune passes them as keywords."""
+        """`specs`: {trial id: spec}; `tables`: {token key: the tables}. Ray Tune passes them as keywords."""
         assert begin is not None and specs is not None and tables is not None
         self._begin, self._specs, self._tables = begin, specs, tables
         self._threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="trial")
@@ -117,7 +132,7 @@ class StudyTrial(Trainable):
 
     def step(self) -> dict[str, Any]:
         """Let the training run to its next report, or to its end; raises what it raised."""
-        self._talk.allow()
+        self._talk.allow(True)
         metrics = self._talk.wait()
         if metrics is not None:
             return metrics
@@ -133,61 +148,52 @@ class StudyTrial(Trainable):
         spec = self._specs[trial]
         talk, train = self._begin(spec, self._tables[spec.tokens])
         self._talk = talk
-        self._future: Future[None] = self._threads.submit(train)
-        self._future.add_done_callback(lambda _: talk.finish())
+        self._future: Future[None] = self._threads.submit(_when_allowed, talk, train)
+        self._future.add_done_callback(lambda _: talk.report(None))
 
     def _end_trial(self) -> None:
-        self._talk.stop()
+        self._talk.allow(False)
         self._future.exception()  # waits; whatever it was, the trial it belonged to is over
         del self._future
         free_memory()
 
 
-class Handover:
-    """The talk between two threads of one process."""
+def _when_allowed(talk: Talk, train: Callable[[], None]) -> None:
+    """Nothing begins before Tune asks for an epoch."""
+    if talk.goes_on():
+        train()
 
-    def __init__(self) -> None:
-        self._go, self._stopped = threading.Semaphore(0), False
-        self._metrics: queue.SimpleQueue[dict[str, float] | None] = queue.SimpleQueue()
 
-    def allow(self) -> None:
-        self._go.release()
+@dataclass(frozen=True)
+class AskAfterEpoch:
+    """What every worker calls after an epoch: the first one reports and asks, and all do as it hears. Raises Stopped."""
 
-    def wait(self) -> dict[str, float] | None:
-        return self._metrics.get()
+    talk: Talk
 
-    def stop(self) -> None:
-        self._stopped = True
-        self._go.release()
-
-    def finish(self) -> None:
-        self._metrics.put(None)
-
-    def proceed(self) -> None:
-        """The training: wait until an epoch is wanted. Raises Stopped where none is."""
-        self._go.acquire()
-        if self._stopped:
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        word = [True]
+        alone = not dist.is_initialized()
+        if alone or dist.get_rank() == 0:
+            self.talk.report(metrics)
+            word = [self.talk.goes_on()]
+        if not alone:
+            dist.broadcast_object_list(word, src=0)
+        if not word[0]:
             raise Stopped("the trial was stopped")
 
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """The training: an epoch is done; returns when the next one is wanted."""
-        self._metrics.put(dict(metrics))
-        self.proceed()
 
-
-def begin_alone(spec: TrialSpec, tables: Mapping[str, Any]) -> tuple[Talk, Callable[[], None]]:
+def begin_alone(spec: TrialSpec, tables: Tables) -> tuple[Talk, Callable[[], None]]:
     """A trial of one worker: the loop itself, in this process."""
-    handover, device = Handover(), torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-    return handover, lambda: _train_alone(spec, tables, device, handover)
+    talk, device = Talk(queue.SimpleQueue), torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+    return talk, lambda: _train_alone(spec, tables, device, talk)
 
 
-def _train_alone(spec: TrialSpec, tables: Mapping[str, Any], device: torch.device, handover: Handover) -> None:
-    handover.proceed()
+def _train_alone(spec: TrialSpec, tables: Tables, device: torch.device, talk: Talk) -> None:
     folder = RunFolder.open(spec.run_dir)
     local = folder.local is not None  # a trial keeps no checkpoints elsewhere
-    control = Control(keeps_epoch=every(spec.keep_after_s) if local else lambda: False)
+    control = Control(keeps_epoch=every(KEEP_AFTER_S) if local else lambda: False)
     world = World(device=device, control=control)
-    launch(spec.job(tables), world, say=lambda _: None, resume=local, epoch_ended=handover.report, keep=1, gauges=spec.tags)
+    launch(spec.job(tables), world, say=lambda _: None, resume=local, epoch_ended=AskAfterEpoch(talk), keep=1, gauges=spec.tags)
     judge_trial(spec, folder)
 
 
@@ -235,77 +241,14 @@ def free_memory() -> None:
             trim(0)
 
 
-@ray.remote(num_cpus=0)
-class Desk:
-    """Where the first worker leaves an epoch's metrics and waits for the word to go on."""
-
-    def __init__(self) -> None:
-        self._metrics: asyncio.Queue[dict[str, float] | None] = asyncio.Queue()
-        self._orders: asyncio.Queue[bool] = asyncio.Queue()
-
-    async def leave(self, metrics: dict[str, float] | None) -> None:
-        """The training: an epoch's metrics, or None at the end."""
-        await self._metrics.put(metrics)
-
-    async def take(self) -> dict[str, float] | None:
-        """Tune: what was left, in order."""
-        return await self._metrics.get()
-
-    async def order(self, go_on: bool) -> None:
-        """Tune: whether the training is to go on."""
-        await self._orders.put(go_on)
-
-    async def ask(self) -> bool:
-        """The training: wait for the word."""
-        return await self._orders.get()
-
-
-@dataclass(frozen=True)
-class DeskTalk:
-    """The talk across processes; see `Talk`."""
-
-    desk: Any
-
-    def allow(self) -> None:
-        ray.get(self.desk.order.remote(True))
-
-    def wait(self) -> dict[str, float] | None:
-        metrics: dict[str, float] | None = ray.get(self.desk.take.remote())
-        return metrics
-
-    def stop(self) -> None:
-        ray.get(self.desk.order.remote(False))
-
-    def finish(self) -> None:
-        ray.get(self.desk.leave.remote(None))
-
-
-@dataclass(frozen=True)
-class AskAfterEpoch:
-    """What every worker calls after its report: the first one asks, and all do as it hears."""
-
-    desk: Any
-
-    def __call__(self, metrics: Mapping[str, float]) -> None:
-        word = [True]
-        if dist.get_rank() == 0:
-            ray.get(self.desk.leave.remote(dict(metrics)))
-            word = [ray.get(self.desk.ask.remote())]
-        dist.broadcast_object_list(word, src=0)
-        if not word[0]:
-            raise Stopped("the trial was stopped")
-
-
-def begin_group(spec: TrialSpec, tables: Mapping[str, Any]) -> tuple[Talk, Callable[[], None]]:
+def begin_group(spec: TrialSpec, tables: Tables) -> tuple[Talk, Callable[[], None]]:
     """A trial of `cluster.workers` workers; a killed study leaves checkpoints in its folder, from which the same trial goes on."""
-    desk = Desk.remote()  # type: ignore[attr-defined]
-    return DeskTalk(desk), lambda: _train_group(spec, tables, desk)
+    talk = Talk(partial(Queue, actor_options={"num_cpus": 0}))
+    return talk, lambda: _train_group(spec, tables, talk)
 
 
-def _train_group(spec: TrialSpec, tables: Mapping[str, Any], desk: Any) -> None:
-    if not ray.get(desk.ask.remote()):
-        raise Stopped("the trial was stopped")
+def _train_group(spec: TrialSpec, tables: Tables, talk: Talk) -> None:
     folder = RunFolder.open(spec.run_dir)
     resume = bool(checkpoint_names(folder))
-    fit(spec.job(tables), lambda _: None, resume=resume, listener=AskAfterEpoch(desk), tags=spec.tags)
+    fit(spec.job(tables), lambda _: None, resume=resume, listener=AskAfterEpoch(talk), tags=spec.tags)
     judge_trial(spec, folder)

@@ -259,15 +259,21 @@ def seed_degrees(pairs: Sequence[tuple[str, int]], references: Mapping[str, str]
     return float(np.trace(centred) ** 2 / np.trace(centred @ centred))
 
 
-def combine(mean_M: Floats, seeds: float, spread: SeedSpread, rows_M: Floats, rows_df_M: Floats, tests: int = 1) -> Interval:
-    """Interval and p of one arm's mean difference over `seeds` seeds, by the formulas above; `tests` is the size of Holm's family."""
+def combine(mean_M: Floats, seeds: float, spread: SeedSpread | None, rows_M: Floats, rows_df_M: Floats, tests: int = 1) -> Interval:
+    """Interval and p of one arm's mean difference over `seeds` seeds, by the formulas above; `tests` is the size of Holm's family.
+
+    Without a `spread` over seeds nothing is known but the mean: all else is NaN.
+    """
+    if spread is None:
+        unknown_M = np.full(len(mean_M), np.nan)
+        return Interval(mean_M, unknown_M, unknown_M, unknown_M)
     of_seeds_M = spread.variance_M / seeds
     error_M = np.sqrt(of_seeds_M + rows_M)
     # Without any spread (an arm that always predicts as its reference) a zero difference is no evidence.
     ratio_M = np.divide(np.abs(mean_M), error_M, out=np.where(mean_M == 0, 0.0, np.inf), where=error_M > 0)
     parts = (of_seeds_M, spread.df, rows_M, rows_df_M)
     cautious_M = cautious(spread.df, rows_df_M, rows_M, tests)
-    reach_M = np.where(cautious_M, _cochran(0.025, *parts), _satterthwaite(0.025, *parts)) * error_M
+    reach_M = critical(0.025, *parts, tests) * error_M
     p_M = 2 * special.stdtr(_satterthwaite_df(*parts), -ratio_M)
     if cautious_M.any():
         p_M = np.where(cautious_M, 2 * _cochran_tail(ratio_M, *parts), p_M)

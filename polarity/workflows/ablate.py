@@ -12,7 +12,7 @@ from polarity.errors import ConfigError, RunError, Say
 from polarity.resolve import dump_config, parse_config
 from polarity.study import Arm, Chosen, Study, open_study_folder
 from polarity.train.cluster import check_nodes, start_ray
-from polarity.tune.conductor import confirmation
+from polarity.tune.conductor import trials_of
 from polarity.tune.designs import ALL, SCREEN, Base, Design, Level, arm_config, arm_configs, design_arms
 from polarity.tune.findings import conclude, inner_effects, missing
 from polarity.tune.plan import Costs, StudyPlan, compare_designs, describe, detectable_line, new_study
@@ -221,7 +221,7 @@ def _plan_confirmation(study: Study, say: Say) -> bool:
     study.file.configs |= {arm.name: dump_config(own[arm.name]) for arm in chosen}
     entry.chosen = Chosen(on=best_on, inner_effects=effects)
     epochs = {name: config.train.epochs for name, config in configs_of(study).items()}
-    study.trials.extend(confirmation([study.reference, *(arm.name for arm in chosen)], seeds, epochs))
+    study.trials.extend(trials_of("confirm", [study.reference, *(arm.name for arm in chosen)], seeds, epochs))
     study.save()
     say(f"the best predicted combination: {', '.join(best_on) or 'everything off'} (chosen on the inner rows)")
     return True

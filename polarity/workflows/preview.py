@@ -12,11 +12,10 @@ from transformers import logging as transformers_logging
 
 from polarity import tables
 from polarity.config import Config
-from polarity.config_checks import leaves
 from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
 from polarity.encoders import load_tokenizer
 from polarity.model.multitask import MultitaskModel
-from polarity.resolve import Resolved, resolve
+from polarity.resolve import Resolved, leaves, resolve
 from polarity.strategy import CLAIMS_NOTE, POINTS
 from polarity.train.control import clock
 from polarity.train.loop import Tables, Training

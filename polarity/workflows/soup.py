@@ -14,7 +14,6 @@ import torch
 from polarity import artifacts
 from polarity.artifacts import RunFolder, user_cache_dir
 from polarity.config import Config
-from polarity.config_checks import leaves
 from polarity.data.batch import Corpus
 from polarity.data.split import Splits, load_splits
 from polarity.data.tokenize import tokenize
@@ -24,6 +23,7 @@ from polarity.evaluate import Metrics, build_predictions
 from polarity.model.multitask import MultitaskModel
 from polarity.predict.exported import no_progress_bars
 from polarity.predict.scorers import load_parts
+from polarity.resolve import leaves
 from polarity.run import Run
 from polarity.train.validate import Predictions, macro_f1_scores, predict
 from polarity.train.world import World, device_here, use_threads

@@ -21,9 +21,8 @@ import numpy as np
 from polarity import tables
 from polarity.artifacts import RunFolder
 from polarity.config import Config
-from polarity.config_checks import leaves
 from polarity.errors import ConfigError, RunError, Say, nearest
-from polarity.resolve import dump_config
+from polarity.resolve import dump_config, leaves
 from polarity.study import Arm, Best, Study, TrialRecord, open_study_folder
 from polarity.train.cluster import check_nodes, start_ray
 from polarity.train.control import clock

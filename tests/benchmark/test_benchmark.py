@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from polarity.benchmark import oversampling
-from polarity.benchmark.loading import write_tokens
-from polarity.benchmark.oversampling import _in_process, in_process, write_rows
+from polarity.benchmark import rows
 from polarity.benchmark.result import render, render_benchmark
-from polarity.benchmark.setting import Setting
-from polarity.benchmark.training import training_contestants
+from polarity.benchmark.rows import in_process, write_rows, write_tokens
+from polarity.benchmark.training import Setting, training_contestants
 from polarity.errors import ConfigError
 from polarity.model.flops import flops_per_row, peak_flops
 from polarity.resolve import resolve
@@ -20,9 +18,9 @@ from tests.train.runs import encoder_folder
 SETS = ["data.source=sample:300", "train.precision=fp32", "train.global_batch_size=16", "train.micro_batch_size=8"]
 
 
-def setting(rows: int = 48, *more: str) -> Setting:
+def setting(most: int = 48, *more: str) -> Setting:
     """A tiny encoder on the sample corpus."""
-    return Setting.of(resolve("small", sets=[*SETS, f"model.encoder={encoder_folder()}", *more]).config, rows)
+    return Setting.of(resolve("small", sets=[*SETS, f"model.encoder={encoder_folder()}", *more]).config, most)
 
 
 def test_all_contestants_train_on_every_row_once() -> None:
@@ -62,7 +60,7 @@ def test_the_peak_is_what_a_product_takes() -> None:
 def test_peers_of_oversampling_give_the_same_number_of_rows(method: str, tmp_path: Path) -> None:
     pytest.importorskip("imblearn")
     write_rows(tmp_path / "rows.parquet", 2000)
-    runs = [_in_process(m, tmp_path / "rows.parquet", tmp_path / "out.parquet") for m in ("pyarrow take", method)]
+    runs = [in_process("oversampling", m, str(tmp_path / "rows.parquet"), str(tmp_path / "out.parquet")) for m in ("pyarrow take", method)]
     counts = [run["out_rows"] for run in runs if not isinstance(run, str)]
     assert counts[0] == counts[1] > 2000
 
@@ -71,12 +69,12 @@ def test_peers_of_oversampling_give_the_same_number_of_rows(method: str, tmp_pat
 @pytest.mark.cluster
 def test_a_contestant_that_leaves_too_little_memory_is_ended_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    in_process = oversampling._in_process
-    monkeypatch.setattr(oversampling, "_in_process", lambda method, *files: (started.append(method), in_process(method, *files))[1])
-    monkeypatch.setattr(oversampling, "_low_on_memory", lambda: len(started) == 2)  # once the second runs
-    monkeypatch.setattr(oversampling, "METHODS", ("polarity", "pandas", "pyarrow take"))
+    measured = rows.in_process
+    monkeypatch.setattr(rows, "in_process", lambda what, method, *files: (started.append(method), measured(what, method, *files))[1])
+    monkeypatch.setattr(rows, "_low_on_memory", lambda: len(started) == 2)  # once the second runs
+    monkeypatch.setattr(rows, "OVERSAMPLERS", ("polarity", "pandas", "pyarrow take"))
     said: list[str] = []
-    found = oversampling.compare(1000, repeats=1, say=said.append)
+    found = rows.compare_oversampling(1000, repeats=1, say=said.append)
     assert "too little memory" in found["pandas"]["failed"] and any("too little memory" in line for line in said)
     assert found["pyarrow take"]["out_rows"] == found["polarity"]["out_rows"] > 1000
     ours, theirs = found["polarity"]["seconds"]["median"], found["pyarrow take"]["seconds"]["median"]
@@ -133,7 +131,7 @@ def test_the_peak_is_the_contestants_own(tmp_path: Path) -> None:
     """Not that of the process that started it, which here is made large on purpose."""
     ballast = np.ones(150_000_000)  # 1.2 GB
     write_rows(tmp_path / "rows.parquet", 1000)
-    measured = _in_process("pyarrow take", tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    measured = in_process("oversampling", "pyarrow take", str(tmp_path / "rows.parquet"), str(tmp_path / "out.parquet"))
     assert 20 < measured["peak_mb"] < ballast.nbytes / 2**20
 
 
@@ -151,6 +149,6 @@ def test_time_between_trials_is_what_training_leaves() -> None:
 @pytest.mark.parametrize("method", ["polarity", "datasets + DataLoader"])
 def test_loading_reads_as_many_rows_as_asked(method: str, tmp_path: Path) -> None:
     write_tokens(tmp_path, 3000)
-    run = in_process("polarity.benchmark.loading", method, str(tmp_path), "20")
+    run = in_process("loading", method, str(tmp_path), "20")
     assert not isinstance(run, str) and run["rows"] == 20 * 32
     assert run["first_s"] > 0 and run["seconds"] > 0 and run["peak_mb"] > 20

@@ -24,9 +24,9 @@ def test_ratios_pair_the_runs_of_one_repeat() -> None:
     for _ in range(4):
         done.runs["one"].append(one())
         done.runs["two"].append(two())
-    assert done.speed_ratio("one", "two") == Spread(2.0, 2.0, 2.0)
-    assert done.cost("one", "two") == Spread(0.5, 0.5, 0.5)
-    assert done.rate("one", "rows") == Spread(10.0, pytest.approx(10 / 3), 10.0)
+    assert done.speed_ratio("one", "two") == Spread(median=2.0, low=2.0, high=2.0)
+    assert done.cost("one", "two") == Spread(median=0.5, low=0.5, high=0.5)
+    assert done.rate("one", "rows") == Spread(median=10.0, low=pytest.approx(10 / 3), high=10.0)
 
 
 def test_a_race_runs_each_contestant_once_a_repeat_and_leaves_out_the_warm_up() -> None:

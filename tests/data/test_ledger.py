@@ -44,18 +44,18 @@ def config(setting: dict[str, Any], basis: str = "raw", **loss: Any) -> Config:
     [(NOW, "raw", [17, 67, 16]), (NEW, "raw", [13, 80, 7]), (NOW, "resampled", [29, 43, 29]), (NEW, "resampled", [26, 54, 20])],
 )
 def test_effective_priors_of_the_strategy(setting: dict[str, Any], basis: str, percent: list[int]) -> None:
-    prior = build_ledger(train(), config(setting, basis)).effective_prior("polarization")
+    prior = [entry.effective_prior for entry in build_ledger(train(), config(setting, basis)).tasks["polarization"]]
     np.testing.assert_allclose(np.array(prior) * 100, percent, atol=0.61)  # STRATEGY.md says "about", in whole percent
     assert sum(prior) == pytest.approx(1)
 
 
 def test_counts_shares_and_weights_by_hand() -> None:
     ledger = build_ledger(train(), config(NOW))
-    assert ledger.counts("polarization") == [1942, 405, 4628]
+    assert ledger.task_statistics["polarization"].counts == [1942, 405, 4628]
     # u is 4 for objective, 1 elsewhere but for the 271 rows, where it is 1 + 0.5 (647/271 - 1): (271 + 647) / 2 rows
     sampled = np.array([673 + 998 + 459, 4 * 405, 4628])
-    np.testing.assert_allclose(ledger.sampled_prior("polarization"), sampled / sampled.sum())
-    np.testing.assert_allclose(ledger.class_weights("polarization"), [6975 / (3 * 1942), 6.0, 6975 / (3 * 4628)])
+    np.testing.assert_allclose(ledger.task_statistics["polarization"].sampled_prior, sampled / sampled.sum())
+    np.testing.assert_allclose(ledger.task_statistics["polarization"].class_weights, [6975 / (3 * 1942), 6.0, 6975 / (3 * 4628)])
     assert ledger.epoch_rows == pytest.approx(8378)
     assert build_ledger(train(), config(NEW)).epoch_rows == 12544
 
@@ -111,7 +111,7 @@ def test_nothing_on_changes_nothing_and_warns_of_nothing() -> None:
     ledger = build_ledger(train(), config(OFF))
     assert ledger.warnings == []
     assert ledger.epoch_rows == 6975
-    np.testing.assert_allclose(ledger.effective_prior("sentiment"), np.array(ledger.counts("sentiment")) / 6975)
+    np.testing.assert_allclose([e.effective_prior * 6975 for e in ledger.tasks["sentiment"]], [e.rows for e in ledger.tasks["sentiment"]])
     assert "binds" not in ledger.render()
 
 
@@ -124,8 +124,8 @@ def test_missing_labels_are_counted_for_the_other_task_only() -> None:
         }
     )
     ledger = build_ledger(few, config(OFF))
-    assert ledger.counts("sentiment") == [1, 1, 1]
-    assert ledger.counts("polarization") == [2, 1, 1]
+    assert ledger.task_statistics["sentiment"].counts == [1, 1, 1]
+    assert ledger.task_statistics["polarization"].counts == [2, 1, 1]
     assert " - " in ledger.render()
 
 

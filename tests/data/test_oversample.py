@@ -12,11 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polarity.config import Config, OversampleConfig
-from polarity.data.oversample import expected_multiplicity, multiplicities, repeat_rows, row_hash, stratum_ids
+from polarity.data.oversample import expected_multiplicity, multiplicities, repeat_rows, stratum_ids, table_hash
 from polarity.errors import ConfigError
 
 LABELS = Config().labels
 Pair = tuple[int | None, ...]
+
+
+def row_hash(ids: Any, seed: int, epoch: int) -> Any:
+    return table_hash(
+        pa.table({"row_id": ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids, pa.large_string())}), seed, epoch
+    )
+
+
 PLAN = [673, 128, 3332, 998, 227, 649, 271, 50, 647]
 NOW: dict[str, Any] = {"alpha": 0.5, "max_multiplier": 4.0, "boosts": {"polarization": {"objective": 2.5}}}
 NEW: dict[str, Any] = {

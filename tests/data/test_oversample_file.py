@@ -2,15 +2,16 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from polarity.config import DataConfig
-from polarity.data.canonical import find_columns
 from polarity.data.formats import open_source
-from polarity.data.oversample import row_hash
-from polarity.data.oversample_file import _rows_of, write_oversampled
+from polarity.data.oversample import id_hash
+from polarity.data.oversample_file import write_oversampled
 from polarity.data.read import settle
+from polarity.data.survey import pieces_of, rows_of
 from polarity.errors import DataError
 from tests.tiny import tiny_csv
 
@@ -27,7 +28,10 @@ def test_bad_rows_that_are_left_out_are_counted(ray_cluster: None, tmp_path: Pat
     )
     said: list[str] = []
     write_oversampled(source, DataConfig(bad_rows="drop"), tmp_path / "out.parquet", seed=0, epoch=0, say=said.append)
-    assert "left out 2 of 63 rows as bad (data.bad_rows=drop)" in said[0]
+    assert (
+        "left out 2 of 63 rows; 1 more lost a bad label and keep a good one (data.bad_rows=drop):" in said[0]
+        and "line 62: empty" in said[0]
+    )
     ids = set(pq.read_table(tmp_path / "out.parquet")["row_id"].to_pylist())
     assert "b1" not in ids and "b2" in ids, "an unknown label of one task does not cost the row, which has a good one of the other"
 
@@ -45,10 +49,10 @@ def test_row_ids_that_stand_twice_are_refused_with_their_lines(ray_cluster: None
 def test_hashes_that_meet_by_chance_are_no_refusal(tmp_path: Path) -> None:
     """Only the ids themselves decide."""
     opened, said = open_source(str(tmp_path_csv(tmp_path))), list[str]()
-    layout = find_columns(opened, DataConfig())
-    suspects = _rows_of(opened, layout, DataConfig(), row_hash(["r3", "r5"], 0, 0))
+    (piece,) = pieces_of([opened], DataConfig())
+    suspects = rows_of(piece, id_hash(pa.array(["r3", "r5"])))
     assert suspects["row_id"].to_pylist() == ["r3", "r5"]
-    assert settle(suspects, opened, layout, DataConfig(), said.append).num_rows == 2 and not said
+    assert settle(suspects, opened, piece.layout, DataConfig(), said.append).num_rows == 2 and not said
 
 
 def tmp_path_csv(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The Ray Data stage against the pure function: the same bytes, whatever the blocks."""
+"""The table that Ray Data writes against the pure function: the same rows, whatever the pieces."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from polarity.config import Config, DataConfig, OversampleConfig
-from polarity.data.oversample import multiplicities, repeat_rows, row_hash
-from polarity.data.oversample_file import arrow_batches, oversample_dataset, write_oversampled, write_parquet
+from polarity.data.oversample import multiplicities, repeat_rows
+from polarity.data.oversample_file import write_oversampled, write_parquet
 from polarity.data.read import read_comments
 from polarity.errors import DataError
+from tests.tiny import COLUMNS
 
 LABELS = Config().labels
 NEW: dict[str, Any] = {"alpha": 0.7, "max_multiplier": 8.0, "boosts": {"polarization": {"objective": 6.0}, "sentiment": {"neutral": 2.5}}}
@@ -43,33 +44,28 @@ def comments(rows: int, missing: float = 0.05) -> pa.Table:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("cuts", [[], [1, 2, 700, 701], list(range(150, 2400, 150))])
-def test_any_blocks_give_the_rows_of_the_pure_function(
-    ray_cluster: None, monkeypatch: pytest.MonkeyPatch, name: str, cuts: list[int]
-) -> None:
-    import ray
+@pytest.mark.parametrize("group", [2400, 700, 90])
+def test_any_pieces_give_the_rows_of_the_pure_function(ray_cluster: None, tmp_path: Path, name: str, group: int) -> None:
+    table, data = comments(2400), DataConfig(oversample=SETTINGS[name])
+    has_label = np.array([bool(row["sentiment"] is not None or row["polarization"] is not None) for row in table.to_pylist()])
+    table = table.filter(pa.array(has_label))
+    expected = repeat_rows(table, multiplicities(table, LABELS, data.oversample, seed=5, epoch=2))
+    source = tmp_path / "in.parquet"
+    given = {"row_id": table["row_id"], "Title": table["title"], "Comment": table["comment"]}
+    pq.write_table(
+        pa.table(given | {COLUMNS[task]: named(table[task], names) for task, names in LABELS.items()}), source, row_group_size=group
+    )
+    write_oversampled(str(source), data, tmp_path / "out.parquet", seed=5, epoch=2, say=print)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.column_names == expected.column_names
+    for column in ("row_id", "title", "comment", "multiplicity"):
+        assert found[column].to_pylist() == expected[column].to_pylist(), column
+    for task, names in LABELS.items():
+        assert found[task].to_pylist() == named(expected[task], names).to_pylist(), task
 
-    monkeypatch.setattr("polarity.data.oversample_file.BATCH_ROWS", 97 if cuts else 16_384)
-    table, sampling = comments(2400), SETTINGS[name]
-    expected = repeat_rows(table, multiplicities(table, LABELS, sampling, seed=5, epoch=2))
-    blocks = [table.slice(start, end - start).combine_chunks() for start, end in zip([0, *cuts], [*cuts, 2400], strict=True)]
-    stage = oversample_dataset(ray.data.from_arrow(blocks), DataConfig(oversample=sampling), seed=5, epoch=2)
-    found = pa.concat_tables(arrow_batches(stage))
-    assert found.schema == expected.schema
-    assert found.combine_chunks().equals(expected.combine_chunks())
 
-
-def test_rows_of_equal_hash_are_told_apart_by_id() -> None:
-    """The last row of a stratum that gets one more is named by hash and id: a row of that hash with a larger id does not."""
-    from polarity.data.oversample_file import _Draw, _repeat
-
-    table = comments(40, missing=0.0).set_column(3, "sentiment", pa.array([0] * 40, pa.int8()))
-    table = table.set_column(4, "polarization", pa.array([0] * 40, pa.int8()))
-    hashes = row_hash(table["row_id"], 0, 0)
-    last = np.argsort(hashes)[24]
-    for last_id, copies in (("r", 64), (f"r{last}", 65), ("s", 65)):
-        draw = _Draw(np.array([5]), np.array([1]), np.zeros(1), hashes[[last]], [last_id], np.array([True]))  # 5 = 1 x 4 + 1: classes 0, 0
-        assert _repeat(table, LABELS, 0, 0, draw).num_rows == copies
+def named(indices: pa.ChunkedArray, names: list[str]) -> pa.Array:
+    return pa.array(names).take(indices.combine_chunks().cast(pa.int32()))
 
 
 def csv_of(table: pa.Table, path: Path) -> str:

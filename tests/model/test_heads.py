@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from polarity.model.heads import Head, HeadBlock
-from polarity.model.noise import RowNoise
+from polarity.model.heads import Head, HeadBlock, RowNoise
 
 
 def parameters(width: int, layers: int, hidden: int, intermediate: int | None, residual: bool) -> int:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from polarity.data.oversample import mix64 as numpy_mix64
-from polarity.model.noise import RowNoise, mix64, row_keys
+from polarity.model.heads import RowNoise, mix64, row_keys
 
 
 def test_mix64_is_that_of_the_sampler() -> None:

@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from polarity.artifacts import Fill, RunFolder
 from polarity.config import Config
 from polarity.data.batch import Corpus
-from polarity.data.ledger import TaskStatistics, build_ledger
+from polarity.data.ledger import build_ledger
 from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer
 from polarity.loss import TaskObjective
@@ -62,9 +62,8 @@ def tables(config: Config, rows: int = 60) -> Tables:
     tasks = list(config.labels)
     train, held_out = tiny_comments(rows, seed=0, missing=0.1), tiny_comments(40, seed=1, missing=0.1)
     ledger = build_ledger(train, config)
-    statistics = {t: TaskStatistics(ledger.class_weights(t), ledger.counts(t), ledger.sampled_prior(t)) for t in tasks}
     parts = [Corpus.from_table(tokenize(table, tokenizer, config.data), tasks, tokenizer.pad_token_id) for table in (train, held_out)]
-    return Tables(parts[0], parts[1], None, statistics)
+    return Tables(parts[0], parts[1], None, ledger.task_statistics)
 
 
 def fresh_model(config: Config) -> MultitaskModel:

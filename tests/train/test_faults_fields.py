@@ -11,7 +11,6 @@ from polarity.config import ClusterConfig, Config
 from polarity.train import driver
 from polarity.train.checkpoints import fingerprint
 from polarity.train.cluster import start_ray
-from polarity.train.stop import torch_config
 from tests.train.runs import configured, tables
 
 
@@ -50,7 +49,7 @@ def test_the_stall_limit_reaches_ray_and_torch(minutes: float | None, monkeypatc
     monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "1")
     start_ray(ClusterConfig(stall_minutes=minutes), lambda _: None)
     assert float(os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"]) == (30.0 if minutes else float("inf"))
-    assert torch_config(30.0).timeout_s == 120 and torch_config(None).timeout_s == 1800
+    assert driver.torch_config(30.0).timeout_s == 120 and driver.torch_config(None).timeout_s == 1800
 
 
 def test_none_of_them_decides_a_number(tmp_path: Path) -> None:

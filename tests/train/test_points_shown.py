@@ -2,9 +2,8 @@
 
 import pytest
 
-from polarity.config_checks import leaves
 from polarity.data.ledger import build_ledger
-from polarity.resolve import resolve
+from polarity.resolve import leaves, resolve
 from polarity.strategy import CLAIMS_NOTE, POINTS
 from polarity.train.loop import run_training
 from polarity.train.world import World

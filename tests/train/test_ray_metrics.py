@@ -62,7 +62,7 @@ def test_what_is_not_known_is_left_out() -> None:
 def test_names_follow_prometheus() -> None:
     assert all(re.fullmatch(r"[a-z][a-z0-9_]*", name) and not name.endswith("_total") for name in GAUGES)
     assert all(name.endswith("_total") for name in COUNTERS)
-    assert all(text.endswith(".") for text in [*COUNTERS.values(), *(text for text, _ in GAUGES.values())])
+    assert all(text.endswith(".") for text in [*COUNTERS.values(), *(gauge.help for gauge in GAUGES.values())])
 
 
 def test_f1_of_a_class_is_scikit_learns() -> None:

@@ -14,7 +14,7 @@ from planted import LABELS, World
 
 from polarity.artifacts import RunFolder
 from polarity.study import Asha, Study
-from polarity.tune.conductor import Budget, Conductor, exploration, plan_asha
+from polarity.tune.conductor import Budget, Conductor, plan_asha, trials_of
 from polarity.tune.statistics import SeedRows, compare
 from polarity.tune.variance import judge_rows
 from tests.tune.studies import record
@@ -62,7 +62,9 @@ def course(folder: Path, number: int, truth: dict[str, float], asha: Asha, explo
     """One study from its first trial to its verdicts."""
     rng = np.random.default_rng([number, 5])
     arms, exploring, confirm = WORLD.arms(), list(range(explore)), list(range(explore, explore + SEEDS))
-    study = InMemory.create(RunFolder.create(folder), record(arms, exploration(list(EPOCHS), exploring, EPOCHS), exploring, confirm))
+    study = InMemory.create(
+        RunFolder.create(folder), record(arms, trials_of("explore", list(EPOCHS), exploring, EPOCHS), exploring, confirm)
+    )
     conductor = Conductor(study, EPOCHS, asha, 1, Budget(), lambda study, trial, event: None)
     inner, effect_rows = INNER.seeds(explore, rng), WORLD.seeds(SEEDS, rng)
     while name := conductor.next():

@@ -82,7 +82,7 @@ def test_tokens_are_put_into_the_object_store_once(undisturbed: Study, ready: Pr
     assert sorted(table.num_rows for table in PUT) == sorted(table.num_rows for table in tokens.values())
     fresh = begun(Path(str(undisturbed.folder.local)).parent / "specs", ready, PLAN)
     fresh.file.precision = "fp32"
-    spec = trial_specs(fresh, ready, ONE)["explore-baseline-s0"]
+    spec = trial_specs(fresh, ready)["explore-baseline-s0"]
     assert spec.tokens in ready.tokens and len(cloudpickle.dumps(spec)) < tokens["train"].nbytes
 
 
@@ -119,7 +119,7 @@ def test_a_stopped_trial_computes_nothing_and_holds_nothing(ready: Prepared, tmp
     study.file.precision = "fp32"
     for trial in study.trials:
         make_run_folder(study, ready, trial)
-    specs, before = trial_specs(study, ready, ONE), models_in_memory()
+    specs, before = trial_specs(study, ready), models_in_memory()
     tables = {key: {part: ray.put(table) for part, table in parts.items()} for key, parts in ready.tokens.items()}
     process = object.__new__(StudyTrial)
     process.setup({"trial": "explore-baseline-s0"}, begin=begin_alone, specs=specs, tables=tables)
@@ -155,7 +155,7 @@ def test_a_dead_process_is_tried_again_and_a_mistake_is_reported_while_others_go
     course = Murderous(study, ready.epochs, None, 1, Budget(), lambda study, trial, event: None)
     place = Placement(1, {"CPU": 1.0}, {"CPU": 1.0})
     course.prepare = lambda trial: make_run_folder(study, ready, trial)
-    run_trials(course, trial_specs(study, ready, ONE), ready.tokens, place, cluster)
+    run_trials(course, trial_specs(study, ready), ready.tokens, place, cluster)
     first, wrong, twin = study.trials
     assert first.status == "finished"
     assert (wrong.status, wrong.attempts) == ("failed", 1)

@@ -7,7 +7,7 @@ import pytest
 from polarity.artifacts import RunFolder
 from polarity.errors import ConfigError
 from polarity.study import Arm, Asha, Study, TrialRecord
-from polarity.tune.conductor import Budget, Conductor, confirmation, exploration, parse_budget
+from polarity.tune.conductor import Budget, Conductor, parse_budget, trials_of
 from tests.tune.studies import record
 
 ARMS = [Arm("baseline"), Arm("good", reference="baseline"), Arm("bad", reference="baseline"), Arm("step", (1,), reference="good")]
@@ -17,7 +17,7 @@ SCORES = {"baseline": 0.5, "good": 0.6, "bad": 0.1, "step": 0.7}
 
 def conductor(folder: Path, *, explore: int = 1, concurrent: int = 1, budget: Budget | None = None) -> Conductor:
     names = [arm.name for arm in ARMS]
-    trials = exploration(names, range(explore), EPOCHS) if explore else confirmation(names, [7, 8], EPOCHS)
+    trials = trials_of("explore", names, range(explore), EPOCHS) if explore else trials_of("confirm", names, [7, 8], EPOCHS)
     file = record(ARMS, trials, range(explore), [7, 8], asha=Asha((0.5,)) if explore else None)
     study = Study.create(RunFolder.create(folder), file)
     return again(study, concurrent=concurrent, budget=budget)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from polarity.config import Config
-from polarity.config_checks import leaves
 from polarity.errors import ConfigError
+from polarity.resolve import leaves
 from polarity.strategy import ALL_POINTS, apply_points
 from polarity.study import Arm
 from polarity.tune.designs import Base, arm_config

@@ -1,7 +1,8 @@
-"""Oversampling: rows a second and peak memory of one epoch's table, each contestant in a process of its own.
+"""Rows a second and peak memory, each contestant in a process of its own: one epoch's oversampled table from file to file, and loading,
+from a tokenized file into padded batches in random order.
 
 A contestant that leaves the machine too little memory is ended, with that as its result. Run as a module it is such a process:
-`python -m polarity.benchmark.oversampling METHOD FILE OUT` prints a line of JSON.
+`python -m polarity.benchmark.rows oversampling METHOD FILE OUT`, or `loading METHOD FOLDER BATCHES`, prints a line of JSON.
 """
 
 import json
@@ -10,7 +11,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from polarity.benchmark.timing import MethodFigures, Methods, Spread, SpreadFigures
-from polarity.errors import PolarityError
+from polarity.benchmark.timing import MethodFigures, Methods, spread
+from polarity.errors import PolarityError, Say
 
 LABELS = {"sentiment": ["negative", "neutral", "positive"], "polarization": ["non_polarized", "objective", "partisan"]}
 STRATA = np.array([673, 128, 3332, 998, 227, 649, 271, 50, 647])
 """Rows of each label combination in the plan's training part, sentiment first."""
-_CHUNK = 250_000
-METHODS = ("polarity", "pyarrow take", "pandas", "imbalanced-learn")
+_CHUNK, _LOADED = 250_000, 100_000
+"""Rows of the made-up files that are in memory at once."""
+OVERSAMPLERS = ("polarity", "pyarrow take", "pandas", "imbalanced-learn")
+LOADERS = ("polarity", "datasets + DataLoader", "Ray Data")
+_BATCH, _POOL = 32, 10_000
+_ARROW, _PARQUET = "rows.arrow", "rows.parquet"
 _LEAST_FREE = 0.04
 """Share of the machine's memory that must stay free: without any, the system would choose by itself what to kill."""
 Run = dict[str, float]
@@ -61,7 +67,7 @@ def write_rows(path: Path, rows: int, seed: int = 0) -> None:
             writer.close()
 
 
-def compare(rows: int, *, repeats: int, say: Callable[[str], None]) -> Methods:
+def compare_oversampling(rows: int, *, repeats: int, say: Say) -> Methods:
     """{method: {"rows_per_s", "peak_mb", "seconds", "out_rows", "repeats"}}, a peer's with "ratio", how many times as fast as it `polarity`
     is; or {method: {"failed": why}}. Of a file of `rows` rows, written to a file again by each.
 
@@ -72,10 +78,15 @@ def compare(rows: int, *, repeats: int, say: Callable[[str], None]) -> Methods:
         source = Path(folder) / "rows.parquet"
         write_rows(source, rows)
         out = Path(folder) / "out.parquet"
-        return summaries(METHODS, lambda method: _in_process(method, source, out), repeats, f"oversampling {rows:,} rows", say)
+
+        def run(method: str) -> Run | str:
+            out.unlink(missing_ok=True)
+            return in_process("oversampling", method, str(source), str(out))
+
+        return summaries(OVERSAMPLERS, run, repeats, f"oversampling {rows:,} rows", say)
 
 
-def summaries(methods: Sequence[str], measured: Callable[[str], Run | str], repeats: int, what: str, say: Callable[[str], None]) -> Methods:
+def summaries(methods: Sequence[str], measured: Callable[[str], Run | str], repeats: int, what: str, say: Say) -> Methods:
     """{method: its figures over the repeats, or why it failed} of contestants that take turns; `measured` runs one of them."""
     runs: dict[str, list[Run]] = {method: [] for method in methods}
     failed: dict[str, str] = {}
@@ -102,34 +113,24 @@ def _words(entry: MethodFigures) -> str:
 
 
 def _summary(runs: list[Run], ours: list[Run]) -> MethodFigures:
-    found: MethodFigures = {}
-    if "seconds" in runs[0]:
-        found["seconds"] = _spread_of(runs, "seconds")
-    if "peak_mb" in runs[0]:
-        found["peak_mb"] = _spread_of(runs, "peak_mb")
+    found: MethodFigures = {
+        "seconds": spread([run["seconds"] for run in runs]),
+        "peak_mb": spread([run["peak_mb"] for run in runs]),
+        "rows_per_s": spread([run["rows"] / run["seconds"] for run in runs]),
+        "out_rows": runs[0]["out_rows"],
+        "repeats": len(runs),
+    }
     if "first_s" in runs[0]:
-        found["first_s"] = _spread_of(runs, "first_s")
+        found["first_s"] = spread([run["first_s"] for run in runs])
     if runs is not ours and ours:
-        found["ratio"] = Spread.of([theirs["seconds"] / mine["seconds"] for theirs, mine in zip(runs, ours, strict=False)]).to_json()
-    found["rows_per_s"] = Spread.of([run["rows"] / run["seconds"] for run in runs]).to_json()
-    found["out_rows"], found["repeats"] = runs[0]["out_rows"], len(runs)
+        found["ratio"] = spread([theirs["seconds"] / mine["seconds"] for theirs, mine in zip(runs, ours, strict=False)])
     return found
 
 
-def _spread_of(runs: list[Run], key: str) -> SpreadFigures:
-    return Spread.of([run[key] for run in runs]).to_json()
-
-
-def _in_process(method: str, source: Path, out: Path) -> Run | str:
-    found = in_process("polarity.benchmark.oversampling", method, str(source), str(out))
-    out.unlink(missing_ok=True)
-    return found
-
-
-def in_process(module: str, method: str, *arguments: str) -> Run | str:
-    """What the module measured of the method in a process of its own, or how that ran out of memory. Raises PolarityError with its last
-    word for any other failure."""
-    command = [sys.executable, "-m", module, method, *arguments]
+def in_process(what: str, method: str, *arguments: str) -> Run | str:
+    """What was measured of a method of `oversampling` or `loading` in a process of its own, or how that ran out of memory. Raises
+    PolarityError with its last word for any other failure."""
+    command = [sys.executable, "-m", "polarity.benchmark.rows", what, method, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         ended = _until_the_end(process)
     if ended is None:
@@ -137,7 +138,7 @@ def in_process(module: str, method: str, *arguments: str) -> Run | str:
     said, errors = ended
     if process.returncode:
         word = errors.strip().splitlines()[-1] if errors.strip() else f"status {process.returncode}"
-        raise PolarityError(f"{module.rpartition('.')[2]} with {method} failed: {word}")
+        raise PolarityError(f"{what} with {method} failed: {word}")
     measured: Run = json.loads(said.strip().splitlines()[-1])
     return measured
 
@@ -272,7 +273,8 @@ def _imblearn(source: Path, out: Path) -> int:
     return len(taken)
 
 
-def _main(method: str, source: Path, out: Path) -> None:
+def _oversample(method: str, source: Path, out: Path) -> Run:
+    """One epoch's table, by a method."""
     rows = pq.ParquetFile(source).metadata.num_rows
     if method == "polarity":
         written, seconds, peak = _polarity(source, out)
@@ -281,8 +283,126 @@ def _main(method: str, source: Path, out: Path) -> None:
         written = {"pyarrow take": _take, "pandas": _pandas, "imbalanced-learn": _imblearn}[method](source, out)
         seconds = time.perf_counter() - started
         peak = peak_mb()
-    print(json.dumps({"rows": rows, "out_rows": written, "seconds": seconds, "peak_mb": peak}))
+    return {"rows": rows, "out_rows": written, "seconds": seconds, "peak_mb": peak}
+
+
+def write_tokens(folder: Path, rows: int, seed: int = 0) -> None:
+    """`rows` made-up tokenized rows of 10 to 60 tokens, as an Arrow file to map and as a Parquet file."""
+    rng = np.random.default_rng(seed)
+    schema = pa.schema(
+        [
+            ("row_id", pa.large_string()),
+            *((task, pa.int8()) for task in LABELS),
+            ("input_ids", pa.large_list(pa.int32())),
+            ("length", pa.int32()),
+        ]
+    )
+    with pa.ipc.new_file(str(folder / _ARROW), schema) as arrow, pq.ParquetWriter(folder / _PARQUET, schema) as parquet:
+        for start in range(0, rows, _LOADED):
+            n = min(_LOADED, rows - start)
+            lengths = rng.integers(10, 61, n)
+            ids = pa.array(rng.integers(5, 30_000, int(lengths.sum()), dtype=np.int32))
+            lists = pa.LargeListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)])), ids)
+            names = pa.array([f"r{i}" for i in range(start, start + n)], pa.large_string())
+            labels = [pa.array(rng.integers(0, len(words), n, dtype=np.int8)) for words in LABELS.values()]
+            table = pa.table([names, *labels, lists, pa.array(lengths, pa.int32())], schema=schema)
+            arrow.write_table(table)
+            parquet.write_table(table)
+
+
+def compare_loading(rows: int, *, batches: int, repeats: int, say: Say) -> Methods:
+    """{method: {"rows_per_s", "seconds", "first_s", "peak_mb", ...}} of `batches` batches of 32 rows; see `compare_oversampling`.
+
+    `first_s` are the seconds to the first batch, in which `polarity` draws up the plan of the whole epoch: oversampled, in an order that no
+    file order changes, with rows of like lengths side by side. The peers shuffle (Ray Data within 10,000 rows) and pad.
+    """
+    with tempfile.TemporaryDirectory(prefix="polarity-loading-") as name:
+        write_tokens(Path(name), rows)
+
+        def run(method: str) -> Run | str:
+            return in_process("loading", method, name, str(batches))
+
+        return summaries(LOADERS, run, repeats, f"loading from {rows:,} rows", say)
+
+
+def _our_batches(folder: Path) -> Iterator[Any]:
+    import torch
+
+    from polarity.data.batch import Corpus, global_batches
+    from polarity.resolve import resolve
+
+    config = resolve(points=[2], sets=[f"train.global_batch_size={_BATCH}", f"train.micro_batch_size={_BATCH}"]).config
+    table = pa.ipc.open_file(pa.memory_map(str(folder / _ARROW))).read_all()
+    corpus = Corpus.from_table(table, list(LABELS), 0)
+    for rows in global_batches(corpus, config, 0):
+        batch = corpus.collate(rows)
+        yield torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
+
+
+def _padded(lists: list[Any]) -> Any:
+    import torch
+
+    ids = torch.nn.utils.rnn.pad_sequence([torch.as_tensor(np.asarray(row)) for row in lists], batch_first=True)
+    return ids.long(), (ids != 0).long()
+
+
+def _dataloader_batches(folder: Path) -> Iterator[Any]:
+    import datasets
+    import torch
+    from torch.utils.data import DataLoader
+
+    table = pa.ipc.open_file(pa.memory_map(str(folder / _ARROW))).read_all()
+    rows = datasets.Dataset(datasets.table.InMemoryTable(table)).with_format("numpy", columns=["input_ids"])
+    order = torch.Generator().manual_seed(0)
+    loader: Any = DataLoader(
+        rows,
+        batch_size=_BATCH,
+        shuffle=True,
+        generator=order,
+        collate_fn=lambda found: _padded([row["input_ids"] for row in found]),
+    )
+    yield from loader
+
+
+def _ray_batches(folder: Path) -> Iterator[Any]:
+    import ray
+    from ray.data.collate_fn import ArrowBatchCollateFn
+
+    from polarity.data.datasource import quiet_console
+
+    class Collate(ArrowBatchCollateFn):
+        """Ray's own way to batches of its own making: lists of several lengths are no tensor."""
+
+        def __call__(self, batch: pa.Table) -> Any:
+            return _padded([row.values.to_numpy() for row in batch["input_ids"]])
+
+    data = ray.data.read_parquet(str(folder / _PARQUET), columns=["input_ids"])
+    quiet_console()
+    yield from data.iter_torch_batches(
+        batch_size=_BATCH, collate_fn=Collate(), local_shuffle_buffer_size=_POOL, local_shuffle_seed=0, device="cpu"
+    )
+
+
+def _load(method: str, folder: Path, batches: int) -> Run:
+    """So many batches, by a method."""
+    if method == "Ray Data":
+        from polarity.resolve import resolve
+        from polarity.train.cluster import start_ray
+
+        start_ray(resolve().config.cluster, lambda line: None)
+    started, first, rows = time.perf_counter(), 0.0, 0
+    with MemoryOfAll() as memory:
+        stream = {"polarity": _our_batches, "datasets + DataLoader": _dataloader_batches, "Ray Data": _ray_batches}[method](folder)
+        for batch in islice(stream, batches + 1):
+            if not first:  # the first batch waits for the plan, or for the first blocks
+                first, started = time.perf_counter() - started, time.perf_counter()
+                continue
+            rows += len(batch[0])
+    seconds = time.perf_counter() - started
+    peak = max(memory.peak_mb, 0.0 if method == "Ray Data" else peak_mb())
+    return {"rows": rows, "out_rows": rows, "seconds": seconds, "first_s": first, "peak_mb": peak}
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    of, by, place, more = sys.argv[1:]
+    print(json.dumps(_oversample(by, Path(place), Path(more)) if of == "oversampling" else _load(by, Path(place), int(more))))
