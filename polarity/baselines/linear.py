@@ -6,9 +6,10 @@ beat it has not earned its cost.
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -173,9 +174,28 @@ def _terms(features: list[tuple[str, TfidfVectorizer]], comments: pa.Table) -> c
 
 SETTINGS, NUMBERS = "linear.json", "linear.safetensors"
 SCHEMA_VERSION = 1
-_KEPT = ("analyzer", "ngram_range", "min_df", "sublinear_tf")
 
 Numbers = dict[str, Floats]
+
+
+class VectorizerSettings(TypedDict):
+    """A fitted vectorizer but for its numbers: the column that it reads, how text becomes terms, and the terms in order."""
+
+    column: str
+    analyzer: str
+    ngram_range: Sequence[int]
+    min_df: int
+    sublinear_tf: bool
+    terms: list[str]
+
+
+class LinearSettings(TypedDict):
+    """linear.json; `classes` are the indices of the classes that a task's classifier saw, null where it has none."""
+
+    schema_version: int
+    labels: dict[str, list[str]]
+    features: list[VectorizerSettings]
+    classes: dict[str, list[int] | None]
 
 
 def save_linear(folder: Path, floor: LinearFloor, labels: Labels) -> None:
@@ -191,7 +211,7 @@ def save_linear(folder: Path, floor: LinearFloor, labels: Labels) -> None:
         if classifier is not None:
             numbers[f"coef/{task}"] = np.ascontiguousarray(classifier.coef_, dtype=np.float64)
             numbers[f"intercept/{task}"] = np.ascontiguousarray(classifier.intercept_, dtype=np.float64)
-    content = {
+    content: LinearSettings = {
         "schema_version": SCHEMA_VERSION,
         "labels": {task: list(names) for task, names in labels.items()},
         "features": features,
@@ -219,23 +239,31 @@ def load_linear(folder: Path) -> tuple[LinearFloor, dict[str, list[str]]]:
     return LinearFloor(features, classifiers, shares), labels
 
 
-def write_features(features: TextFeatures) -> tuple[list[dict[str, Any]], Numbers]:
+def write_features(features: TextFeatures) -> tuple[list[VectorizerSettings], Numbers]:
     """Settings and terms of vectorizers for a JSON file, and their numbers, which are named by place."""
-    settings: list[dict[str, Any]] = []
+    settings: list[VectorizerSettings] = []
     numbers: Numbers = {}
     for index, (column, vectorizer) in enumerate(features):
-        kept = {name: vectorizer.get_params()[name] for name in _KEPT}
-        settings.append({"column": column, **kept, "terms": [str(term) for term in vectorizer.get_feature_names_out()]})
+        settings.append(
+            {
+                "column": column,
+                "analyzer": vectorizer.analyzer,
+                "ngram_range": vectorizer.ngram_range,
+                "min_df": vectorizer.min_df,
+                "sublinear_tf": vectorizer.sublinear_tf,
+                "terms": [str(term) for term in vectorizer.get_feature_names_out()],
+            }
+        )
         numbers[f"idf/{index}"] = np.ascontiguousarray(vectorizer.idf_, dtype=np.float64)
     return settings, numbers
 
 
-def read_features(settings: list[dict[str, Any]], numbers: Numbers) -> TextFeatures:
+def read_features(settings: list[VectorizerSettings], numbers: Numbers) -> TextFeatures:
     """What `write_features` wrote. Raises KeyError, TypeError or ValueError where the two do not fit one another."""
     return [(spec["column"], _vectorizer(spec, numbers[f"idf/{index}"])) for index, spec in enumerate(settings)]
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path) -> LinearSettings:
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -245,12 +273,14 @@ def _read_settings(path: Path) -> dict[str, Any]:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
         raise RunError(f"{path}: has schema version {version}, this polarity reads {SCHEMA_VERSION}: use the version that wrote it")
-    return dict(content)
+    return cast(LinearSettings, content)
 
 
-def _vectorizer(spec: dict[str, Any], idf: Floats) -> TfidfVectorizer:
-    settings = {name: tuple(spec[name]) if name == "ngram_range" else spec[name] for name in _KEPT}
-    vectorizer = TfidfVectorizer(**settings, vocabulary={term: index for index, term in enumerate(spec["terms"])})
+def _vectorizer(spec: VectorizerSettings, idf: Floats) -> TfidfVectorizer:
+    vectorizer = TfidfVectorizer(
+        analyzer=spec["analyzer"], ngram_range=tuple(spec["ngram_range"]), min_df=spec["min_df"], sublinear_tf=spec["sublinear_tf"],
+        vocabulary={term: index for index, term in enumerate(spec["terms"])},
+    )  # fmt: skip
     vectorizer.idf_ = _of_shape(idf, (len(spec["terms"]),), "idf")
     return vectorizer
 

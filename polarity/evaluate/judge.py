@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import hypot
-from typing import Any, cast
+from typing import TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
@@ -55,9 +55,9 @@ def build_metrics(
             continue
         titles = by_title if isinstance(by_title, bool) else by_title.get(name, False)
         chose = (decided or {}).get(name, ())
-        how: dict[str, Any] = {"resamples": resamples, "seed": seed, "by_title": titles, "decided": chose}
+        how: _How = {"resamples": resamples, "seed": seed, "by_title": titles, "decided": chose}
         judged = evaluate_split(rows, labels, **how)
-        beside = {floor: _judge_floor(rows, table, labels, **how) for floor, table in floors.get(name, {}).items()}
+        beside = {floor: _judge_floor(rows, table, labels, how) for floor, table in floors.get(name, {}).items()}
         part = cast(PartResult, {**judged, "floors": beside})
         metrics[name] = cast(PartResult, {**part, "verdict": verdict(part, stability)})
     if len(metrics) == 1:
@@ -148,8 +148,16 @@ def _tasks(predictions: pa.Table, labels: Labels, unit: Unit, spread: Scores) ->
     return found
 
 
-def _judge_floor(rows: pa.Table, floor: pa.Table, labels: Labels, **how: Any) -> FloorResult:
-    judged = evaluate_split(floor, labels, with_slices=False, **{**how, "decided": ()})
+class _How(TypedDict):
+    resamples: int
+    seed: int
+    by_title: bool
+    decided: Sequence[str]
+
+
+def _judge_floor(rows: pa.Table, floor: pa.Table, labels: Labels, how: _How) -> FloorResult:
+    plain: _How = {**how, "decided": ()}
+    judged = evaluate_split(floor, labels, with_slices=False, **plain)
     return {
         "rows": judged["rows"],
         "intervals": judged["intervals"],

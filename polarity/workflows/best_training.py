@@ -22,6 +22,7 @@ from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics
 from polarity.evaluate.predictions import Floats
 from polarity.paths import with_absolute_paths
+from polarity.predict.scorers import Probabilities
 from polarity.strategy import with_settings
 
 PROGRESS_SECONDS = 60.0
@@ -52,7 +53,7 @@ def fold_config(config: Config, training: Training, precision: str) -> Config:
     )
 
 
-def train_all(config: Config, places: dict[str, Any], workers: int, say: Say) -> Iterator[str]:
+def train_all(config: Config, places: dict[str, Splits], workers: int, say: Say) -> Iterator[str]:
     """Train on each place's rows, as many at a time as there are workers, as tasks of Ray; yields each place as it is done.
 
     With no workers in this process, one after the other.
@@ -106,8 +107,8 @@ def place_scores(predictions: pa.Table, comments: pa.Table, rows: Any, labels: d
 
 
 def teach_student(
-    config: Config, training: Training, precision: str, folder: RunFolder, labelled: pa.Table, soft: dict[str, Any],
-    unlabelled: tuple[pa.Table, dict[str, Any]] | None, test: pa.Table | None, say: Say,
+    config: Config, training: Training, precision: str, folder: RunFolder, labelled: pa.Table, soft: Probabilities,
+    unlabelled: tuple[pa.Table, Probabilities] | None, test: pa.Table | None, say: Say,
 ) -> Metrics:  # fmt: skip
     """Train one encoder on the stack's probabilities (Hinton et al. 2015) into student/, a run of its own; returns its metrics.
 
@@ -127,7 +128,7 @@ def teach_student(
 
 
 def _student_splits(
-    config: Config, labelled: pa.Table, soft: dict[str, Any], unlabelled: tuple[pa.Table, dict[str, Any]] | None, test: pa.Table | None
+    config: Config, labelled: pa.Table, soft: Probabilities, unlabelled: tuple[pa.Table, Probabilities] | None, test: pa.Table | None
 ) -> Splits:
     kind: Any = "group" if config.data.split.kind == "group" else "joint"
     asked = SplitConfig(kind=kind, seed=config.data.split.seed, validation=HELD_OUT, test=0.0)
@@ -145,7 +146,7 @@ def _student_splits(
     return Splits(taught.combine_chunks(), held, test, leaks, len(twins))
 
 
-def _with_soft(table: pa.Table, soft: dict[str, Any]) -> pa.Table:
+def _with_soft(table: pa.Table, soft: Probabilities) -> pa.Table:
     for task, chances in soft.items():
         flat = pa.array(np.ascontiguousarray(chances, np.float32).reshape(-1))
         table = table.append_column(soft_column(task), pa.FixedSizeListArray.from_arrays(flat, chances.shape[1]))

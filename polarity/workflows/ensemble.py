@@ -5,11 +5,12 @@ Members count equally, unless validation rows that chose nothing show that fitte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from typing_extensions import TypedDict  # as in polarity.evaluate.results
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder
@@ -33,12 +34,36 @@ Predicted = dict[str, pa.Table]
 """{split: predictions in the splits' row order} of one member."""
 
 
+class Choice(TypedDict):
+    """How weights were chosen; the difference is of overall macro-F1 on the validation rows."""
+
+    chosen: str
+    folds: NotRequired[int]
+    fitted_minus_equal_cross_fitted: NotRequired[Difference]
+
+
 @dataclass(frozen=True)
 class Weighting:
-    """`weights` one a member, and `choice`, the record of how they were chosen."""
+    """`weights` one a member, and how they were chosen."""
 
     weights: list[float]
-    choice: dict[str, Any]
+    choice: Choice
+
+
+class BesideMember(Difference):
+    """The ensemble less its best member."""
+
+    member: str
+
+
+class Weighed(TypedDict):
+    """What ensemble.json says beside its members; `validation` is each member's overall macro-F1."""
+
+    weights: list[float]
+    choice: Choice
+    validation: dict[str, float]
+    against_best_member: BesideMember
+    against_best_member_on_test: NotRequired[BesideMember]
 
 
 def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: str = "auto", say: Say = print) -> Metrics:
@@ -109,8 +134,8 @@ def _named(members: Sequence[Run]) -> dict[str, Run]:
 def _record(
     predicted: dict[str, Predicted], weighting: Weighting, combined: Predicted, labels: dict[str, list[str]], titles: dict[str, bool],
     resamples: int, chose: Sequence[str], say: Say,
-) -> dict[str, Any]:  # fmt: skip
-    """What ensemble.json says beside its members: weights, how they were chosen, and the validation scores; all of it said, too."""
+) -> Weighed:  # fmt: skip
+    """What ensemble.json says beside its members, all of it said, too."""
     scores = {name: _overall(of_member["validation"], labels) for name, of_member in predicted.items()}
     best = max(scores, key=lambda name: scores[name])
     gains = {
@@ -121,18 +146,20 @@ def _record(
     }
     for (name, score), weight in zip(scores.items(), weighting.weights, strict=True):
         say(f"{name}: {100 * score:.1f} % overall macro-F1 on validation, weight {weight:.3f}")
-    crossed = weighting.choice.get("fitted_minus_equal_cross_fitted")
-    if crossed is not None:
+    if "fitted_minus_equal_cross_fitted" in weighting.choice:
+        crossed = weighting.choice["fitted_minus_equal_cross_fitted"]
         say(f"weights: {weighting.choice['chosen']} (fitted against equal, cross-fitted: {_points(crossed)})")
     for name, gain in gains.items():
         say(f"ensemble: {100 * _overall(combined[name], labels):.1f} % on {name}, against {best}, the best on validation: {_points(gain)}")
-    return {
+    record: Weighed = {
         "weights": weighting.weights,
         "choice": weighting.choice,
         "validation": scores,
         "against_best_member": {"member": best, **gains["validation"]},
-        **({"against_best_member_on_test": {"member": best, **gains["test"]}} if "test" in gains else {}),
     }
+    if "test" in gains:
+        record["against_best_member_on_test"] = {"member": best, **gains["test"]}
+    return record
 
 
 def choose_weights(members: Sequence[Probabilities], comments: pa.Table, labels: Labels, *, by_title: bool, resamples: int) -> Weighting:
@@ -152,7 +179,7 @@ def choose_weights(members: Sequence[Probabilities], comments: pa.Table, labels:
     by_fitted = build_predictions("validation", comments, crossed, labels)
     by_equal = build_predictions("validation", comments, pool(members, equal, labels), labels)
     difference = paired_difference(by_fitted, by_equal, labels, resamples=resamples, by_title=by_title)["overall"]
-    choice = {"chosen": "equal", "folds": FOLDS, "fitted_minus_equal_cross_fitted": difference}
+    choice: Choice = {"chosen": "equal", "folds": FOLDS, "fitted_minus_equal_cross_fitted": difference}
     if difference["verdict"] != "gain":
         return Weighting(equal, choice)
     return Weighting(fit_weights(members, codes), {**choice, "chosen": "fitted"})
