@@ -322,6 +322,7 @@ def test_a_remote_place_gets_the_whole_run_or_nothing(runs: tuple[Path, Path], t
     def at(place: str) -> RunFolder:
         if not str(place).startswith("there://"):
             return local(place)
+        (tmp_path / place.removeprefix("there://")).mkdir(parents=True, exist_ok=True)  # an object store has no folders to be made
         return RunFolder(place, pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), place.removeprefix("there://"))
 
     monkeypatch.setattr(RunFolder, "at", at)
