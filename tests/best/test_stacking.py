@@ -92,6 +92,16 @@ def test_the_mean_leaves_the_titles_prior_out_unless_it_is_alone() -> None:
     assert isinstance(alone, PoolRule) and alone.weights == [1.0]
 
 
+def test_the_mean_counts_the_parts_of_a_fused_member_a_fourth() -> None:
+    _, codes = rows(100)
+    members = {name: member(codes, 1.0, 1) for name in ("title", "linear", "frozen-e5", "fused-e5", "e5")}
+    how = fit_task("mean", members, "sentiment", codes["sentiment"], with_biases=False).combination
+    assert isinstance(how, PoolRule) and how.weights == [0.0, 0.1, 0.1, 0.4, 0.4]
+    unfused = {name: members[name] for name in ("linear", "frozen-e5", "e5")}
+    how = fit_task("mean", unfused, "sentiment", codes["sentiment"], with_biases=False).combination
+    assert isinstance(how, PoolRule) and how.weights == [1 / 3] * 3
+
+
 def test_no_rows_own_label_reaches_its_score() -> None:
     table, codes = rows(300)
     members = {"a": member(codes, 1.0, 1), "b": member(codes, 0.5, 2)}
