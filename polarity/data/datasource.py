@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -46,7 +45,7 @@ def run_in_tasks(pieces: Sequence[Piece], given: Sequence[tuple[Any, ...]], read
     context.enable_progress_bars = False
     quiet_console()
     reference = None if shared is None else ray.put(shared)
-    reads = [partial(_in_task, reading, piece, own, reference) for piece, own in zip(pieces, given, strict=True)]
+    reads = [_task(reading, piece, ray.put(own), reference) for piece, own in zip(pieces, given, strict=True)]
     dataset = ray.data.read_datasource(Pieces(pieces[0].source.name, reads, None), override_num_blocks=len(reads))
     with original_error():
         for block in dataset.iter_batches(batch_format="pyarrow", batch_size=None):
@@ -54,9 +53,14 @@ def run_in_tasks(pieces: Sequence[Piece], given: Sequence[tuple[Any, ...]], read
                 yield block
 
 
-def _in_task(reading: Reading, piece: Piece, given: tuple[Any, ...], shared: "ray.ObjectRef[Any] | None") -> Iterator[pa.Table]:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one CPU, and threads that wait for another's take turns on it
-    yield from reading(piece, *given, *([] if shared is None else [ray.get(shared)]))
+def _task(reading: Reading, piece: Piece, given: "ray.ObjectRef[Any]", shared: "ray.ObjectRef[Any] | None") -> Read:
+    """A read task's function. Its arguments are references: Ray copies a task's own content many times, and asks that it be small."""
+
+    def read() -> Iterator[pa.Table]:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one CPU, and threads that wait for another's take turns on it
+        yield from reading(piece, *ray.get(given), *([] if shared is None else [ray.get(shared)]))
+
+    return read
 
 
 def quiet_console() -> None:

@@ -34,6 +34,17 @@ def test_bad_rows_that_are_left_out_are_counted(ray_cluster: None, tmp_path: Pat
     assert "b1" not in ids and "b2" in ids, "an unknown label of one task does not cost the row, which has a good one of the other"
 
 
+def test_a_piece_of_many_rows(ray_cluster: None, tmp_path: Path) -> None:
+    """Its task is given a number for each row: more than the megabyte that Ray takes with a task without a word."""
+    rows = 140_000
+    numbers = pa.array(range(rows)).cast(pa.string())
+    columns = {"row_id": numbers, "Title": [""] * rows, "Comment": numbers}
+    labels = {"Final Sentiment": ["positive"] * rows, "Final Polarization": ["partisan"] * rows}
+    pq.write_table(pa.table(columns | labels), tmp_path / "many.parquet", row_group_size=rows)
+    assert write_oversampled(str(tmp_path / "many.parquet"), DataConfig(), tmp_path / "out.parquet", seed=0, epoch=0, say=print) >= rows
+    assert pq.read_table(tmp_path / "out.parquet", columns=["row_id"])["row_id"].slice(0, 3).to_pylist() == ["0", "1", "2"]
+
+
 def test_row_ids_that_stand_twice_are_refused_with_their_lines(ray_cluster: None, tmp_path: Path) -> None:
     source = appended(tmp_path_csv(tmp_path), "r7,title,other words,positive,partisan")
     with pytest.raises(DataError, match=r"line 62: the row id 'r7' .* line 9.*data\.id_column=null"):
