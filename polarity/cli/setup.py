@@ -65,7 +65,7 @@ def data_oversample(
     epoch: Annotated[int, typer.Option(min=1, help="Which epoch's table.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
 ) -> None:  # fmt: skip
-    """Write one epoch's oversampled table with the column `multiplicity`, in flat memory.
+    """Write one epoch's oversampled table with the column `multiplicity`, through Ray Data.
 
     Example: polarity data oversample comments.csv --points 2 --out epoch1.parquet
     """
