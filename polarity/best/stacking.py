@@ -30,7 +30,8 @@ FEWEST_TO_FIT = 400
 they were chosen in three of six draws, and were up to six points worse than the best member."""
 TITLE = "title"
 """The member that the mean leaves out where there is another: the others read the title, too, and it knows nothing of the comment."""
-FUSED, PARTS = "fused-", ("linear", "frozen-")
+FROZEN, FUSED = "frozen-", "fused-"
+"""What the names of these members begin with, before that of the encoder."""
 PART_WEIGHT = 0.25
 """What the mean gives to members whose words or vectors a fused member reads as well; others weigh 1. Against the fused member alone, with
 200 and 500 real rows (10 draws each): parts at a fourth -0.2 and -0.1 points, within noise; at 1 as the others -0.6 and -0.4, beyond it."""
@@ -90,7 +91,7 @@ def fit_rule(rule: Rule, members: Members, task: str, codes: Codes) -> PoolRule 
 
 def _mean_weights(names: list[str]) -> list[float]:
     fused = any(name.startswith(FUSED) for name in names)
-    weights = [PART_WEIGHT if fused and name.startswith(PARTS) else float(name != TITLE or len(names) == 1) for name in names]
+    weights = [PART_WEIGHT if fused and name.startswith(("linear", FROZEN)) else float(name != TITLE or len(names) == 1) for name in names]
     return [weight / sum(weights) for weight in weights]
 
 

@@ -35,7 +35,7 @@ from polarity.best.record import (
     ceiling_lines,
     combination_lines,
 )
-from polarity.best.stacking import Choice, Judge, choose_rule, drop_one, fit_stack, member_alone, overall
+from polarity.best.stacking import FROZEN, FUSED, Choice, Judge, choose_rule, drop_one, fit_stack, member_alone, overall
 from polarity.config import Config, SplitConfig
 from polarity.data.ledger import build_ledger
 from polarity.data.read import read_comments
@@ -189,10 +189,10 @@ class _Work:
         yield self._light("linear"), self._make_linear
         names = _names(self.plan.frozen)
         for encoder, name in names.items():
-            frozen = f"{MEMBERS}/frozen-{name}"
-            yield StackMember(name=f"frozen-{name}", kind="frozen", folders=[frozen]), self._maker_of_frozen(encoder)
-            folders = [f"{MEMBERS}/fused-{name}", f"{frozen}/{ENCODER}"]
-            yield StackMember(name=f"fused-{name}", kind="fused", folders=folders), self._maker_of_fused(encoder)
+            frozen = f"{MEMBERS}/{FROZEN}{name}"
+            yield StackMember(name=f"{FROZEN}{name}", kind="frozen", folders=[frozen]), self._maker_of_frozen(encoder)
+            folders = [f"{MEMBERS}/{FUSED}{name}", f"{frozen}/{ENCODER}"]
+            yield StackMember(name=f"{FUSED}{name}", kind="fused", folders=folders), self._maker_of_fused(encoder)
         for training in self.plan.trainings:
             name = names[training.encoder]
             places = [f"{MEMBERS}/{name}/fold-{fold}" for fold in range(self.plan.folds)]
@@ -475,7 +475,7 @@ class _Work:
         started = time.monotonic()
         encoder = next(iter(self.plan.frozen), None)
         features = None if encoder is None else self._features(encoder)
-        whole = [members["linear"]] + ([] if encoder is None else [members[f"frozen-{_names(self.plan.frozen)[encoder]}"]])
+        whole = [members["linear"]] + ([] if encoder is None else [members[f"{FROZEN}{_names(self.plan.frozen)[encoder]}"]])
         fits = refits(self.rows.labelled, self.labels, features)
         sizes, scores = curve_scores(self.judge, self.folds, fits, whole, resamples=self.config.train.resamples)
         rows, stack = self.rows.labelled.num_rows, overall(choice.crossed, self.judge)
@@ -522,7 +522,7 @@ def _names(encoders: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for encoder in encoders:
         base = "".join(c if c.isalnum() or c in "._-" else "-" for c in encoder.rstrip("/").rpartition("/")[2]) or "encoder"
-        if base.startswith(("frozen-", "fused-")):  # what its cheap members are called
+        if base.startswith((FROZEN, FUSED)):  # what its cheap members are called
             base = f"encoder-{base}"
         name, number = base, 2
         while name in found.values() or name in ("title", "linear"):
