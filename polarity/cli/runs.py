@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from polarity import quiet
 from polarity.cli.options import Sets, resolved, say
 
 Run = Annotated[str, typer.Argument(help="A run's folder or URI, or an ensemble's.", show_default=False)]
@@ -66,7 +67,7 @@ def compare(
     from polarity.workflows.compare import render
 
     found = compared(first, second, data=data, raw=raw, sets=sets or [], seen=seen, device=device, say=_nothing if as_json else say)
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found))
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found, whole=quiet.verbose()))
 
 
 def _nothing(line: str) -> None:

@@ -39,13 +39,15 @@ def build_metrics(
     by_title: bool | Mapping[str, bool],
     decided: Mapping[str, Sequence[str]] | None = None,
     stability: Stability | None = None,
+    out_of_fold: bool = False,
     seed: int = 0,
 ) -> Metrics:
     """The whole of metrics.json: {"schema_version", "validation", "test" where there is one}, as `metrics_schema` says.
 
     `predictions` holds all splits; `floors[split][name]` a baseline's predictions on the same rows; `by_title` says,
     for all or split by split, whether titles are the unit of intervals; `decided` what each split's rows decided of the model; `stability`
-    is None where nothing was trained. Raises DataError where a floor's rows differ.
+    is None where nothing was trained; `out_of_fold`: the validation rows are all labelled rows, each scored by models that had not seen
+    it. Raises DataError where a floor's rows differ.
     """
     check_predictions(predictions, labels)
     metrics: Metrics = {"schema_version": SCHEMA_VERSION}
@@ -60,6 +62,8 @@ def build_metrics(
         beside = {floor: _judge_floor(rows, table, labels, how) for floor, table in floors.get(name, {}).items()}
         part = cast(PartResult, {**judged, "floors": beside})
         metrics[name] = cast(PartResult, {**part, "verdict": verdict(part, stability)})
+        if out_of_fold and name == "validation":
+            metrics[name]["out_of_fold"] = True
     if len(metrics) == 1:
         raise DataError(f"predictions hold no row of the splits {' or '.join(PART_NAMES)}: nothing to judge")
     if "validation" in metrics and metrics["validation"].get("decided") and "test" in metrics:

@@ -23,6 +23,7 @@ from polarity.evaluate.results import (
     floors_of,
     how_intervals,
     judged_parts,
+    part_called,
     score_of,
     strongest_first,
     verdict_of,
@@ -60,17 +61,11 @@ class Facts:
     with_titles: bool
     epoch_scores: Sequence[float]
     """Validation macro-F1 after each epoch."""
-    out_of_fold: bool = False
-    """Whether the validation rows are all labelled rows, each scored by models that had not seen it."""
 
     @property
     def settings(self) -> str:
         """The file that `train` and `best` take for the same rows and settings; of a run on object storage it is to be fetched first."""
         return "config.yaml" if "://" in self.folder else f"{self.folder}/config.yaml"
-
-    def called(self, part: PartName) -> str:
-        """The rows of a part in words."""
-        return "rows, out of fold" if self.out_of_fold and part == "validation" else f"{part} rows"
 
 
 JUDGED_BY: tuple[PartName, ...] = ("test", "validation", "unchecked", "seen")
@@ -108,7 +103,7 @@ def last_screen(metrics: Metrics, facts: Facts) -> str:
     name, part = judged_part(metrics)
     overall = part["overall"]
     lines = ["━" * WIDTH, *textwrap.wrap(plain_verdict(part), WIDTH), ""]
-    lines.append(_line("macro-F1", overall["macro_f1"], overall["ci95"], f"{part['rows']:,} {facts.called(name)}; 1 is perfect"))
+    lines.append(_line("macro-F1", overall["macro_f1"], overall["ci95"], f"{part['rows']:,} {part_called(name, part)} rows; 1 is perfect"))
     for floor, found in floors_of(part).items():
         difference = found["difference"]["overall"]
         low, high = difference["ci95"]
@@ -163,7 +158,7 @@ def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:
         steps.append(("A word-count model is no worse: let words and encoders vote.", f"polarity best {facts.settings} --time 2h"))
     if facts.training_rows < FEW_TRAINING_ROWS or support < FEW_OF_CLASS:
         few = (
-            f"{weakest['label']!r} has few {'' if facts.out_of_fold else f'{name} '}rows ({support})"
+            f"{weakest['label']!r} has few {part_called(name, part)} rows ({support})"
             if support < FEW_OF_CLASS
             else f"{facts.training_rows:,} training rows are few"
         )
@@ -198,13 +193,14 @@ def render_metrics(metrics: Metrics, *, width: int | None = None, colour: bool =
     return tables.text_of(console)
 
 
-def _print_split(console: Console, name: str, split: PartResult, *, synthetic: bool) -> None:
+def _print_split(console: Console, name: PartName, split: PartResult, *, synthetic: bool) -> None:
     about = split["intervals"]
     chose = what_rows_decided(split)
-    console.rule(Text(f"{name}{f': {chose}' if chose else ''}, {split['rows']:,} rows", "bold"), align="left", characters="━")
+    called = part_called(name, split)
+    console.rule(Text(f"{called}{f': {chose}' if chose else ''}, {split['rows']:,} rows", "bold"), align="left", characters="━")
     console.print(f"Scores are fractions with {how_intervals(about)}.", style="dim")
     if chose:
-        console.print(f"{name}: {chose}. So the scores are too good, and there is no verdict on them.", style="yellow")
+        console.print(f"{called}: {chose}. So the scores are too good, and there is no verdict on them.", style="yellow")
     if "note" in about:
         console.print(f"Note: {about['note']}.", style="yellow")
     for task, scores in split["tasks"].items():

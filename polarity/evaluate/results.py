@@ -239,6 +239,9 @@ class JudgedRows(TypedDict):
     """The scores of a part, without floors and verdict."""
 
     rows: Positive
+    out_of_fold: NotRequired[
+        Annotated[bool, Field(description="Of `polarity best`: all labelled rows, each scored by models that had not seen it.")]
+    ]
     decided: NotRequired[Annotated[list[str], Field(description="What of the model these rows decided, such as `the epoch`.")]]
     no_verdict: NotRequired[Annotated[str | None, Field(description="What stands in place of every verdict on these rows.")]]
     intervals: Intervals
@@ -340,6 +343,11 @@ class Metrics(TypedDict):
     data: NotRequired[Annotated[str, Field(description="What the rows are, where they are not real comments.")]]
     evaluation: NotRequired[Evaluation]
     drift: NotRequired[Drift]
+
+
+def part_called(name: PartName, part: JudgedRows) -> str:
+    """What the rows of a part are called before the word `rows`: `test`, `validation`, or `out-of-fold`."""
+    return "out-of-fold" if part.get("out_of_fold") else name
 
 
 def what_rows_decided(part: JudgedRows) -> str:

@@ -326,10 +326,10 @@ def _likelihoods(theta_RP: Floats, predicted: Tally, validation: Tally, validati
 
 def _uncorrectable(classes: Sequence[str], validation: Tally) -> str:
     if not validation.rows:
-        return "there are no labelled validation rows"
+        return "there are no labelled held-out rows"
     rows = np.bincount(validation.label, weights=validation.count, minlength=len(classes))
     lacking = [name for name, count in zip(classes, rows, strict=True) if not count]
-    return f"no validation row is {', '.join(lacking)}" if lacking else ""
+    return f"no held-out row is {', '.join(lacking)}" if lacking else ""
 
 
 def _choice(adjusted: _Draws, em: _Draws) -> tuple[str, str]:
@@ -342,13 +342,13 @@ def _choice(adjusted: _Draws, em: _Draws) -> tuple[str, str]:
 
 
 def _notes(classes: Sequence[str], validation: Tally, raw: _Draws, headline: str) -> list[str]:
-    notes = ["holds where comments of a class look alike here and in validation; another topic, place or time may break it"]
+    notes = ["holds where comments of a class look alike here and in the held-out rows; another topic, place or time may break it"]
     if headline == "adjusted":
         notes.append("the two corrections differ: comments of a class seem to look different here, so read all shares with care")
     rows = np.bincount(validation.label, weights=validation.count, minlength=len(classes))
     few = [f"{name} ({int(count)})" for name, count in zip(classes, rows, strict=True) if count < FEW_ROWS]
     if few:
-        notes.append(f"few validation rows of {', '.join(few)}: its errors, and so the interval, are roughly known")
+        notes.append(f"few held-out rows of {', '.join(few)}: its errors, and so the interval, are roughly known")
     matrix = confusion(validation, validation.count[None])[0]
     missed = [name for name, recall in zip(classes, np.diag(matrix), strict=True) if recall < LOW_RECALL]
     if missed:
@@ -388,7 +388,7 @@ def _task(task: str, found: ClassShares) -> list[str]:
     if found.headline == "unknown":
         lines.append(f"the shares of {found.rows:,} comments are not known: {found.reason}")
     elif found.headline != "raw":
-        lines.append(f"shares of {found.rows:,} comments, corrected by {found.validation_rows:,} validation rows;")
+        lines.append(f"shares of {found.rows:,} comments, corrected by {found.validation_rows:,} held-out rows;")
         lines.append(f"the first column is the one to report: {found.reason}")
     return [*lines, *(f"- {note}" for note in found.notes)]
 

@@ -49,7 +49,8 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
         labels={plain(name): [plain(label) for label in classes] for name, classes in labels.items()},
         task=task and plain(task),
         usage=usage,
-        split=record.main,
+        split=record.called,
+        fitted_on="out-of-fold" if record.run.kind == "stack" else "validation",
         rows=split["rows"],
         intervals=how_intervals(record.split["intervals"]),
         chose=what_rows_decided(record.split),
@@ -82,14 +83,14 @@ def card_data(record: Record, task: str | None = None) -> ModelCardData:
     encoder = record.config.model.encoder if record.config else ""
     on_hub = bool(encoder) and ":" not in encoder and not encoder.startswith(("/", "~", "."))
     chose = what_rows_decided(record.split)
-    judged, results = f"{record.main} rows{f' ({chose})' if chose else ''}", []
+    judged, results = f"{record.called} rows{f' ({chose})' if chose else ''}", []
     for scope in (task,) if task else ("overall", *record.split["tasks"]):
         results.append(
             EvalResult(
                 task_type="text-classification",
                 dataset_type="synthetic-sample" if record.run.synthetic else "own-rows",
                 dataset_name=f"{'SYNTHETIC sample corpus' if record.run.synthetic else 'own labelled comments'}, {judged}",
-                dataset_split=record.main,
+                dataset_split=record.called,
                 metric_type="f1",
                 metric_name=f"macro-F1, {scope}",
                 metric_value=round(score_of(record.split, scope)["macro_f1"], 4),

@@ -381,10 +381,10 @@ def heat_map(
             cells += Markup(cell).format(tone, 4 + 56 * share, name, columns[j], number(value), number(value), note)
         body += Markup('<tr><th scope="row">{}</th>{}</tr>').format(_breakable(name), cells)
     table = (
-        '<figure class="chart"><table class="heat" aria-label="{}"><thead><tr><th class="corner">{}</th>{}</tr></thead>'
-        "<tbody>{}</tbody></table></figure>"
+        '<figure class="chart sideways" tabindex="0"><table class="heat" style="min-width:{}px" aria-label="{}">'
+        '<thead><tr><th class="corner">{}</th>{}</tr></thead><tbody>{}</tbody></table></figure>'
     )
-    return Markup(table).format(label, corner, head, body)
+    return Markup(table).format(90 + 52 * len(columns), label, corner, head, body)
 
 
 def _breakable(name: str) -> Markup:

@@ -17,7 +17,7 @@ from polarity.evaluate.agreement import Agreement
 from polarity.evaluate.calibration import FittedTask, TaskCalibration, read_calibration
 from polarity.evaluate.judge import evaluate_split
 from polarity.evaluate.predictions import check_predictions
-from polarity.evaluate.results import JACKKNIFE, JudgedRows, PartName, PartResult, judged_parts
+from polarity.evaluate.results import JACKKNIFE, JudgedRows, PartName, PartResult, judged_parts, part_called
 from polarity.evaluate.targets import PLAN_CLASSES, verdict
 from polarity.report.page import ReportError
 from polarity.run import Run
@@ -101,6 +101,11 @@ class Record:
     def split(self) -> PartResult:
         """The metrics of the heading split."""
         return self.run.metrics[self.main]
+
+    @property
+    def called(self) -> str:
+        """What the rows of the heading split are called."""
+        return part_called(self.main, self.split)
 
     @property
     def planned(self) -> bool:

@@ -150,6 +150,10 @@ def _notices(record: Record) -> list[str]:
     if "note" in record.split["intervals"]:
         notices.append(f"Intervals: {record.split['intervals']['note']}.")
     notices += record.run.metrics.get("evaluation", {}).get("notes", [])
+    shifted = [task for task, found in record.calibration.items() if found.biases is not None]
+    if shifted:
+        named = ", ".join(shifted)
+        notices.append(f"predict and evaluate shift the scores of the classes of {named} (see Calibration); the scores here are without.")
     warnings = len(record.ledger["warnings"]) if record.ledger else 0
     if warnings:
         notices.append(f"The class balance has {warnings} warning{'s' if warnings > 1 else ''}: see Class balance.")

@@ -94,7 +94,7 @@ def calibration_section(record: Record) -> Section:
     )  # fmt: skip
     body = columns(*diagrams) + _calibration_table(record, cells)
     body += Markup("<h3>If the model may abstain</h3>") + risk
-    return Section("calibration", "Calibration", body, f"How far its confidence can be trusted, on {record.main} rows.")
+    return Section("calibration", "Calibration", body, f"How far its confidence can be trusted, on {record.called} rows.")
 
 
 def _error_words(error: CalibrationError) -> str:
@@ -190,7 +190,7 @@ def rows_sections(record: Record, comments: Comments, *, texts: bool) -> list[Se
     note = "" if texts else " Texts were left out of this page."
     note += f" {comments.missing}" if texts and comments.missing else ""
     lead = (
-        f"Errors on {record.main} rows of which the model was surest. Confidence alone does not tell its errors from wrong labels: "
+        f"Errors on {record.called} rows of which the model was surest. Confidence alone does not tell its errors from wrong labels: "
         f"read the comments.{note}"
     )
     doubt = (

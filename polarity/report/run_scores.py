@@ -18,6 +18,7 @@ from polarity.evaluate.results import (
     difference_of,
     floors_of,
     how_intervals,
+    part_called,
     score_of,
     strongest_first,
     verdict_of,
@@ -40,9 +41,11 @@ def headline(record: Record) -> Markup:
     lines = [
         Markup('<p class="plain"><strong>{}</strong></p>').format(plain_verdict(record.split)),
         Markup('<p>Overall macro-F1 <strong class="score">{}</strong> {} on {:,} {} rows.</p>').format(
-            fraction(overall["macro_f1"]), interval(overall["ci95"]), split["rows"], record.main
+            fraction(overall["macro_f1"]), interval(overall["ci95"]), split["rows"], record.called
         ),
     ]
+    if split.get("out_of_fold"):
+        lines.append(Markup("<p>Out of fold: these are all labelled rows, and each was scored by models that had not seen it.</p>"))
     chose = what_rows_decided(record.split)
     if chose:
         lines.append(Markup("<p>{}: {}. So the score is too good, and there is no verdict on it.</p>").format(record.main, chose))
@@ -153,7 +156,7 @@ def scores_section(record: Record) -> Section:
     for name in record.splits:
         part = record.run.metrics[name]
         chose = what_rows_decided(part)
-        named = f"{name}{f': {chose}' if chose else ''}, {part['rows']:,} rows"
+        named = f"{part_called(name, part)}{f': {chose}' if chose else ''}, {part['rows']:,} rows"
         heading = Markup("<h3>{}</h3>").format(named) if len(record.splits) > 1 else Markup("")
         parts.append(heading + _split_scores(record, name))
     lead = (
@@ -185,9 +188,10 @@ def _split_scores(record: Record, name: PartName) -> Markup:
             tone = {"gain": "good", "loss": "bad"}.get(difference["verdict"], "flat")
             low, high = difference["ci95"]
             effects.append(Effect(f"less the {floor} floor", difference["difference"], low, high, tone=tone, group=scope))
-    shown = bars(rows, label=f"macro-F1 on {name}, the run and its floors")
+    called = part_called(name, split)
+    shown = bars(rows, label=f"macro-F1 on {called} rows, the run and its floors")
     if effects:
-        chart = forest(effects, label=f"paired differences on {name}")
+        chart = forest(effects, label=f"paired differences on {called} rows")
         shown += details("The paired differences, run less floor", chart, opened=name == record.main)
     return shown
 
@@ -226,7 +230,7 @@ def classes_section(record: Record) -> Section:
     body = bars(rows, label="F1 of each class")
     listed = table(["class", "F1", "precision", "recall", "rows", "linear's F1"], cells, numeric=(2, 3, 4, 5))
     accuracies = ", ".join(f"{task} {fraction(scores['accuracy'])}" for task, scores in record.split["tasks"].items())
-    lead = f"F1 on {record.main} rows. Accuracy: {accuracies}."
+    lead = f"F1 on {record.called} rows. Accuracy: {accuracies}."
     return Section("classes", "Classes", body + details("Precision and recall", listed, opened=True), lead)
 
 
@@ -247,7 +251,7 @@ def confusion_section(record: Record) -> Section:
         Markup("<h3>{}</h3>{}").format(task, confusion(list(scores["per_class"]), scores["confusion"], label=f"confusions of {task}"))
         for task, scores in tasks.items()
     ]
-    lead = f"A row is a label, a column what was predicted; counts of {record.main} rows, and the share of the row."
+    lead = f"A row is a label, a column what was predicted; counts of {record.called} rows, and the share of the row."
     return Section("confusion", "Confusions", columns(*shown), lead)
 
 

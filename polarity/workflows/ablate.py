@@ -7,6 +7,7 @@ from pathlib import Path
 
 from polarity.artifacts import REPORT, RunFolder
 from polarity.config import Config
+from polarity.encoders import require_encoders, resolve_encoder
 from polarity.environment import Environment, describe_environment
 from polarity.errors import ConfigError, RunError, Say
 from polarity.resolve import dump_config, parse_config
@@ -175,6 +176,7 @@ def checked_configs(question: Question, arms: Sequence[Arm]) -> dict[str, Config
 
 def _prepare(configs: Mapping[str, Config], effects_on: str, folder: RunFolder | None, say: Say) -> Prepared:
     reference = next(iter(configs.values()))
+    require_encoders(configs.values())
     start_ray(reference.cluster, say)  # before anything else does: it knows which cluster to join, and quietens it
     check_nodes(configs.values(), folder, say, with_data=True)
     return prepare_study(configs, study_rows(reference, effects_on=effects_on, say=say), say)
@@ -242,8 +244,6 @@ def write_report(folder: RunFolder, say: Say) -> None:
 
 def _environment(config: Config) -> Environment:
     import torch
-
-    from polarity.encoders import resolve_encoder
 
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
     seeds = {"split": config.data.split.seed}

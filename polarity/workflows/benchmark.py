@@ -11,6 +11,7 @@ from polarity.benchmark.result import render, render_benchmark
 from polarity.benchmark.run import PARTS, run_benchmark
 from polarity.benchmark.timing import Figures
 from polarity.config import Config
+from polarity.encoders import require_encoders
 from polarity.errors import ConfigError, RunError
 from polarity.train.world import use_threads
 
@@ -34,6 +35,7 @@ def benchmark(
     for part in chosen:
         if part not in PARTS:
             raise ConfigError(f"--parts: there is no part {part!r}; parts are {', '.join(PARTS)}")
+    require_encoders([config])
     use_threads(config.cluster.cpus_per_worker)
     result = run_benchmark(
         config,

@@ -40,7 +40,7 @@ from polarity.config import Config, SplitConfig
 from polarity.data.ledger import build_ledger
 from polarity.data.read import read_comments
 from polarity.data.seen import SeenRows
-from polarity.encoders import resolve_encoder
+from polarity.encoders import require_encoders, resolve_encoder
 from polarity.environment import describe_environment
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluate_split, render_metrics
@@ -53,6 +53,7 @@ from polarity.predict.stacked import ENCODER, Stack, StackMember
 from polarity.resolve import dump_config
 from polarity.workflows.best_rows import Asked, Rows, read_rows
 from polarity.workflows.best_training import fold_config, for_encoder, place_scores, teach_student, train_all
+from polarity.workflows.train import new_or_resumed
 
 if TYPE_CHECKING:
     from polarity.model.embedding import Embedder
@@ -69,12 +70,11 @@ def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, sa
     `config.data.source` is the labelled file. Raises PolarityError for whatever a user can mend.
     """
     config = with_absolute_paths(config)
-    folder = RunFolder.create(run_dir, resume=resume)
-    if resume and folder.exists(artifacts.METRICS):
-        raise RunError(f"{folder.uri}: this run is finished (it has {artifacts.METRICS}); nothing to resume")
-    begun = time.monotonic()
-    rows = read_rows(config, asked, say)
-    record = _started(folder, config, asked, rows, resume, say)
+    require_encoders(for_encoder(config, encoder) for encoder in _encoders(config, asked))
+    with new_or_resumed(run_dir, resume) as folder:
+        begun = time.monotonic()
+        rows = read_rows(config, asked, say)
+        record = _started(folder, config, asked, rows, resume, say)
     say(record.started.plan.describe())
     work = _Work(config, asked, rows, folder, record, say)
     members = work.members()
@@ -91,6 +91,7 @@ def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, sa
 def plan_only(config: Config, asked: Asked, *, say: Say = print) -> Plan:
     """What `best` would do, from the same measurements."""
     config = with_absolute_paths(config)
+    require_encoders(for_encoder(config, encoder) for encoder in _encoders(config, asked))
     rows = read_rows(config, asked, say)
     return _plan(config, asked, rows, _precision(config), say)
 
@@ -342,7 +343,7 @@ class _Work:
     def facts(self) -> Facts:
         """What the last screen says beside the scores; without a source, for another `best` on the same rows is no advice."""
         rows, with_titles = self.rows.labelled.num_rows, self.config.data.title_column is not None
-        return Facts(self.folder.uri.removeprefix("file://"), None, rows, self.by_title, with_titles, epoch_scores=[], out_of_fold=True)
+        return Facts(self.folder.uri.removeprefix("file://"), None, rows, self.by_title, with_titles, epoch_scores=[])
 
     def _describe(self) -> None:
         """Configuration, environment and ledger, as a training writes them."""
@@ -350,7 +351,7 @@ class _Work:
         encoders = self.plan.frozen
         files = resolve_encoder(encoders[0], for_encoder(self.config, encoders[0]).model.revision) if encoders else None
         environment = describe_environment(seeds={"split": self.config.data.split.seed}, sources=sources, encoder=files)
-        environment["rows"] = {"train": self.rows.labelled.num_rows, "validation": self.rows.labelled.num_rows}
+        environment["rows"] = {"train": self.rows.labelled.num_rows}
         if self.rows.test is not None:
             environment["rows"]["test"] = self.rows.test.num_rows
         config = for_encoder(self.config, encoders[0]) if encoders else self.config
@@ -493,7 +494,12 @@ class _Work:
         rows = {"train": self.rows.labelled} | ({} if self.rows.test is None else {"test": self.rows.test})
         self.folder.write_parquet(artifacts.SEEN, SeenRows.of(rows).table)
         metrics = build_metrics(
-            predictions, self._floors(members), self.labels, resamples=self.config.train.resamples, by_title=self.by_title
+            predictions,
+            self._floors(members),
+            self.labels,
+            resamples=self.config.train.resamples,
+            by_title=self.by_title,
+            out_of_fold=True,
         )
         if str(self.config.data.source).split(":")[0] == "sample":
             metrics["data"] = "SYNTHETIC sample corpus"

@@ -43,7 +43,7 @@ def _of_split(predictions: pa.Table, split: str) -> pa.Table:
 def _short_line(task: str, entry: FittedTask) -> str:
     if "calibration_error" not in entry:
         return f"calibration of {task}: {entry['note']}"
-    kept = "; the scores of its classes are shifted, which helps" if entry["biases"] is not None else ""
+    kept = "; predict and evaluate shift the scores of its classes too, which helps; what follows is without" if entry["biases"] else ""
     before, after = (entry["calibration_error"]["before"]["ece"], entry["calibration_error"]["after"]["ece"])
     return f"{task}: confidence is off by {before:.3f} on average, {after:.3f} once calibrated{kept}"
 

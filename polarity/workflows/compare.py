@@ -19,7 +19,8 @@ from polarity.errors import DataError, RunError
 from polarity.evaluate.intervals import paired_difference
 from polarity.evaluate.metrics import class_scores, confusions
 from polarity.evaluate.predictions import Labels, labels_of
-from polarity.evaluate.results import DECIDED, PART_NAMES, Difference, PairedDifference, judged_parts
+from polarity.evaluate.render import JUDGED_BY
+from polarity.evaluate.results import DECIDED, PART_NAMES, Difference, PairedDifference, PartName, judged_parts
 from polarity.run import Run, SeenChoice
 
 
@@ -42,6 +43,8 @@ class SplitComparison(TypedDict):
     """Two sides on the same rows; the difference is second less first."""
 
     rows: int
+    called: str
+    """What the rows are called: `test`, `validation`, `out-of-fold`."""
     first: Side
     second: Side
     difference: PairedDifference
@@ -54,7 +57,7 @@ class Comparison(TypedDict):
     first: str
     second: str
     difference: str
-    splits: dict[str, SplitComparison]
+    splits: dict[PartName, SplitComparison]
 
 
 def compare_predictions(
@@ -65,14 +68,15 @@ def compare_predictions(
     resamples: int,
     by_title: Mapping[str, bool],
     decided: Mapping[str, Sequence[str]] | None = None,
+    out_of_fold: bool = False,
     seed: int = 0,
-) -> dict[str, SplitComparison]:
-    """{split: {"rows", "first", "second", "difference"}} for the splits that both sides hold.
+) -> dict[PartName, SplitComparison]:
+    """{split: {"rows", "called", "first", "second", "difference"}} for the splits that both sides hold; `out_of_fold`: see `build_metrics`.
 
     `first` and `second` hold {"overall", "tasks": {T: {"macro_f1", "per_class": {c: f1}}}}, `difference` what `paired_difference` gives.
     Raises DataError where the sides share no split, or hold other rows or labels in one.
     """
-    found: dict[str, SplitComparison] = {}
+    found: dict[PartName, SplitComparison] = {}
     for split in PART_NAMES:
         a, b = (side.filter(pc.equal(side["split"], split)) for side in (first, second))
         if not a.num_rows or not b.num_rows:
@@ -83,7 +87,13 @@ def compare_predictions(
             )
         except DataError as error:
             raise DataError(f"{split}: {error}") from error
-        found[split] = {"rows": a.num_rows, "first": _scores(a, labels), "second": _scores(b, labels), "difference": difference}
+        found[split] = {
+            "rows": a.num_rows,
+            "called": "out-of-fold" if out_of_fold and split == "validation" else split,
+            "first": _scores(a, labels),
+            "second": _scores(b, labels),
+            "difference": difference,
+        }
     if not found:
         have = [", ".join(str(name) for name in pc.unique(side["split"]).to_pylist()) for side in (first, second)]
         raise DataError(f"the two sides share no judged split (the first holds {have[0]}; the second {have[1]}); score both on --data FILE")
@@ -99,13 +109,23 @@ def _scores(predictions: pa.Table, labels: Labels) -> Side:
     return {"overall": float(np.mean([values.mean() for values in f1.values()])), "tasks": tasks}
 
 
-def render_comparison(compared: Comparison) -> str:
-    """{"first", "second", "splits"} as text for the terminal."""
-    parts: list[Text | Table] = []
-    for split, content in compared["splits"].items():
-        told = f"{split}, {content['rows']:,} rows: F1 of the second, {compared['second']}, less that of the first, {compared['first']}"
-        parts += [Text(told, "bold"), _table(content)]
-    return tables.printed(*parts)
+_PLAIN = {
+    "gain": "{second} does better than {first}, by more than chance explains",
+    "loss": "{second} does worse than {first}, by more than chance explains",
+    "within noise": "no difference between {first} and {second} that chance could not explain",
+}
+
+
+def plain_verdict(compared: Comparison, part: PartName) -> str:
+    """What a part's difference means, in a sentence with the figures."""
+    content = compared["splits"][part]
+    found = content["difference"]["overall"]
+    said = _PLAIN.get(found["verdict"], "no verdict (" + found["verdict"] + ")").format(**compared)
+    low, high = found["ci95"]
+    return (
+        f"{content['rows']:,} {content['called']} rows: {said}. Overall macro-F1 {content['first']['overall']:.3f} and "
+        f"{content['second']['overall']:.3f}: {found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]."
+    )
 
 
 def _table(content: SplitComparison) -> Table:
@@ -154,7 +174,15 @@ def compare(
     parts = [str(name) for name in pc.unique(sides[0]["split"]).to_pylist()]
     by_title = {part: all(_by_title(run, part, side) for run, side in zip(runs, sides, strict=True)) for part in parts}
     decided = DECIDED if data else {part: [what for run in runs for what in _decided(run, part)] for part in parts}
-    splits = compare_predictions(sides[0], sides[1], labels, resamples=RESAMPLES, by_title=by_title, decided=decided)
+    splits = compare_predictions(
+        sides[0],
+        sides[1],
+        labels,
+        resamples=RESAMPLES,
+        by_title=by_title,
+        decided=decided,
+        out_of_fold=not data and all(run.kind == "stack" for run in runs),
+    )
     names = [run.name for run in runs]
     if names[0] == names[1]:
         names = [run.uri for run in runs]
@@ -163,10 +191,16 @@ def compare(
     return {"schema_version": SCHEMA_VERSION, "first": names[0], "second": names[1], "difference": "second - first", "splits": splits}
 
 
-def render(compared: Comparison) -> str:
-    """The comparison as tables, and how to read them."""
-    how = "Paired 95 % intervals: a gain or loss is one whose interval excludes zero, else it is within noise."
-    return "\n".join([render_comparison(compared), *tables.wrapped(how)])
+def render(compared: Comparison, *, whole: bool = False) -> str:
+    """A sentence a part; the table of the part that runs are judged by, so that it fits a small terminal, or with `whole` of every part."""
+    parts = [part for part in JUDGED_BY if part in compared["splits"]]
+    lines: list[str] = []
+    for part in parts:
+        lines += tables.wrapped(plain_verdict(compared, part))
+        if whole or part == parts[0]:
+            lines += ["", tables.printed(_table(compared["splits"][part]))]
+    how = "Differences are second less first, paired by row; a gain or loss is one whose 95 % interval excludes zero."
+    return "\n".join([*lines, *tables.wrapped(how)])
 
 
 def _predictions(run: Run) -> pa.Table:

@@ -196,7 +196,8 @@ def _notes(scored: Scored, trained: pa.Table | None) -> list[str]:
     )
     if shifted:
         notes.append(
-            f"the run's calibration shifts the scores of the classes of {', '.join(shifted)}, as predict does; its report does not"
+            f"the run's calibration shifts the scores of the classes of {', '.join(shifted)}, as predict does; what train and its report "
+            "say is without that, as is --raw"
         )
     if trained is None:
         notes.append("nothing to compare with: a word-count model and the other cheap ones need the training rows (--train FILE)")

@@ -22,7 +22,7 @@ from polarity.data.seen import SeenRows
 from polarity.data.shards import Preparation, shard_place
 from polarity.data.split import Splits, check_columns, in_shards, load_splits
 from polarity.data.tokenize import tokenize
-from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
+from polarity.encoders import EncoderFiles, load_tokenizer, pinned, require_encoders, resolve_encoder
 from polarity.environment import describe_environment, source_hashes
 from polarity.errors import ConfigError, RunError, Say
 from polarity.evaluate import Metrics, build_metrics, render_metrics
@@ -67,7 +67,8 @@ def train(config: Config, run_dir: str, *, resume: bool = False, verbose: bool =
     mend; then nothing is left behind but a finished part of a run.
     """
     require_data(config)
-    with _new_or_resumed(run_dir, resume) as folder:
+    require_encoders([config])
+    with new_or_resumed(run_dir, resume) as folder:
         prepared = _start_and_prepare(config, folder, say)
         given, config = config, pinned(config, prepared.encoder)
         if resume:
@@ -237,7 +238,7 @@ def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> Metric
 
 
 @contextmanager
-def _new_or_resumed(run_dir: str, resume: bool) -> Iterator[RunFolder]:
+def new_or_resumed(run_dir: str, resume: bool) -> Iterator[RunFolder]:
     """The run's folder; one that was made here and is still empty when the data is refused goes away again."""
     folder = RunFolder.create(run_dir, resume=resume)
     if resume and folder.exists(artifacts.METRICS):

@@ -21,6 +21,7 @@ import numpy as np
 from polarity import tables
 from polarity.artifacts import RunFolder
 from polarity.config import Config
+from polarity.encoders import require_encoders
 from polarity.errors import ConfigError, RunError, Say, nearest
 from polarity.resolve import dump_config, leaves
 from polarity.study import Arm, Best, Study, TrialRecord, open_study_folder
@@ -183,6 +184,7 @@ def _checked(search: Search, seed: int) -> tuple[list[Arm], dict[str, Config]]:
 
 
 def _prepare(configs: dict[str, Config], folder: RunFolder | None, say: Say) -> Prepared:
+    require_encoders(configs.values())
     start_ray(configs[BASE].cluster, say)
     check_nodes(configs.values(), folder, say, with_data=True)
     return prepare_study(configs, study_rows(configs[BASE], effects_on="validation", say=say), say)

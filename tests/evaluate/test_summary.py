@@ -1,6 +1,5 @@
 """The plain sentence and the last screen: what they say follows from the numbers, and they fit a terminal of 80 x 24."""
 
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -59,9 +58,10 @@ def test_few_rows_of_a_class_ask_for_labels() -> None:
 
 
 def test_rows_out_of_fold_are_called_so() -> None:
-    metrics, facts = {"schema_version": 1, "validation": part((0.01, 0.05), support=12)}, replace(FACTS, out_of_fold=True)
-    shown = last_screen(cast(Metrics, metrics), facts)
-    assert "450 rows, out of fold" in shown and "validation" not in shown and "'objective' has few rows (12)" in shown
+    metrics = {"schema_version": 1, "validation": part((0.01, 0.05), support=12) | {"out_of_fold": True}}
+    shown = last_screen(cast(Metrics, metrics), FACTS)
+    assert "450 out-of-fold rows; 1 is perfect" in shown and "validation" not in shown
+    assert "'objective' has few out-of-fold rows (12)" in shown
 
 
 def test_overfitting_and_titles_are_told() -> None:

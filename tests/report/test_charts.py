@@ -4,6 +4,7 @@ import itertools
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,9 @@ from markupsafe import Markup
 
 from polarity.report.charts import Axis, Band, Bar, Effect, Mark, Point, Series, bars, confusion, forest, lines, nice_ticks
 from polarity.report.page import Section, columns, details, render_page, table, verdict_pill
+from polarity.report.study import render_study
 
+STUDY = Path(__file__).parents[2] / "jobs" / "studies" / "2026-11-27-screen-points"
 EVIL = "<script>\"&'</script>"
 
 
@@ -138,6 +141,30 @@ def test_page_escapes_everything_and_loads_nothing() -> None:
     assert not re.search(r"https?://|url\(|@import", page)
     assert "default-src 'none'" in page
     assert "prefers-color-scheme: dark" in page and "width=device-width" in page
+
+
+class Tables(HTMLParser):
+    """Notes for every table whether what holds it can be moved sideways, so that no width of a page clips it."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.around: list[str] = []
+        self.moves: list[bool] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "table":
+            self.moves.append(bool({"scroll", "sideways"} & set(self.around[-1].split())))
+        if tag != "meta":
+            self.around.append(dict(attrs).get("class") or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.around.pop()
+
+
+def test_every_table_has_a_frame_of_its_own_that_moves_sideways() -> None:
+    found = Tables(every_part() + render_study(str(STUDY))).moves
+    assert len(found) > 10 and all(found)
 
 
 @pytest.mark.parametrize(
