@@ -245,15 +245,15 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
         raise EncoderError(f"encoder {name!r}: its licence must be accepted on the hub first, then log in with `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
         raise EncoderError(
-            f"encoder {name!r}: no such repository on the hub (or a private one: `hf auth login`); {_ALTERNATIVES}"
+            f"encoder {name!r}: no such repository on the hub (or a private one: `hf auth login`), and no such folder here; {_ALTERNATIVES}"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise EncoderError(f"encoder {name!r}: has no revision {revision!r} on the hub; see model.revision") from error
     except OSError as error:
         # Connection refused, HF_HUB_OFFLINE, a timeout: hub errors and httpx's, as snapshot_download wraps them.
         raise EncoderError(
-            f"encoder {name!r}: the hub cannot be reached and HF_HOME holds no whole copy ({first_line(error)}); {_ALTERNATIVES}, "
-            "or set HF_HOME to a cache that has it"
+            f"encoder {name!r}: the hub cannot be reached and HF_HOME holds no whole copy ({first_line(error)}), nor is there such a "
+            f"folder here; {_ALTERNATIVES}, or set HF_HOME to a cache that has it"
         ) from error
     return folder, folder.name
 

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 import polarity
-from polarity.cli import app
+from polarity.cli import app, examples, setup
 from polarity.errors import PolarityError
 from polarity.ops.submit import DOCTOR, JOBS
 from polarity.presets import preset_names
@@ -49,9 +49,10 @@ def _blocks(language: str) -> list[str]:
 
 
 def _commands() -> list[list[str]]:
-    """The arguments of `polarity` in every shell block; `python jobs/X.py` counts as `polarity X`."""
+    """The arguments of `polarity` in every shell block and every `--help`; `python jobs/X.py` counts as `polarity X`."""
     found = []
-    for block in _blocks("bash"):
+    shown = [command.callback.__doc__ or "" for command in (*app.registered_commands, *setup.app.registered_commands) if command.callback]
+    for block in [*_blocks("bash"), *("\n".join(examples(words)) for words in shown)]:
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r"&&|\|\||[|;]", line):
                 words = shlex.split(part, comments=True)
@@ -112,11 +113,11 @@ def _arguments(command: Any, words: list[str]) -> Iterator[tuple[str, str | None
 
 
 @pytest.mark.parametrize("words", _commands(), ids=shlex.join)
-def test_a_command_of_the_readme_exists(words: list[str]) -> None:
+def test_a_command_of_the_pages_and_of_help_exists(words: list[str]) -> None:
     command, rest = _leaf(words)
     if command.name == "submit":  # what follows the job's name is a command of its own
         job = next(index for index, word in enumerate(rest) if word in (*JOBS, DOCTOR))
-        test_a_command_of_the_readme_exists(rest[job:])
+        test_a_command_of_the_pages_and_of_help_exists(rest[job:])
         rest = rest[: job + 1]
     places = [option.nargs for option in command.params if option.param_type_name == "argument"]
     given = list(_arguments(command, rest))

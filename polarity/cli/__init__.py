@@ -1,6 +1,8 @@
 """The command `polarity`: one module for each group of commands, put together here."""
 
+import inspect
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -56,6 +58,38 @@ for command in (
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False})(setup.submit)
 app.command("next")(runs.next_rows)
 app.add_typer(setup.app, name="data")
+
+HELP_COLUMNS = 76
+"""Of a line of an example: with typer's margins it fits the smallest terminal."""
+_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
+
+
+def examples(docstring: str) -> list[str]:
+    """The commands that a command's docstring gives as examples, one after another, each ended by a semicolon but the last."""
+    _, _, given = re.sub(r"\s+", " ", docstring).partition("Examples: " if "Examples: " in docstring else "Example: ")
+    return given.split("; ") if given else []
+
+
+def _help(docstring: str) -> str:
+    """A docstring for `--help`: paragraphs that the terminal wraps, and each example in lines of its own, which can be pasted."""
+    paragraphs = [" ".join(part.split()) for part in inspect.cleandoc(docstring).split("\n\n")]
+    paragraphs[-1] = re.sub(r"Examples?: .*", "", paragraphs[-1]).strip()
+    shown = ["\n".join(["Examples:", *map(_folded, examples(docstring))])] if examples(docstring) else []
+    return "\n\n".join([*filter(None, paragraphs), *shown])
+
+
+def _folded(command: str) -> str:
+    lines = ["  "]
+    for word in _WORD.findall(command):
+        if len(lines[-1]) + len(word) > HELP_COLUMNS:
+            lines[-1] += "\\"
+            lines.append("      ")
+        lines[-1] += f"{word} "
+    return "\n".join(line.rstrip() for line in lines)
+
+
+for shown in (*app.registered_commands, *setup.app.registered_commands):
+    shown.help = _help(inspect.getdoc(shown.callback) or "")
 
 
 def main() -> None:
