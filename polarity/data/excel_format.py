@@ -1,10 +1,10 @@
-"""Excel workbooks (.xlsx): the first sheet that holds rows, streamed by openpyxl, its cells as text; and how such a file is written."""
+"""Excel workbooks (.xlsx): the first sheet that holds a table, streamed by openpyxl, its cells as text; and how such a file is written."""
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MOST_ROWS = 1_048_576
 MOST_CHARACTERS = 32_767
 """What one sheet and one cell can hold."""
+MOST_ABOVE = 10
+"""Rows of a title that may stand above a table."""
 ESCAPE = re.compile("_(x[0-9A-Fa-f]{4}_)")
 """How a workbook writes a control character; a text that holds such words itself gets another underscore."""
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
@@ -27,24 +29,31 @@ Cells = tuple[Any, ...]
 
 
 def open_excel(name: str, path: Path) -> Source:
-    """Open a workbook's first visible sheet with rows; its first filled row is the header. Raises DataError where there is none."""
+    """Open a workbook's first visible sheet with a table (see `_rows`), else its first with any row; the table's first row is the header.
+
+    Raises DataError where there is none.
+    """
     with _workbook(name, path) as book:
-        sheets = [sheet.title for sheet in book.worksheets if sheet.sheet_state == "visible" and next(_filled(sheet), None)]
-        if not sheets:
+        filled = [sheet.title for sheet in book.worksheets if sheet.sheet_state == "visible" and next(_filled(sheet), None)]
+        if not filled:
             raise DataError(f"{name}: the workbook is empty: no sheet holds a row")
-        _, header = next(_filled(book[sheets[0]]))
+        chosen = next((title for title in filled if _wide(next(_rows(book[title]))[1])), filled[0])
+        number, header = next(_rows(book[chosen]))
+        above = next(_filled(book[chosen]))[0] < number
     columns = ["" if cell is None else str(cell) for cell in _trimmed(header)]
     twice = [column for column in columns if column.strip() and columns.count(column) > 1]
     if twice:
         raise DataError(f"{name}: the column {twice[0]!r} is in the header {columns.count(twice[0])} times: rename or remove one")
-    note = f"{name}: reads the sheet {sheets[0]!r} only, not {', '.join(map(repr, sheets[1:]))}"
+    others = [title for title in filled if title != chosen]
+    notes = [f"{name}: reads the sheet {chosen!r} only, not {', '.join(map(repr, others))}"] if others else []
+    notes += [f"{name}: the columns are named in sheet row {number}; what stands above it is left out"] if above else []
     return Source(
         name=name,
         columns=tuple(columns),
         unit="sheet row",
-        parts=(Part(0, partial(_blocks, name, path, sheets[0])),),
-        locate=partial(_sheet_rows, name, path, sheets[0]),
-        notes=(note,) if len(sheets) > 1 else (),
+        parts=(Part(0, partial(_blocks, name, path, chosen)),),
+        locate=partial(_sheet_rows, name, path, chosen),
+        notes=tuple(notes),
     )
 
 
@@ -80,6 +89,22 @@ def _filled(sheet: Any) -> Iterator[tuple[int, Cells]]:
             yield number, cells
 
 
+def _rows(sheet: Any) -> Iterator[tuple[int, Cells]]:
+    """(number, cells) of a table's rows, the header first.
+
+    Where the first filled row has one cell, a title may stand there: then the table begins with the first of two rows that have more.
+    """
+    rows = _filled(sheet)
+    lead = list(islice(rows, MOST_ABOVE + 2))
+    wide = [_wide(cells) for _, cells in lead]
+    begins = 0 if wide[:1] == [True] else next((at for at, two in enumerate(pairwise(wide)) if all(two)), 0)
+    yield from chain(lead[begins:], rows)
+
+
+def _wide(cells: Cells) -> bool:
+    return sum(cell is not None and cell != "" for cell in cells) > 1
+
+
 def _trimmed(cells: Cells) -> Cells:
     end = len(cells)
     while end and (cells[end - 1] is None or cells[end - 1] == ""):
@@ -89,7 +114,7 @@ def _trimmed(cells: Cells) -> Cells:
 
 def _blocks(name: str, path: Path, sheet: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     with _workbook(name, path) as book:
-        rows = _filled(book[sheet])
+        rows = _rows(book[sheet])
         header = ["" if cell is None else str(cell) for cell in _trimmed(next(rows)[1])]
         places = list(range(len(header))) if list(columns) == header else [header.index(column) for column in columns]
         while block := list(islice(rows, ROWS_PER_BLOCK)):
@@ -112,7 +137,7 @@ def _text(value: object) -> str | None:
 
 def _sheet_rows(name: str, path: Path, sheet: str, rows: Sequence[int]) -> list[int]:
     with _workbook(name, path) as book:
-        numbers = [number for number, _ in _filled(book[sheet])][1:]
+        numbers = [number for number, _ in _rows(book[sheet])][1:]
     return [numbers[row] for row in rows]
 
 

@@ -214,6 +214,8 @@ def _header(name: str, text: TextFile, delimiter: str) -> list[str]:
         columns = next((record for _, _, record in records), [])
     if not columns:
         raise DataError(f"{name}: the file has no header, only empty lines")
+    if columns[0].startswith("sep="):
+        raise DataError(f"{name}, line 1: {columns[0]!r} is a mark for Excel and no header: remove the line")
     twice = [column for column in columns if column.strip() and columns.count(column) > 1]
     if twice:
         raise DataError(f"{name}, line 1: the column {twice[0]!r} is in the header {columns.count(twice[0])} times: rename or remove one")

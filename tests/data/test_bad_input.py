@@ -105,6 +105,7 @@ CASES: list[tuple[str, bytes, list[str]]] = [
     ),
     ("x.csv", HEADER + b'a,t,"said "yes" twice",positive,partisan\n', ["line 2", "yes"]),
     ("x.tsv", HEADER.replace(b",", b"\t") + b"a\tt\tx\n", ["line 2", "expected 5 columns", "got 3"]),
+    ("x.csv", b"sep=;\n" + (HEADER + GOOD).replace(b",", b";"), ["line 1", "'sep=;'", "remove the line"]),
     # nothing there
     ("x.csv", b"", ["empty"]),
     ("x.csv", b"\n\n", ["no header"]),

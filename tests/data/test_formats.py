@@ -85,6 +85,18 @@ def test_excel_reads_the_first_filled_sheet(tmp_path: Path) -> None:
     assert "reads the sheet 'data' only, not 'notes'" in told
 
 
+def test_excel_finds_the_table_below_a_title_and_behind_a_page_of_notes(tmp_path: Path) -> None:
+    sheets: dict[str, list[list[object]]] = {"notes": [["made in May"], ["by us"]], "data": [["Comments"], [], HEADER, *ROWS]}
+    comments, told = read(write_book(tmp_path / "x.xlsx", sheets))
+    assert comments == [row[2] for row in ROWS]
+    assert "reads the sheet 'data' only, not 'notes'" in told and "named in sheet row 3; what stands above it is left out" in told
+    bad = [["b", "t", "x", "oops", "partisan"]]
+    with pytest.raises(DataError, match=f"sheet row {4 + len(ROWS)}: unknown label"):
+        read_comments(str(write_book(tmp_path / "y.xlsx", {**sheets, "data": [*sheets["data"], *bad]})), DataConfig())
+    alone = write_book(tmp_path / "z.xlsx", {"s": [["text"], ["a"], ["b"], ["c"]]})
+    assert read_loosely(str(alone)).table["text"].to_pylist() == ["a", "b", "c"]
+
+
 def test_excel_cells_as_text(tmp_path: Path) -> None:
     cells: list[object] = [1, 1.0, 2.5, True, datetime(2026, 5, 9, 8, 30), "#N/A", " x_x0007_y "]
     path = write_book(tmp_path / "x.xlsx", {"s": [["v", "w"], *([cell, "t"] for cell in cells)]})
