@@ -36,11 +36,11 @@ def every_command(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[s
         yield from every_command(below, (*words, name))
 
 
-@pytest.mark.parametrize("words", every_command(typer.main.get_command(app)), ids=" ".join)
+@pytest.mark.parametrize("words", list(every_command(typer.main.get_command(app))), ids=" ".join)
 def test_help_fits_the_smallest_terminal_and_its_examples_can_be_pasted(words: tuple[str, ...]) -> None:
     done = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "80"})
     lines = done.output.splitlines()
     assert done.exit_code == 0 and max(map(len, lines)) <= 80 and "\N{HORIZONTAL ELLIPSIS}" not in done.output
     if words not in ((), ("data",), ("points",)):
         first = lines[next(place for place, line in enumerate(lines) if line.strip() == "Examples:") + 1]
-        assert first.startswith(f"   polarity {' '.join(words)}")
+        assert first.startswith(f" polarity {' '.join(words)}")

@@ -4,7 +4,7 @@ import inspect
 import os
 import re
 import sys
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import typer
 
@@ -13,7 +13,7 @@ from polarity.cli import ablation, net, runs, setup, training
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and judge multi-task classifiers of comments.",
-    epilog="First: polarity train --preset quickstart. With a file of your own: polarity init FILE.",
+    epilog="First:                  polarity train --preset quickstart\nA file of your own:     polarity init FILE",
 )  # fmt: skip
 
 
@@ -27,8 +27,10 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _common(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Before any command: the lines of Ray, torch and transformers too.")] = False,
+    version: Annotated[bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", metavar="", help="Before any command: lines of Ray, torch and transformers too.")
+    ] = False,
 ) -> None:
     """Options without a command."""
 
@@ -41,6 +43,7 @@ for command in (
     runs.evaluate,
     runs.compare,
     runs.predict,
+    runs.next_rows,
     runs.serve,
     runs.report,
     ablation.ablate,
@@ -53,15 +56,16 @@ for command in (
     setup.benchmark,
     setup.doctor,
 ):
-    app.command()(command)
+    app.command("next" if command is runs.next_rows else None)(command)
 # What follows the job's name belongs to the job.
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False})(setup.submit)
-app.command("next")(runs.next_rows)
 app.add_typer(setup.app, name="data")
 
-HELP_COLUMNS = 76
+HELP_COLUMNS = 75
 """Of a line of an example: with typer's margins it fits the smallest terminal."""
-_WORD = re.compile(r"""(?:[^\s"']|"[^"]*"|'[^']*')+""")
+_WORD = r"""(?:[^\s"']|"[^"]*"|'[^']*')+"""
+_PART = re.compile(rf"--?[a-z-]+ (?!-){_WORD}|{_WORD}")
+"""A word of a command line, or an option with its value."""
 
 
 def examples(docstring: str) -> list[str]:
@@ -79,17 +83,21 @@ def _help(docstring: str) -> str:
 
 
 def _folded(command: str) -> str:
-    lines = ["  "]
-    for word in _WORD.findall(command):
-        if len(lines[-1]) + len(word) > HELP_COLUMNS:
+    lines = [""]
+    for part in _PART.findall(command):
+        if len(lines[-1]) + len(part) > HELP_COLUMNS:
             lines[-1] += "\\"
-            lines.append("      ")
-        lines[-1] += f"{word} "
+            lines.append("    ")
+        lines[-1] += f"{part} "
     return "\n".join(line.rstrip() for line in lines)
 
 
 for shown in (*app.registered_commands, *setup.app.registered_commands):
+    assert shown.callback is not None
     shown.help = _help(inspect.getdoc(shown.callback) or "")
+    for hint in get_type_hints(shown.callback, include_extras=True).values():
+        for option in getattr(hint, "__metadata__", ()) if getattr(hint, "__origin__", None) is bool else ():
+            option.metavar = ""  # typer shows <bool>, as if a value were to follow
 
 
 def main() -> None:

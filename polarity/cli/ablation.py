@@ -64,7 +64,7 @@ def ablate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List trials, time and what can be found, designs side by side.")] = False,
     config_option: ConfigOption = None,
 ) -> None:  # fmt: skip
-    """Find out which tiers or points earn their place, and write a study folder with effects and a report.
+    """Find out which of the plan's ten training techniques (points, in four tiers) help: a study folder with effects and a report.
 
     Examples: polarity ablate --preset quickstart --design ladder --seeds 3;
     polarity ablate --preset small --data comments.csv --design screen --level points --seeds 2 --confirm --budget 8h;
@@ -107,7 +107,7 @@ def tune(
     gpus_per_trial: GpusPerTrial = None, study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the configurations and how long they would take.")] = False,
 ) -> None:  # fmt: skip
-    """Search settings under ASHA, and write the best configuration as best.yaml, which `polarity train` takes.
+    """Search settings, stopping hopeless trials early (ASHA), and write the best as best.yaml, which `polarity train` takes.
 
     Examples: polarity tune space.yaml --preset small --data comments.csv --samples 24 --budget 4h;
     polarity tune --resume --study-dir studies/search

@@ -256,7 +256,7 @@ def best(
     unlabelled: Annotated[
         str | None, typer.Option(help="Comments without labels: the student is taught what the stack says of them.")
     ] = None,
-    student: Annotated[bool, typer.Option("--student/--no-student", help="One encoder that is taught what the stack says.")] = True,
+    no_student: Annotated[bool, typer.Option("--no-student", help="Leave out the one encoder that is taught what the stack says.")] = False,
     preset: Annotated[str, typer.Option(help="The recipe of a training.")] = "small",
     workers: Annotated[int | None, typer.Option(help="Trainings at a time, on Ray; 0: in this process, without Ray.", min=0)] = None,
     sets: Sets = None,
@@ -282,7 +282,7 @@ def best(
     from polarity.workflows.best_rows import Asked
 
     asked = Asked(
-        parse_time(time), list(encoder or []), test=test, hold_out=hold_out, unlabelled=unlabelled, student=student, workers=workers
+        parse_time(time), list(encoder or []), test=test, hold_out=hold_out, unlabelled=unlabelled, student=not no_student, workers=workers
     )
     if resume and not run_dir:
         raise RunError("--resume needs --run-dir: which run is to go on?")

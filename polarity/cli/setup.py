@@ -141,7 +141,7 @@ def submit(
     gpus: Annotated[float, typer.Option(min=0, help="GPUs of the driver itself; workers ask for their own.")] = 0.0,
     env: Annotated[list[str] | None, typer.Option(help="A variable for the job: NAME=VALUE, or NAME to pass yours on; repeatable.")] = None,
     root: Annotated[Path, typer.Option(help="The project's folder, which is sent.")] = Path("."),
-    wait: Annotated[bool, typer.Option(help="Follow the log until the job ends.")] = True,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not follow the log until the job ends.")] = False,
 ) -> None:
     """Submit a job to a cluster, follow its log, and exit as it did.
 
@@ -155,7 +155,7 @@ def submit(
     variables = ops.variables_of(env or [])
     client = ops.connect(ops.job_server(address))
     identity = ops.submit(client, job, context.args, root=root.resolve(), gpus=gpus, variables=variables, say=say)
-    if not wait:
+    if no_wait:
         return
     status = ops.follow(client, identity, ask=_confirmed, say=say)
     say(f"{identity}: {status.value}")
@@ -172,13 +172,13 @@ def _confirmed(question: str) -> bool:
         return False
 
 
-_PARTS = "training,prediction,limit,checkpoint,points,oversampling,loading,startup,trials"
+_PARTS = "training, prediction, limit, checkpoint, points, oversampling, loading, startup, trials"
 
 
 def benchmark(
     config: ConfigFile = None, preset: Preset = None, data: Data = None, encoder: Encoder = None, sets: Sets = None,
     quick: Annotated[bool, typer.Option("--quick", help="Training and prediction on few rows: three minutes on two cores.")] = False,
-    parts: Annotated[str | None, typer.Option(help=f"Some of {_PARTS}.")] = None,
+    parts: Annotated[str | None, typer.Option(help=f"Some of {_PARTS}: with commas, no spaces.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Repeats of each contestant.")] = None,
     rows: Annotated[int | None, typer.Option(min=32, help="Training rows of a repeat.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the one process that computes.")] = None,

@@ -37,7 +37,7 @@ def train(
     config_option: ConfigOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="All tables of scores in the terminal; they are in report.html too.")] = False,
 ) -> None:  # fmt: skip
-    """Train, evaluate and write a run folder.
+    """Train on your rows or on made-up ones, judge the model beside simple ones, and write a run folder with model, scores and report.
 
     Examples: polarity train --preset quickstart;
     polarity train --preset small --encoder intfloat/multilingual-e5-small --data comments.csv;

@@ -124,7 +124,9 @@ def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say)
     began = "tune" if study.file.design == "search" else "ablate"
     if began != command:
         raise RunError(f"{study_dir}: this study was begun by polarity {began}: go on with polarity {began} --resume")
-    prepared = _prepare(configs_of(study), study.file.data.effects_on, study.folder, say)
+    configs = configs_of(study)
+    require_encoders(configs.values())
+    prepared = _prepare(configs, study.file.data.effects_on, study.folder, say)
     if prepared.rows.fingerprint != study.file.data.fingerprint:
         raise RunError(f"{study_dir}: the data is not what the study began with; its finished trials cannot be compared with new ones")
     study.file.data.unit = study.file.data.unit or prepared.rows.unit
@@ -171,12 +173,12 @@ def checked_configs(question: Question, arms: Sequence[Arm]) -> dict[str, Config
     configs = arm_configs(question.base, arms)
     require_data(configs[arms[0].name])
     check_same_rows(configs, arms[0].name)
+    require_encoders(configs.values())
     return configs
 
 
 def _prepare(configs: Mapping[str, Config], effects_on: str, folder: RunFolder | None, say: Say) -> Prepared:
     reference = next(iter(configs.values()))
-    require_encoders(configs.values())
     start_ray(reference.cluster, say)  # before anything else does: it knows which cluster to join, and quietens it
     check_nodes(configs.values(), folder, say, with_data=True)
     return prepare_study(configs, study_rows(reference, effects_on=effects_on, say=say), say)

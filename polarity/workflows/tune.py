@@ -180,11 +180,11 @@ def _checked(search: Search, seed: int) -> tuple[list[Arm], dict[str, Config]]:
     configs = {arm.name: arm_config(search.base, arm) for arm in arms}
     require_data(configs[BASE])
     check_same_rows(configs, BASE)
+    require_encoders(configs.values())
     return arms, configs
 
 
 def _prepare(configs: dict[str, Config], folder: RunFolder | None, say: Say) -> Prepared:
-    require_encoders(configs.values())
     start_ray(configs[BASE].cluster, say)
     check_nodes(configs.values(), folder, say, with_data=True)
     return prepare_study(configs, study_rows(configs[BASE], effects_on="validation", say=say), say)
