@@ -104,5 +104,28 @@ def test_few_rows_without_an_encoder_and_rows_to_hold_out(tmp_path: Path, monkey
     assert "Members of the stack" in page and "linear" in page
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"]["rows"] == 18 and metrics["validation"]["rows"] <= 72
+    assert "<h3>out-of-fold, " in page and "validation rows" not in page
     with pytest.raises(RunError):
         RunFolder.create(tmp_path / "run")
+
+
+def test_rows_out_of_fold_are_nowhere_called_validation_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, place, words = tiny_csv(tmp_path / "rows.csv", 90), tmp_path / "run", tmp_path / "words.csv"
+    monkeypatch.setenv("POLARITY_VERBOSE", "1")
+    run(monkeypatch, "best", data, "--encoder", "none", *QUICK, "--run-dir", place)
+    shown = capsys.readouterr().out
+    assert "90 out-of-fold rows; 1 is perfect" in shown and "out-of-fold, 90 rows" in shown
+    page, card = (place / "report.html").read_text(), (place / "model" / "README.md").read_text()
+    assert "on 90 out-of-fold rows" in page and "each was scored by models that had not seen it" in page
+    assert "On 90 out-of-fold rows" in card and "fitted on out-of-fold rows" in card
+    shutil.copytree(place, tmp_path / "again")
+    run(monkeypatch, "compare", place, tmp_path / "again")
+    compared = capsys.readouterr().out
+    assert compared.startswith("90 out-of-fold rows: no difference between run and again")
+    words.write_text("Title,Comment\n" + "".join(f"rice prices rise again,bulok na daan {i}\n" for i in range(120)))
+    run(monkeypatch, "predict", place, "--data", words, "--out", tmp_path / "predicted.csv", "--workers", "0")
+    predicted = capsys.readouterr().out
+    assert "held-out rows" in predicted
+    assert not [text for text in (shown, page, card, compared, predicted) if "validation rows" in text or "validation row " in text]
