@@ -102,7 +102,7 @@ def _rows(sheet: Any) -> Iterator[tuple[int, Cells]]:
 
 
 def _wide(cells: Cells) -> bool:
-    return sum(cell is not None and cell != "" for cell in cells) > 1
+    return len([cell for cell in cells if cell is not None and cell != ""]) > 1
 
 
 def _trimmed(cells: Cells) -> Cells:
