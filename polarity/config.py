@@ -4,6 +4,7 @@ Presets, files and options are merged in `resolve.py`; here stand only the field
 baseline, see `presets/baseline.yaml`) and the checks that a value makes sense by itself and beside the others.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -16,6 +17,10 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+PerTask = Mapping[str, float | Mapping[str, float]]
+"""{task: value} or {task: {class: value}}."""
 
 
 class Section(BaseModel):
@@ -455,7 +460,7 @@ class Config(Section):
             )
         return self
 
-    def per_task(self) -> dict[str, dict[str, object]]:
+    def per_task(self) -> dict[str, PerTask]:
         """Every mapping whose first key is a task, by its path."""
         loss, sampling = self.loss, self.data.oversample
         return {

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NotRequired, Protocol, TypedDict, cast
+from typing import NotRequired, Protocol, cast
 
 import pyarrow.fs as pafs
+from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from polarity.artifacts import ENVIRONMENT, RunFolder, replacing, sha256_file, user_cache_dir
 
@@ -84,6 +85,17 @@ class MadeFrom(TypedDict):
     seeds: NotRequired[dict[str, int]]
 
 
+class TokenStatistics(TypedDict):
+    """What a run keeps of its training rows' tokens, by `polarity.evaluate.drift.describe_tokens`."""
+
+    rows: int
+    tokens: int
+    unknown_tokens: int
+    median_length: float
+    length_edges: list[int]
+    length_counts: list[int]
+
+
 class Environment(TypedDict, total=False):
     """environment.json; an older run lacks what was added since. The last four are a run's own."""
 
@@ -98,8 +110,7 @@ class Environment(TypedDict, total=False):
     encoder: EncoderIdentity | None
     rows: dict[str, int]
     dropped_from_train: DroppedRows
-    train_tokens: Any
-    """`polarity.evaluate.drift.TokenStatistics`."""
+    train_tokens: TokenStatistics
     made_from: list[MadeFrom]
 
 

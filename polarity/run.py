@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder, sha256_file
@@ -137,14 +136,7 @@ class Run:
     @cached_property
     def ledger(self) -> Ledger | None:
         """The account of the training rows' class balance."""
-        if not self.has(artifacts.LEDGER):
-            return None
-        try:
-            return TypeAdapter(Ledger).validate_python(self.folder.read_json(artifacts.LEDGER))
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            raise RunError(f"{self.uri}/{artifacts.LEDGER}: {place}: {first['msg']}; the file is damaged or was edited") from error
+        return Ledger.read(self.folder) if self.has(artifacts.LEDGER) else None
 
     @property
     def task_statistics(self) -> dict[str, TaskStatistics]:

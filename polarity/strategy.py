@@ -7,14 +7,14 @@ exception: 3 and 9 both set `optim.schedule`. In number order 9 replaces the sch
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal, TypedDict
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
-from polarity.config import Config
+from polarity.config import Config, PerTask
 from polarity.errors import ConfigError
 
-Settings = Mapping[str, Any]
+Settings = Mapping[str, JsonValue]
 """{dotted key: value}; a dict value is merged into the mapping there."""
 
 
@@ -37,9 +37,11 @@ class Point:
         """The settings that this point makes on `config`, for its tasks and classes only."""
         return self.values_for(config.labels, config.per_task())
 
-    def values_for(self, labels: Mapping[str, list[str]], per_task: Mapping[str, Mapping[str, object]]) -> Settings:
+    def values_for(self, labels: Mapping[str, list[str]], per_task: Mapping[str, PerTask]) -> Settings:
         """As `values`, from {task: classes} and {path: {task: value}} of a configuration that need not be whole yet."""
-        chosen = {key: _for_tasks(value, labels) if key in _PER_TASK else value for key, value in self.settings.items()}
+        chosen: dict[str, JsonValue] = {}
+        for key, value in self.settings.items():
+            chosen[key] = _for_tasks(value, labels) if key in _PER_TASK else value
         for key, value in self.where_unset.items():
             current = per_task[key]
             chosen[key] = {task: new for task, new in _for_tasks(value, labels).items() if not current.get(task)}
@@ -70,13 +72,14 @@ class Phase:
 _PER_TASK = frozenset(Config().per_task())
 
 
-def _for_tasks(value: Settings, labels: Mapping[str, list[str]]) -> Settings:
+def _for_tasks(value: JsonValue, labels: Mapping[str, list[str]]) -> dict[str, JsonValue]:
     """The part of a per-task mapping whose tasks, and classes where it has them, exist."""
-    known: dict[str, object] = {}
+    assert isinstance(value, dict)
+    known: dict[str, JsonValue] = {}
     for task, inner in value.items():
         if task not in labels:
             continue
-        part = {name: x for name, x in inner.items() if name in labels[task]} if isinstance(inner, Mapping) else inner
+        part: JsonValue = {name: x for name, x in inner.items() if name in labels[task]} if isinstance(inner, dict) else inner
         if part != {}:
             known[task] = part
     return known
@@ -267,14 +270,25 @@ def _checked(numbers: Iterable[int], known: Mapping[int, object], noun: str) -> 
     return chosen
 
 
-def claims_table() -> list[dict[str, object]]:
-    """A row per tier and per point, as claimed: {kind, number, title, tier, claim_low, claim_high, source}. See CLAIMS_NOTE."""
-    rows: list[dict[str, object]] = []
+class Claim(TypedDict):
+    """What the plan claims for a tier or a point, in macro-F1 points."""
+
+    kind: Literal["tier", "point"]
+    number: int
+    title: str
+    claim_low: float
+    claim_high: float
+    source: str
+
+
+def claims_table() -> list[Claim]:
+    """A row per tier and per point, as claimed. See CLAIMS_NOTE."""
+    rows: list[Claim] = []
     for tier in TIERS.values():
-        rows.append(_claim("tier", tier.number, tier.title, tier.number, tier.claim, ""))
-        rows.extend(_claim("point", n, POINTS[n].title, tier.number, POINTS[n].claim, POINTS[n].source) for n in tier.points)
+        rows.append(_claim("tier", tier, ""))
+        rows.extend(_claim("point", POINTS[n], POINTS[n].source) for n in tier.points)
     return rows
 
 
-def _claim(kind: str, number: int, title: str, tier: int, claim: tuple[float, float], source: str) -> dict[str, object]:
-    return {"kind": kind, "number": number, "title": title, "tier": tier, "claim_low": claim[0], "claim_high": claim[1], "source": source}
+def _claim(kind: Literal["tier", "point"], of: Tier | Point, source: str) -> Claim:
+    return {"kind": kind, "number": of.number, "title": of.title, "claim_low": of.claim[0], "claim_high": of.claim[1], "source": source}

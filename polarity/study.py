@@ -4,18 +4,21 @@ study.json is the study's own record: it is written whole after every event, and
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic.json_schema import JsonSchemaValue
 
-from polarity import artifacts
-from polarity.artifacts import EFFECTS, STUDY, TRIALS, RunFolder
+from polarity.artifacts import EFFECTS, LEDGER, METRICS, STUDY, TRIALS, RunFolder
+from polarity.data.ledger import Ledger
+from polarity.environment import Environment
 from polarity.errors import RunError
+from polarity.evaluate.results import read_metrics
 from polarity.paths import is_sample
+from polarity.strategy import Settings
 from polarity.yaml_text import parse_yaml
 
 Stage = Literal["explore", "screen", "confirm"]
@@ -32,7 +35,7 @@ class Arm:
 
     name: str
     points: tuple[int, ...] = ()
-    sets: Mapping[str, Any] = field(default_factory=dict)
+    sets: Settings = field(default_factory=dict)
     reference: str | None = None
     claim: tuple[float, float] | None = None
 
@@ -223,8 +226,8 @@ class SharedSetting(Entry):
     """A setting that several factors set: its value with each alone, and with all of them on."""
 
     setting: str
-    alone: dict[str, Any]
-    together: Any
+    alone: dict[str, JsonValue]
+    together: JsonValue
 
 
 class Interaction(Entry):
@@ -258,7 +261,7 @@ class ScreenEntry(Entry):
     runs: dict[str, tuple[int, ...]]
     """Signs by factor: 1 on, -1 off."""
     off: Arm
-    changes: dict[str, dict[str, Any]] = {}
+    changes: dict[str, dict[str, JsonValue]] = {}
     shared: list[SharedSetting] = []
     interactions: list[Interaction] = []
     contrasts: list[Contrast] = []
@@ -273,7 +276,7 @@ class Best(Entry):
     """The best draw of a search: on the inner rows that chose it, and on rows that chose nothing."""
 
     arm: str
-    sets: dict[str, Any]
+    sets: dict[str, JsonValue]
     inner_overall: float
     overall: float
 
@@ -307,7 +310,7 @@ class StudyFile(Entry):
     asha_replay: Replay | None = None
     best: Best | None = None
     notes: list[str] = []
-    environment: dict[str, Any] = {}
+    environment: Environment = {}
 
     @field_validator("detectable", "spread", mode="before")
     @classmethod
@@ -316,7 +319,7 @@ class StudyFile(Entry):
         return {} if value is None else value
 
 
-def study_schema() -> dict[str, Any]:
+def study_schema() -> JsonSchemaValue:
     """The JSON schema of study.json."""
     return StudyFile.model_json_schema()
 
@@ -444,12 +447,13 @@ class Study:
         return any(row["low"] is not None for row in self.decided)
 
     @cached_property
-    def ledgers(self) -> dict[str, dict[str, Any]]:
-        """{arm: ledger.json of one of its trials}."""
-        found: dict[str, dict[str, Any]] = {}
+    def ledgers(self) -> dict[str, Ledger]:
+        """{arm: the ledger of one of its trials}."""
+        found: dict[str, Ledger] = {}
         for trial in self.trials:
-            if trial.arm not in found and self.folder.exists(f"{trial.run_dir}/{artifacts.LEDGER}"):
-                found[trial.arm] = self.folder.read_json(f"{trial.run_dir}/{artifacts.LEDGER}")
+            name = f"{trial.run_dir}/{LEDGER}"
+            if trial.arm not in found and self.folder.exists(name):
+                found[trial.arm] = Ledger.read(self.folder, name)
         return found
 
     @cached_property
@@ -457,10 +461,10 @@ class Study:
         """{trial id: overall macro-F1 on the effect rows} of finished trials."""
         found: dict[str, float] = {}
         for trial in self.of(None, "finished"):
-            if self.folder.exists(f"{trial.run_dir}/{artifacts.METRICS}"):
-                judged = self.folder.read_json(f"{trial.run_dir}/{artifacts.METRICS}")
-                if "test" in judged:
-                    found[trial.id] = float(judged["test"][OVERALL]["macro_f1"])
+            name = f"{trial.run_dir}/{METRICS}"
+            judged = read_metrics(self.folder, name) if self.folder.exists(name) else {}
+            if "test" in judged:
+                found[trial.id] = judged["test"]["overall"]["macro_f1"]
         return found
 
 

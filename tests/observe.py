@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def prepared(config: Config) -> Any:
         return "refused", str(error)
     rows = {name: table.to_pylist() for name, table in found.splits.parts.items()}
     tokens = {name: table.to_pylist() for name, table in found.tokens.items()}
-    return rows, tokens, found.ledger.to_json(), found.encoder.sha256, found.encoder.revision, found.splits.dropped
+    return rows, tokens, asdict(found.ledger), found.encoder.sha256, found.encoder.revision, found.splits.dropped
 
 
 def shard_folders(config: Config) -> str:

@@ -9,19 +9,20 @@ Each of them corrects the same imbalance, and corrections multiply. The ledger p
 First the formula of the class weights alone, on counts; then the account; then its text.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
 from polarity import tables
+from polarity.artifacts import LEDGER, RunFolder
 from polarity.config import ClassWeightConfig, Config
 from polarity.data.oversample import SamplingPlan, StratumKey, expected_multiplicity, table_strata
-from polarity.errors import DataError
+from polarity.errors import DataError, RunError
 from polarity.strategy import points_on
 
 MIN_WEIGHT = 0.1
@@ -110,9 +111,32 @@ class Ledger:
     focal_gamma: dict[str, float]
     logit_adjustment: float
     settings: dict[str, float | str | bool]
-    points: list[int]
-    """Points of the plan that are on, whole."""
-    warnings: list[str]
+    points: list[int] = field(default_factory=list)
+    """Points of the plan that are on, whole; older versions did not write them."""
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, folder: RunFolder, name: str = LEDGER) -> "Ledger":
+        """The ledger in a file of a run folder. Raises RunError: none there, damaged, or edited."""
+        try:
+            return TypeAdapter(cls).validate_python(folder.read_json(name))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise RunError(f"{folder.uri}/{name}: {place}: {first['msg']}; the file is damaged or was edited") from error
+
+    def write(self, folder: RunFolder, name: str = LEDGER) -> None:
+        """The whole ledger as JSON; shares are fractions."""
+        folder.write_json(name, asdict(self))
+
+    def counts(self, labels: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+        """{task: training rows in the order of `labels`}; a task is left out where the ledger lacks it or one of its classes."""
+        rows = {task: {entry.name: entry.rows for entry in entries} for task, entries in self.tasks.items()}
+        return {
+            task: [rows[task][label] for label in classes]
+            for task, classes in labels.items()
+            if task in rows and set(classes) <= set(rows[task])
+        }
 
     @property
     def task_statistics(self) -> dict[str, TaskStatistics]:
@@ -121,10 +145,6 @@ class Ledger:
             task: TaskStatistics([e.class_weight for e in entries], [e.rows for e in entries], [e.sampled_share for e in entries])
             for task, entries in self.tasks.items()
         }
-
-    def to_json(self) -> dict[str, Any]:
-        """The whole ledger as plain values; shares are fractions."""
-        return asdict(self)
 
     def render(self, *, whole: bool = True) -> str:
         """The classes and the warnings as plain text for the terminal; the `whole` of it has every column, and the label combinations."""

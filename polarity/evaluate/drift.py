@@ -5,12 +5,12 @@ A warning needs a distance that matters and one that chance does not explain (ch
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polarity.environment import TokenStatistics
 from polarity.evaluate.predictions import Codes, Floats, Labels, task_codes
 from polarity.evaluate.results import Drift, LengthShift, Shift, UnknownShift
 
@@ -19,17 +19,6 @@ EDGES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 DISTANCE, CHANCE = 0.1, 0.001
 UNKNOWN_MORE, UNKNOWN_TIMES = 0.01, 2.0
 MIN_ROWS = 50
-
-
-class TokenStatistics(TypedDict):
-    """What a run keeps of its training rows' tokens, in environment.json."""
-
-    rows: int
-    tokens: int
-    unknown_tokens: int
-    median_length: float
-    length_edges: list[int]
-    length_counts: list[int]
 
 
 def describe_tokens(input_ids: pa.ChunkedArray, unknown_id: int | None) -> TokenStatistics:
@@ -49,17 +38,6 @@ def describe_tokens(input_ids: pa.ChunkedArray, unknown_id: int | None) -> Token
         "length_edges": list(EDGES),
         "length_counts": counts.tolist(),
     }
-
-
-def label_counts(ledger: Mapping[str, Any], labels: Labels) -> dict[str, list[int]]:
-    """The training rows of each class, {task: counts in class order}, from a run's ledger.json; tasks that it lacks are left out."""
-    tasks: Mapping[str, Sequence[Mapping[str, Any]]] = ledger.get("tasks", {})
-    found = {}
-    for task, classes in labels.items():
-        rows = {entry["name"]: int(entry["rows"]) for entry in tasks.get(task, ())}
-        if set(classes) <= set(rows):
-            found[task] = [rows[label] for label in classes]
-    return found
 
 
 def drift(

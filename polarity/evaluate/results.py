@@ -4,9 +4,10 @@ Scores are fractions, not percent. A type here is a plain dictionary at run time
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NotRequired, cast, get_args
+from typing import Annotated, Literal, NotRequired, cast, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from pydantic.json_schema import JsonSchemaValue
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from polarity.artifacts import METRICS, RunFolder
@@ -403,15 +404,15 @@ def difference_of(found: PairedDifference, scope: str) -> Difference:
     return found["overall"] if scope == "overall" else found["tasks"][scope]
 
 
-def read_metrics(folder: RunFolder) -> Metrics:
+def read_metrics(folder: RunFolder, name: str = METRICS) -> Metrics:
     """metrics.json of a folder. It isn't validated: what an older version wrote and this one doesn't know must stay readable.
 
     Raises RunError where it is missing or no JSON.
     """
-    return cast(Metrics, folder.read_json(METRICS))
+    return cast(Metrics, folder.read_json(name))
 
 
-def metrics_schema() -> dict[str, Any]:
+def metrics_schema() -> JsonSchemaValue:
     """The published JSON schema of metrics.json (polarity/evaluate/metrics.schema.json), made of these types."""
     schema = TypeAdapter(Metrics).json_schema()
     return {

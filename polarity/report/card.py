@@ -3,8 +3,7 @@
 Nothing in it is text of the data, and no folder of the machine is named: it may travel with the model.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -62,7 +61,7 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
         dropped=record.run.environment.get("dropped_from_train", {}).get("rows"),
         grouped=bool(config and config.data.split.kind == "group" and config.data.source is not None),
         balance=[row for row in _balance(record) if task is None or row[0] == plain(task)],
-        warnings=record.ledger["warnings"] if record.ledger else [],
+        warnings=record.run.ledger.warnings if record.run.ledger else [],
         rough=_rough(split),
         weakest=[(plain(t), plain(s["weakest_class"]["label"]), fraction(s["weakest_class"]["f1"])) for t, s in split["tasks"].items()],
         temperatures=sorted(plain(name) for name, found in record.calibration.items() if found.fitted),
@@ -150,11 +149,9 @@ def _class_rows(split: PartResult) -> list[tuple[str, str, str, str, str, str]]:
 
 def _balance(record: Record) -> list[tuple[str, str, str]]:
     """(task, class, rows and share) of the training rows."""
-    if record.ledger is None:
-        return []
-    tasks: Mapping[str, Sequence[Mapping[str, Any]]] = record.ledger["tasks"]
+    tasks = {} if record.run.ledger is None else record.run.ledger.tasks
     listed = [(task, entry) for task, entries in tasks.items() for entry in entries]
-    return [(plain(task), plain(entry["name"]), f"{entry['rows']:,} ({entry['share']:.1%})") for task, entry in listed]
+    return [(plain(task), plain(entry.name), f"{entry.rows:,} ({entry.share:.1%})") for task, entry in listed]
 
 
 def _rough(split: PartResult) -> list[str]:

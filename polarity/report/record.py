@@ -58,11 +58,6 @@ class Record:
         return self.run.config if self.run.has(artifacts.CONFIG) else None
 
     @cached_property
-    def ledger(self) -> dict[str, Any] | None:
-        """ledger.json as it stands, of an older version too."""
-        return self.run.folder.read_json(artifacts.LEDGER) if self.run.has(artifacts.LEDGER) else None
-
-    @cached_property
     def calibration(self) -> dict[str, TaskCalibration]:
         return read_calibration(self.run.folder, self.labels) if self.run.has(artifacts.CALIBRATION) else {}
 

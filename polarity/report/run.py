@@ -154,7 +154,7 @@ def _notices(record: Record) -> list[str]:
     if shifted:
         named = ", ".join(shifted)
         notices.append(f"predict and evaluate shift the scores of the classes of {named} (see Calibration); the scores here are without.")
-    warnings = len(record.ledger["warnings"]) if record.ledger else 0
+    warnings = len(record.run.ledger.warnings) if record.run.ledger else 0
     if warnings:
         notices.append(f"The class balance has {warnings} warning{'s' if warnings > 1 else ''}: see Class balance.")
     return notices

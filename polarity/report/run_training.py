@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from polarity.data.ledger import Ledger
 from polarity.environment import Environment
 from polarity.presets import preset_names
 from polarity.report.charts import Axis, Bar, Mark, Point, Series, bars, lines, short
@@ -62,42 +63,37 @@ def _smooth(steps: Sequence[Mapping[str, Any]], key: str, label: str, tone: str)
 
 def ledger_section(record: Record) -> Section | None:
     """What each class weighs after oversampling and class weights, with the ledger's warnings; None where there is no ledger."""
-    if record.ledger is None:
+    ledger = record.run.ledger
+    if ledger is None:
         return None
-    ledger = record.ledger
     rows: list[Bar | str] = []
     cells: list[list[Markup | str]] = []
-    for task, entries in ledger["tasks"].items():
+    for task, entries in ledger.tasks.items():
         rows.append(task)
         for entry in entries:
-            share = Mark(entry["share"], "share of the rows", "baseline")
-            rows.append(Bar(entry["name"], entry["effective_prior"], note=f"{entry['rows']:,} rows", tone="s1", marks=(share,)))
-            capped = f"cap binds on {entry['uncapped_weight']:.2f}" if entry["weight_capped"] else ""
-            shares = [
-                f"{entry['share']:.1%}",
-                f"{entry['sampled_share']:.1%}",
-                f"{entry['class_weight']:.3f}",
-                f"{entry['effective_prior']:.1%}",
-            ]
-            cells.append([f"{task}, {entry['name']}", f"{entry['rows']:,}", *shares, capped])
-    warnings = Markup("").join(Markup('<p class="notice">{}</p>').format(words) for words in ledger["warnings"])
+            share = Mark(entry.share, "share of the rows", "baseline")
+            rows.append(Bar(entry.name, entry.effective_prior, note=f"{entry.rows:,} rows", tone="s1", marks=(share,)))
+            capped = f"cap binds on {entry.uncapped_weight:.2f}" if entry.weight_capped else ""
+            shares = [f"{entry.share:.1%}", f"{entry.sampled_share:.1%}", f"{entry.class_weight:.3f}", f"{entry.effective_prior:.1%}"]
+            cells.append([f"{task}, {entry.name}", f"{entry.rows:,}", *shares, capped])
+    warnings = Markup("").join(Markup('<p class="notice">{}</p>').format(words) for words in ledger.warnings)
     chart = bars(rows, label="share of the loss of each class", number=_percent, axis=_percent)
     head = ["class", "rows", "share", "share of an epoch", "class weight", "share of the loss", ""]
     body = warnings + chart + table(head, cells, numeric=(1, 2, 3, 4, 5)) + details("Oversampling by label combination", _strata(ledger))
     lead = (
-        f"{ledger['rows']:,} training rows, an epoch has {ledger['epoch_rows']:,.0f}. The bars show each class's share of the loss after "
+        f"{ledger.rows:,} training rows, an epoch has {ledger.epoch_rows:,.0f}. The bars show each class's share of the loss after "
         "oversampling and class weights, before focal loss."
     )
     return Section("ledger", "Class balance", body, lead)
 
 
-def _strata(ledger: Mapping[str, Any]) -> Markup:
-    tasks = list(ledger["tasks"])
+def _strata(ledger: Ledger) -> Markup:
+    tasks = list(ledger.tasks)
     rows: list[list[Markup | str]] = []
-    for stratum in sorted(ledger["strata"], key=lambda each: int(each["rows"]))[:60]:
-        names = [str(stratum["labels"].get(task) or "no label") for task in tasks]
-        capped = f"cap binds ({stratum['uncapped']:.2f} before it)" if stratum["capped"] else ""
-        rows.append([*names, f"{stratum['rows']:,}", f"{stratum['multiplicity']:.2f}", f"{stratum['sampled_rows']:,.0f}", capped])
+    for stratum in sorted(ledger.strata, key=lambda each: each.rows)[:60]:
+        names = [stratum.labels.get(task) or "no label" for task in tasks]
+        capped = f"cap binds ({stratum.uncapped:.2f} before it)" if stratum.capped else ""
+        rows.append([*names, f"{stratum.rows:,}", f"{stratum.multiplicity:.2f}", f"{stratum.sampled_rows:,.0f}", capped])
     count = len(tasks)
     return table([*tasks, "rows", "times", "rows of an epoch", ""], rows, numeric=range(count, count + 3))
 

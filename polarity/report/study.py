@@ -98,14 +98,14 @@ def priors_section(study: Study) -> Section | None:
         return None
     arms = [arm for arm in study.arm_names if arm in study.ledgers]
     charts = []
-    for task, entries in study.ledgers[arms[0]]["tasks"].items():
-        names = [entry["name"] for entry in entries]
-        values = [[entry["effective_prior"] for entry in study.ledgers[arm]["tasks"][task]] for arm in arms]
-        shares = [entry["share"] for entry in entries]
+    for task, entries in study.ledgers[arms[0]].tasks.items():
+        names = [entry.name for entry in entries]
+        values = [[entry.effective_prior for entry in study.ledgers[arm].tasks[task]] for arm in arms]
+        shares = [entry.share for entry in entries]
         shown, words = [shares, *values], f"{task}: share of the loss"
         chart = heat_map(["in the data", *arms], names, shown, shades=shown, label=words, number=lambda v: f"{v:.0%}")
         charts.append(Markup("<h3>{}</h3>").format(task) + chart)
-    warned: Cells = [[arm, warning] for arm in arms for warning in study.ledgers[arm].get("warnings", [])]
+    warned: Cells = [[arm, warning] for arm in arms for warning in study.ledgers[arm].warnings]
     notes = details(f"{len(warned)} warnings about the class balance", table(["arm", "warning"], warned)) if warned else Markup("")
     lead = "Each class's share of the loss after oversampling and class weights. Corrections multiply: an arm may turn the balance over."
     return Section("priors", "Effective priors", columns(*charts) + notes, lead)

@@ -231,9 +231,9 @@ def claims_section() -> Section:
     for row in claims_table():
         claim = f"{row['claim_low']:g} to {row['claim_high']:g}" if row["claim_low"] != row["claim_high"] else f"{row['claim_low']:g}"
         if row["kind"] == "tier":
-            tiers.append([f"tier {row['number']}", str(row["title"]), claim])
+            tiers.append([f"tier {row['number']}", row["title"], claim])
         else:
-            of_points.append([f"point {row['number']}", str(row["title"]), claim, str(row["source"])])
+            of_points.append([f"point {row['number']}", row["title"], claim, row["source"]])
     body = columns(
         table(["", "tier", "claim"], tiers, numeric=(2,)),
         details("The ten points", table(["", "point", "claim", "technique"], of_points, numeric=(2,))),

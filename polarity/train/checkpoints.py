@@ -15,7 +15,7 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -32,10 +32,13 @@ from torch import Tensor, nn
 from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.errors import PolarityError, RunError, first_line
+from polarity.loss import AdaptiveGamma
+from polarity.train.control import Record
 from polarity.train.world import World
 
 Weights = dict[str, Tensor]
-HistoryRow = dict[str, Any]
+StateDict = dict[str, Any]
+"""What torch's `state_dict` gives and takes, of an optimizer or a scaler."""
 Observed = dict[str, list[Tensor]]
 """{task: each worker's observations of the epoch so far}, for adaptive gamma."""
 
@@ -53,9 +56,9 @@ class TrainState:
     best_epoch: int = -1
     best_score: float = -1.0
     bad_steps: int = 0
-    gammas: dict[str, dict[str, Any]] = field(default_factory=dict)
+    gammas: dict[str, AdaptiveGamma] = field(default_factory=dict)
     """Adaptive gamma of each task, as of the next epoch."""
-    history: list[HistoryRow] = field(default_factory=list)
+    history: list[Record] = field(default_factory=list)
     precision: str = ""
     """The number format in use: a resumed run keeps it, whatever `auto` would choose now."""
     fingerprint: str = ""
@@ -106,15 +109,15 @@ class EpochTotals:
 def fingerprint(config: Config, corpora: Sequence[Corpus], left_out: str) -> str:
     """Hash of what decides a run's numbers: configuration (placement, tracking and step limit left out), the training and validation rows
     of `corpora`, and the hash of the weights that are left out of checkpoints. Places do not count, for data and encoder may be moved."""
-    numberless: dict[str, Any] = {
+    numberless: Mapping[str, bool | set[str]] = {
         "cluster": True,
         "tracking": True,
         "train": {"max_steps", "log_every", "resamples"},
         "data": {"source", "train", "validation", "test", "shards", "shard_dir"},
         "model": {"encoder", "revision"},
     }
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)
-    digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + left_out).encode())
+    settings = json.dumps(config.model_dump(mode="json", exclude=numberless), sort_keys=True)
+    digest = hashlib.sha256((settings + left_out).encode())
     for corpus in corpora:
         digest.update(corpus.digest.encode())
         if not corpus.digest:
@@ -133,18 +136,31 @@ def host_copy(value: Any) -> Any:
     return [host_copy(part) for part in value] if isinstance(value, list) else value
 
 
-def save_checkpoint(
-    folder: Path, state: TrainState, model: Weights, best: Weights | None, optimizer: dict[str, Any], scaler: dict[str, Any],
-    observed: Observed | None = None, recent: Sequence[Weights] = (),
-) -> None:  # fmt: skip
-    """Write a complete checkpoint into the empty `folder`; `best` only where it is not `model`. Raises `OSError`: no room."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds."""
+
+    state: TrainState
+    model: Weights
+    best: Weights | None
+    """The best epoch's weights: `model` itself where they are the same, None where no epoch was finished."""
+    optimizer: StateDict
+    scaler: StateDict
+    observed: Observed = field(default_factory=dict)
+    recent: list[Weights] = field(default_factory=list)
+    """After each of the newest epochs, where weights are averaged over epochs."""
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a complete checkpoint into the empty `folder`; the best weights only where they are others. Raises `OSError`: no room."""
+    model, best = checkpoint.model, checkpoint.best
     with _os_errors(folder):
         save_file(_plain(model), folder / "model.safetensors")
-        if best is not None:
+        if best is not None and best is not model:
             save_file(_plain(best), folder / "best.safetensors")
-        rest = {"optimizer": optimizer, "scaler": scaler, "observed": observed or {}, "recent": list(recent)}
+        rest = {name: getattr(checkpoint, name) for name in ("optimizer", "scaler", "observed", "recent")}
         torch.save(rest, folder / "optimizer.pt")
-        (folder / "state.json").write_text(json.dumps(asdict(state)))
+        (folder / "state.json").write_text(json.dumps(asdict(checkpoint.state)))
         seal(folder)
 
 
@@ -202,26 +218,13 @@ def temporary_room(folder: Path) -> Iterator[None]:
         ) from error
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint read back."""
-
-    state: TrainState
-    model: Weights
-    best: Weights | None
-    """None where no epoch was finished."""
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any]
-    observed: Observed
-    recent: list[Weights]
-    """After each of the newest epochs, where weights are averaged over epochs."""
-
-
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint; `RunError` names the file that is missing or damaged. Nothing is unpickled but tensors."""
     verify(folder)
     try:
-        state = TrainState(**json.loads((folder / "state.json").read_text()))
+        content = json.loads((folder / "state.json").read_text())
+        gammas = {task: AdaptiveGamma(**gamma) for task, gamma in content.pop("gammas").items()}
+        state = TrainState(**content, gammas=gammas)
         model = load_file(folder / "model.safetensors")
         best = load_file(folder / "best.safetensors") if (folder / "best.safetensors").exists() else model
         rest = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")

@@ -22,6 +22,13 @@ Record = Mapping[str, float | str | None]
 """A row of the history: `kind` is "step" or "epoch"."""
 
 
+def number_of(row: Record, name: str) -> float:
+    """A number of the history's row."""
+    value = row[name]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
 class Events:
     """What a training tells whoever started it; each method does nothing unless it is overridden."""
 

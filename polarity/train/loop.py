@@ -10,7 +10,8 @@ Shapes: G rows of the global batch, B of a micro-batch, L tokens, S dropout samp
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -34,7 +35,7 @@ from polarity.data.batch import (
 )
 from polarity.data.ledger import TaskStatistics
 from polarity.errors import RunError
-from polarity.loss import AdaptiveGamma, Counts, Mixing, TaskObjective, r_drop_alpha
+from polarity.loss import Counts, Mixing, TaskObjective, r_drop_alpha
 from polarity.model.frozen import given_states
 from polarity.model.inference import autocast, states_of, to_tensors
 from polarity.model.multitask import Mix, MultitaskModel
@@ -52,7 +53,7 @@ from polarity.train.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from polarity.train.control import Events, Requests
+from polarity.train.control import Events, Requests, number_of
 from polarity.train.progress import Progress, Utilisation
 from polarity.train.reduce import reduced
 from polarity.train.validate import Predictions, class_f1_scores, macro_f1_scores, predict
@@ -386,7 +387,7 @@ class Training:
                 self.stepper.observed[task] = []
                 objective.gamma.update(every[:, 0].astype(np.int64), every[:, 1], every[:, 2])
                 objective.refresh()
-                self.state.gammas[task] = asdict(objective.gamma)
+                self.state.gammas[task] = deepcopy(objective.gamma)
 
     def predict(self, part: Corpus) -> Predictions:
         """The model's scores of a part's rows, from all workers."""
@@ -435,12 +436,12 @@ class Training:
         if self.world.is_first:
             state, best = self.state.copy(), self.best
             if self.average.epochs == 1 and best is not None and not state.batch and state.best_epoch == state.epoch - 1:
-                weights, best = best, None  # as they are now: `validate` has just copied them
+                weights = best  # as they are now: `validate` has just copied them
             else:
                 weights = host_copy(bare(self.model).state_dict())
-            rest = {"optimizer": host_copy(self.optimizer.state_dict()), "scaler": self.stepper.scaler.state_dict(), "observed": observed}
-            rest["recent"] = self.average.for_the_next()
-            write: Fill = partial(save_checkpoint, state=state, model=weights, best=best, **rest)
+            optimizer, scaler = host_copy(self.optimizer.state_dict()), self.stepper.scaler.state_dict()
+            checkpoint = Checkpoint(state, weights, best, optimizer, scaler, observed or {}, self.average.for_the_next())
+            write: Fill = partial(save_checkpoint, checkpoint=checkpoint)
             self.background.start(partial(self.events.save, state.name(), write))
         self.world.control.saved()
 
@@ -458,7 +459,7 @@ class Training:
         self.optimizer.load_state_dict(checkpoint.optimizer)
         self.stepper.scaler.load_state_dict(checkpoint.scaler)
         for task, gamma in self.state.gammas.items():
-            self.objectives[task].gamma = AdaptiveGamma(**gamma)
+            self.objectives[task].gamma = deepcopy(gamma)
             self.objectives[task].refresh()
         for task, parts in checkpoint.observed.items():
             self.stepper.observed[task] = [p.to(self.world.device) for p in parts[self.world.rank :: self.world.size]]
@@ -479,10 +480,14 @@ class Training:
         """The product of 1 - rate x decay (AdamW's, Loshchilov & Hutter 2019) over the steps up to the best epoch; where the weights are a
         mean over epochs, the mean of such products."""
         group = next(g for g in self.optimizer.param_groups if any(p is weight for p in g["params"]))
-        steps = [r for r in self.state.history if r["kind"] == "step" and np.isfinite(r["loss"]) and np.isfinite(r["grad_norm"])]
+        steps = [
+            r for r in self.state.history if r["kind"] == "step" and np.isfinite([number_of(r, "loss"), number_of(r, "grad_norm")]).all()
+        ]
         best = self.state.best_epoch + 1
         left = [
-            np.prod([1.0 - r["lr"] * group["lr_multiplier"] * group["weight_decay"] for r in steps if r["epoch"] <= epoch])
+            np.prod(
+                [1.0 - number_of(r, "lr") * group["lr_multiplier"] * group["weight_decay"] for r in steps if number_of(r, "epoch") <= epoch]
+            )
             for epoch in range(max(1, best - self.average.epochs + 1), best + 1)
         ]
         return float(np.mean(left))

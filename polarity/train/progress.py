@@ -12,7 +12,7 @@ from polarity.errors import Say
 from polarity.model.flops import peak_flops, training_flops
 from polarity.model.inference import precision_here
 from polarity.strategy import points_on
-from polarity.train.control import Events, Record, clock
+from polarity.train.control import Events, Record, clock, number_of
 from polarity.train.world import World
 
 
@@ -87,7 +87,7 @@ class Progress:
 
     def step(self, record: Record, rows: Rows, corpus: Corpus, passes: int) -> None:
         """Count the step that `record` tells of, and show every `train.log_every` steps."""
-        now, step = time.monotonic(), int(_number(record, "step"))
+        now, step = time.monotonic(), int(number_of(record, "step"))
         self._begun = self._begun or (now, step)
         self._rows += len(rows)
         self._tokens += int(corpus.lengths[rows].sum())
@@ -102,7 +102,7 @@ class Progress:
         self._events.record({**record, **speed, "mfu": mfu, **padded, "epochs_left": self._epochs_left(step)})
         done, spent = step - self._begun[1], now - self._begun[0]
         left = f"{clock((self._total - step) * spent / done)} left" if done else "left: not known yet"
-        loss, rate, norm = (_number(record, name) for name in ("loss", "lr", "grad_norm"))
+        loss, rate, norm = (number_of(record, name) for name in ("loss", "lr", "grad_norm"))
         used = "" if mfu is None else f"  MFU {mfu:.0%}"
         self._events.say(
             f"epoch {self._epoch + 1}/{len(self._steps)}  step {step}/{self._total}  loss {loss:.4f}  lr {rate:.2e}  norm {norm:.2f}  "
@@ -115,7 +115,7 @@ class Progress:
 
     def end_epoch(self, record: Record, scores: dict[str, float], validation_s: float, best: int) -> None:
         """Show the scores of the epoch that `record` tells of; `best` counts from 1."""
-        epoch, loss, train_s = int(_number(record, "epoch")), record["loss"], _number(record, "seconds")
+        epoch, loss, train_s = int(number_of(record, "epoch")), record["loss"], number_of(record, "seconds")
         self._events.record({**record, "validation_seconds": validation_s, "epochs_left": float(len(self._steps) - epoch)})
         shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         mean = "none" if loss is None else f"{loss:.4f}"
@@ -123,9 +123,3 @@ class Progress:
             f"epoch {epoch} done: training loss {mean}; validation macro-F1: {shown}; {clock(train_s)} training, "
             f"{clock(validation_s)} validation{'; best so far' if best == epoch else f'; best was epoch {best}'}"
         )
-
-
-def _number(record: Record, name: str) -> float:
-    value = record[name]
-    assert value is not None
-    return float(value)

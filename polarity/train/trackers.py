@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -159,9 +160,13 @@ def _curve(name: str, of_step: bool) -> str:
     return f"epoch/{name}"
 
 
-def flattened(section: BaseModel, prefix: str = "") -> dict[str, Any]:
-    """{dotted key: value} of a configuration; a mapping or a list is one value, as JSON."""
-    found: dict[str, Any] = {}
+Settings = dict[str, str | int | float | bool | None]
+"""{dotted key: value} of a configuration; a mapping or a list is one value, as JSON."""
+
+
+def flattened(section: BaseModel, prefix: str = "") -> Settings:
+    """The settings of a section."""
+    found: Settings = {}
     for name, value in section:
         if isinstance(value, BaseModel):
             found |= flattened(value, f"{prefix}{name}.")
@@ -195,7 +200,7 @@ class TrackedRun:
         return commit_of(self.environment)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """The flat configuration, less what says nothing of the run."""
         return {name: value for name, value in flattened(self.config).items() if not name.startswith("tracking.")}
 
@@ -235,12 +240,12 @@ class TensorBoard:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
-        place: dict[str, Any] = {"step": int(record["step"] or 0), "wall_time": at}
+        event = partial(Event, step=int(record["step"] or 0), wall_time=at)
         if not self._begun:
-            self._events.write_event(Event(**place, session_log=SessionLog(status=SessionLog.START)))
+            self._events.write_event(event(session_log=SessionLog(status=SessionLog.START)))
             self._begun = True
         for name, value in scalars(record).items():
-            self._events.write_event(Event(**place, summary=scalar(name, value)))
+            self._events.write_event(event(summary=scalar(name, value)))
         self._events.flush()
         if record["kind"] == "epoch":
             self._publish()

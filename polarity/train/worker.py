@@ -5,7 +5,7 @@ and a trial in a process of Ray Tune (`tune/trial.py`). They differ in who reads
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,6 +145,6 @@ def _write(job: Job, parts: Mapping[str, pa.Table], result: Result, encoder: Pat
     folder.write_parquet(PREDICTIONS, pa.concat_tables(judged))
 
 
-def _same_columns(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+def _same_columns(rows: Sequence[Record]) -> list[Record]:
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from polarity.artifacts import RunFolder
 from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.encoders import resolve_encoder
+from polarity.environment import Environment
 from polarity.errors import ConfigError
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import dump_config
@@ -89,13 +89,28 @@ class StudyPlan:
         return forecast_pairs("study", sum(arm.reference is not None for arm in arms), self.seeds, rows)
 
 
+@dataclass(frozen=True)
+class StudyOrigin:
+    """What a study is called, what made its arms, and where it was begun."""
+
+    name: str
+    design: str
+    level: str
+    command: str | None = None
+    environment: Environment | None = None
+
+
 def new_study(
-    folder: RunFolder, plan: StudyPlan, arms: Sequence[Arm], configs: Mapping[str, Config], rows: StudyRows, about: Mapping[str, Any]
+    folder: RunFolder, plan: StudyPlan, arms: Sequence[Arm], configs: Mapping[str, Config], rows: StudyRows, origin: StudyOrigin
 ) -> Study:
-    """The record of a study that has not begun; `about`: name, design, level, and where they are known command and environment."""
+    """The record of a study that has not begun."""
     reference = arms[0].name
     file = StudyFile(
-        **about,
+        name=origin.name,
+        design=origin.design,
+        level=origin.level,
+        command=origin.command,
+        environment=origin.environment or {},
         config=dump_config(configs[reference]),
         configs={name: dump_config(config) for name, config in configs.items()},
         data=StudyData(rows=rows.counts, effects_on=plan.effects_on, fingerprint=rows.fingerprint, unit=rows.unit),

@@ -296,4 +296,4 @@ def make_run_folder(study: Study, prepared: Prepared, trial: TrialRecord) -> Non
     if not folder.exists(f"{trial.run_dir}/{CONFIG}"):
         RunFolder.create(trial_place(study, trial))
     folder.write_text(f"{trial.run_dir}/{CONFIG}", dump_config(trial_config(study, prepared.configs[trial.arm], trial.seed)))
-    folder.write_json(f"{trial.run_dir}/{LEDGER}", prepared.ledgers[trial.arm].to_json())
+    prepared.ledgers[trial.arm].write(folder, f"{trial.run_dir}/{LEDGER}")

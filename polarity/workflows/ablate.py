@@ -16,7 +16,7 @@ from polarity.train.cluster import check_nodes, start_ray
 from polarity.tune.conductor import trials_of
 from polarity.tune.designs import ALL, SCREEN, Base, Design, Level, arm_config, arm_configs, design_arms
 from polarity.tune.findings import conclude, inner_effects, missing
-from polarity.tune.plan import Costs, StudyPlan, compare_designs, describe, detectable_line, new_study
+from polarity.tune.plan import Costs, StudyOrigin, StudyPlan, compare_designs, describe, detectable_line, new_study
 from polarity.tune.ray_tune import place_trials
 from polarity.tune.runner import Limits, Prepared, check_same_rows, prepare_study, run_study, study_rows
 from polarity.tune.screening import (
@@ -77,14 +77,14 @@ def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limit
     configs = checked_configs(question, arms)
     folder = open_study_folder(study_dir, resume=False)
     prepared = _prepare(configs, plan.effects_on, folder, say)
-    about = {
-        "name": Path(study_dir.rstrip("/")).name,
-        "command": "polarity " + " ".join(sys.argv[1:]),
-        "design": question.design,
-        "level": question.level if question.custom is None else "custom",
-        "environment": _environment(configs[arms[0].name]),
-    }
-    study = new_study(folder, plan, arms, prepared.configs, prepared.rows, about)
+    origin = StudyOrigin(
+        name=Path(study_dir.rstrip("/")).name,
+        design=question.design,
+        level=question.level if question.custom is None else "custom",
+        command="polarity " + " ".join(sys.argv[1:]),
+        environment=_environment(configs[arms[0].name]),
+    )
+    study = new_study(folder, plan, arms, prepared.configs, prepared.rows, origin)
     if plan.screen:
         _note_screen(study, question, plan)
     say(detectable_line(study.file.detectable.before, plan.seeds))

@@ -356,7 +356,7 @@ class _Work:
             environment["rows"]["test"] = self.rows.test.num_rows
         config = for_encoder(self.config, encoders[0]) if encoders else self.config
         self.folder.write_json(artifacts.ENVIRONMENT, environment)
-        self.folder.write_json(artifacts.LEDGER, build_ledger(self.rows.labelled, config).to_json())
+        build_ledger(self.rows.labelled, config).write(self.folder)
         self.folder.write_text(artifacts.CONFIG, dump_config(config))
 
     def _score_test(self, test: pa.Table) -> pa.Table:

@@ -18,7 +18,7 @@ from polarity.data.read import read_comments
 from polarity.data.seen import title_keys, titles_apart
 from polarity.errors import DataError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, render_metrics
-from polarity.evaluate.drift import drift, label_counts
+from polarity.evaluate.drift import drift
 from polarity.evaluate.predictions import Labels, label_column
 from polarity.evaluate.results import DECIDED, SYNTHETIC, Drift, judged_parts
 from polarity.evaluate.slices import can_tell_languages, language_slices
@@ -214,7 +214,7 @@ def _drift(scored: Scored, trained: pa.Table | None) -> Drift:
         counts = {task: [pc.sum(pc.equal(trained[task], k)).as_py() or 0 for k in range(len(names))] for task, names in labels.items()}
         train_tokens = scored.classifier.token_statistics(trained)
     else:
-        counts = label_counts(run.folder.read_json(artifacts.LEDGER), labels) if run.has(artifacts.LEDGER) else {}
+        counts = {} if run.ledger is None else run.ledger.counts(labels)
         train_tokens = run.environment.get("train_tokens")
     return drift(scored.predictions, tokens, labels, train_labels=counts, train_tokens=train_tokens)
 

@@ -272,7 +272,7 @@ def _describe(folder: RunFolder, config: Config, prepared: Prepared, given: Mapp
     environment["dropped_from_train"] = {"rows": splits.dropped, "row_ids": shown}
     environment["train_tokens"] = describe_tokens(prepared.tokens["train"]["input_ids"], prepared.unknown_id)
     folder.write_json(artifacts.ENVIRONMENT, environment)
-    folder.write_json(artifacts.LEDGER, prepared.ledger.to_json())
+    prepared.ledger.write(folder)
     folder.write_parquet(artifacts.SEEN, SeenRows.of(splits.parts).table if splits.seen is None else splits.seen())
     folder.write_text(artifacts.CONFIG, dump_config(config, given))
 

@@ -29,13 +29,13 @@ from polarity.train.cluster import check_nodes, start_ray
 from polarity.train.control import clock
 from polarity.tune.designs import Base, arm_config
 from polarity.tune.findings import effect_rows, missing, overall_score, savings
-from polarity.tune.plan import StudyPlan, new_study, trial_time
+from polarity.tune.plan import StudyOrigin, StudyPlan, new_study, trial_time
 from polarity.tune.ray_tune import place_trials
 from polarity.tune.runner import Limits, Prepared, check_same_rows, prepare_study, run_study, study_rows
 from polarity.tune.terminal import Pace, live_or_lines
 from polarity.workflows.ablate import resumed_study, tell
 from polarity.workflows.train import require_data
-from polarity.yaml_text import read_yaml_mapping
+from polarity.yaml_text import Tree, read_yaml_mapping
 
 BASE = "base"
 _NUMBERS = {"uniform": 2, "loguniform": 2, "quniform": 3}
@@ -72,7 +72,7 @@ def read_space(path: Path) -> dict[str, Range]:
     return {key: _range(entry, f"{path}, {key}") for key, entry in _flat(tree) if _known(key, str(path))}
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, range); sections may be nested or dotted."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -160,13 +160,8 @@ def tune(search: Search, study_dir: str, *, seed: int = 0, limits: Limits | None
     arms, configs = _checked(search, seed)
     folder = open_study_folder(study_dir, resume=False)
     prepared, plan = _prepare(configs, folder, say), StudyPlan(seeds=1, explore_seeds=1, keep_ahead=False)
-    about = {
-        "name": folder.uri.rstrip("/").rpartition("/")[2],
-        "command": "polarity " + " ".join(sys.argv[1:]),
-        "design": SEARCH,
-        "level": "samples",
-    }
-    study = new_study(folder, plan, arms, prepared.configs, prepared.rows, about)
+    origin = StudyOrigin(folder.uri.rstrip("/").rpartition("/")[2], SEARCH, "samples", "polarity " + " ".join(sys.argv[1:]))
+    study = new_study(folder, plan, arms, prepared.configs, prepared.rows, origin)
     study.file.seeds.confirm = []  # the search ranks by the inner rows; nothing is confirmed
     study.save()
     return _run_and_conclude(study, prepared, limits or Limits(), say)

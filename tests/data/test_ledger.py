@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from itertools import product
 from typing import Any
 
@@ -129,9 +130,16 @@ def test_missing_labels_are_counted_for_the_other_task_only() -> None:
     assert " - " in ledger.render()
 
 
+def test_counts_of_the_rows_are_in_the_order_of_the_classes_that_are_asked_for() -> None:
+    found = build_ledger(train(), config(NOW)).counts(
+        {"polarization": ["partisan", "objective", "non_polarized"], "sentiment": ["positive", "mixed"], "topic": ["any"]}
+    )
+    assert found == {"polarization": [4628, 405, 1942]}
+
+
 def test_is_json_and_refuses_a_class_without_rows() -> None:
     ledger = build_ledger(train(), config(NOW))
-    read = json.loads(json.dumps(ledger.to_json()))
+    read = json.loads(json.dumps(asdict(ledger)))
     assert read["tasks"]["polarization"][1]["rows"] == 405
     with pytest.raises(DataError, match=r"polarization is 'objective'"):
         build_ledger(train().filter(pc.not_equal(train()["polarization"], 1)), config(NOW))

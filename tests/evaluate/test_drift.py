@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from polarity.evaluate.drift import describe_tokens, drift, label_counts
+from polarity.evaluate.drift import describe_tokens, drift
 from tests.evaluate.judged import PLAN, judged
 
 COUNTS = {"sentiment": [600, 280, 120], "polarization": [600, 280, 120]}
@@ -23,11 +23,6 @@ def test_describe_tokens_by_hand() -> None:
     assert found["length_counts"][0] == 1 and found["length_counts"][1] == 1 and found["length_counts"][-1] == 1
     assert sum(found["length_counts"]) == 3
     assert describe_tokens(pa.chunked_array([pa.array([[1]], pa.large_list(pa.int32()))]), None)["unknown_tokens"] == 0
-
-
-def test_label_counts_of_a_ledger_in_the_order_of_the_classes() -> None:
-    ledger = {"tasks": {"sentiment": [{"name": "positive", "rows": 3}, {"name": "negative", "rows": 1}, {"name": "neutral", "rows": 2}]}}
-    assert label_counts(ledger, PLAN) == {"sentiment": [1, 2, 3]}
 
 
 def test_rows_of_the_same_source_are_no_drift() -> None:

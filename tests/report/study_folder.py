@@ -99,7 +99,7 @@ def _write_trial(folder: RunFolder, entry: dict[str, Any], arm: Arm) -> None:
     config, rng = apply_points(Config(), arm.points), np.random.default_rng(1)
     train = {task: pa.array(rng.choice(3, 600, p=[0.55, 0.15, 0.30]).astype(np.int8)) for task in Config().labels}
     table = pa.table({"row_id": pa.array([f"t{i}" for i in range(600)], pa.large_string()), **train})
-    folder.write_json(f"{entry['run_dir']}/{LEDGER}", build_ledger(table, config).to_json())
+    build_ledger(table, config).write(folder, f"{entry['run_dir']}/{LEDGER}")
     if entry["status"] == "finished":
         score = float(entry["overall"]) + 0.01
         folder.write_json(f"{entry['run_dir']}/{METRICS}", {"test": {"overall": {"macro_f1": score}}})

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from polarity.errors import RunError
-from polarity.train.checkpoints import TrainState, load_checkpoint, save_checkpoint, seal
+from polarity.loss import AdaptiveGamma
+from polarity.train.checkpoints import Checkpoint, TrainState, load_checkpoint, save_checkpoint, seal
 
 FILES = ["state.json", "model.safetensors", "best.safetensors", "optimizer.pt"]
 
@@ -19,18 +20,17 @@ def write(folder: Path, best: bool = True) -> Path:
     )
     layer(torch.ones(2, 30)).sum().backward()
     optimizer.step()
-    state = TrainState(
-        epoch=2, step=9, best_epoch=0, best_score=0.1 + 0.2, gammas={"t": {"gamma": 1.5, "gammas": [1.1], "factors": [1 / 3]}}
-    )
+    state = TrainState(epoch=2, step=9, best_epoch=0, best_score=0.1 + 0.2, gammas={"t": AdaptiveGamma(1.5, [1.1], [1 / 3])})
     state.history.append({"kind": "step", "loss": 1 / 7, "step": 1})
-    save_checkpoint(folder, state, layer.state_dict(), {"weight": torch.ones(2)} if best else None, optimizer.state_dict(), {})
+    weights = layer.state_dict()
+    save_checkpoint(folder, Checkpoint(state, weights, {"weight": torch.ones(2)} if best else weights, optimizer.state_dict(), {}))
     return folder
 
 
 def test_round_trip(tmp_path: Path) -> None:
     found = load_checkpoint(write(tmp_path / "c"))
     assert found.state.best_score == 0.1 + 0.2 and found.state.history[0]["loss"] == 1 / 7  # JSON keeps every bit
-    assert found.state.gammas["t"]["factors"] == [1 / 3] and found.state.epochs_without_gain() == 1
+    assert found.state.gammas["t"].factors == [1 / 3] and found.state.epochs_without_gain() == 1
     assert found.best["weight"].tolist() == [1.0, 1.0] and found.model["weight"].shape == (40, 30)
     assert found.optimizer["state"][0]["exp_avg"].shape == (40, 30)
 

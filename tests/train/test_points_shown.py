@@ -1,5 +1,7 @@
 """Which points are on is to be seen: in the ledger, in the progress line, and in the table of `polarity points`."""
 
+from dataclasses import asdict
+
 import pytest
 
 from polarity.data.ledger import build_ledger
@@ -19,7 +21,7 @@ ALL = tuple(range(1, 11))
 )
 def test_the_ledger_says_which_points_are_on(points: tuple[int, ...], shown: str) -> None:
     ledger = build_ledger(tiny_comments(120), configured(points))
-    assert ledger.points == ledger.to_json()["points"] == list(points)
+    assert ledger.points == asdict(ledger)["points"] == list(points)
     assert f"points on: {shown}" in ledger.render().splitlines()
 
 

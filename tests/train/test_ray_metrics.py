@@ -14,7 +14,7 @@ from polarity.data.batch import epoch_rows
 from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.model.flops import flops_per_row, peak_flops
-from polarity.train.checkpoints import TrainState, save_checkpoint
+from polarity.train.checkpoints import Checkpoint, TrainState, save_checkpoint
 from polarity.train.driver import _train_run
 from polarity.train.job import Job
 from polarity.train.progress import Utilisation
@@ -133,7 +133,7 @@ def test_ray_trains_own_run_is_called_by_the_runs_name(storage: str, place: str,
 
 def test_counters_begin_where_the_checkpoint_stood(tmp_path: Path) -> None:
     assert _stood_at(None) == (0, 0)
-    save_checkpoint(tmp_path, TrainState(step=7, bad_steps=2), {"w": torch.zeros(1)}, None, {}, {})
+    save_checkpoint(tmp_path, Checkpoint(TrainState(step=7, bad_steps=2), {"w": torch.zeros(1)}, None, {}, {}))
     assert _stood_at(tmp_path) == (7, 2)
 
 

@@ -11,7 +11,7 @@ from polarity.config import Config
 from polarity.study import Arm, Seeds, Study, StudyFile, TrialRecord
 from polarity.tune.conductor import Watcher
 from polarity.tune.designs import Base, arm_configs
-from polarity.tune.plan import StudyPlan, new_study
+from polarity.tune.plan import StudyOrigin, StudyPlan, new_study
 from polarity.tune.runner import Prepared, prepare_study, study_rows
 from tests.tiny import tiny_csv, tiny_encoder
 
@@ -63,9 +63,7 @@ def prepared(inputs: Inputs, arms: Sequence[Arm] = ARMS, *sets: str) -> Prepared
 
 def begun(folder: Path, ready: Prepared, plan: StudyPlan, arms: Sequence[Arm] = ARMS) -> Study:
     """The record of a study that has not run."""
-    return new_study(
-        RunFolder.create(folder), plan, arms, ready.configs, ready.rows, {"name": "tiny", "design": "custom", "level": "custom"}
-    )
+    return new_study(RunFolder.create(folder), plan, arms, ready.configs, ready.rows, StudyOrigin("tiny", "custom", "custom"))
 
 
 @contextmanager
