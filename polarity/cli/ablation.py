@@ -1,7 +1,7 @@
 """`polarity ablate` and `polarity tune`: studies of many trainings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -22,6 +22,7 @@ from polarity.cli.options import (
     say,
 )
 from polarity.errors import ConfigError
+from polarity.resolve import Option
 
 if TYPE_CHECKING:
     from polarity.tune.designs import Base, Design, Level
@@ -135,7 +136,7 @@ def _base(
 ) -> "Base":  # fmt: skip
     from polarity.tune.designs import Base
 
-    given: dict[str, Any] = {
+    given: dict[str, Option] = {
         "--data": data, "--train": train, "--validation": validation, "--test": test, "--encoder": encoder, "--epochs": epochs,
         "--max-steps": max_steps, "--workers": workers,
     }  # fmt: skip

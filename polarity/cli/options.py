@@ -1,12 +1,13 @@
 """Options that several commands share, and the configuration that they come to."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
 from polarity.cli.net import say as say
-from polarity.resolve import Resolved, resolve
+from polarity.resolve import Option, Resolved, resolve
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="YAML file of settings; it wins over the preset.", show_default=False)]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="The same YAML file, as an option.", show_default=False)]
@@ -77,11 +78,12 @@ def one_file(place: Path | None, option: Path | None) -> Path | None:
 
 def resolved(
     file: Path | None, preset: str | None, points: str | None, tiers: str | None, without: str | None, sets: list[str] | None,
-    given: dict[str, Any],
+    given: Mapping[str, Option],
 ) -> Resolved:  # fmt: skip
-    options = {OPTION_KEYS[name]: (value, name) for name, value in given.items() if value is not None}
-    if isinstance(given.get("--workers"), WorkerRange):
-        least, most = given["--workers"]
+    options: dict[str, tuple[Option, str]] = {OPTION_KEYS[name]: (value, name) for name, value in given.items() if value is not None}
+    workers = given.get("--workers")
+    if isinstance(workers, WorkerRange):
+        least, most = workers
         options |= {"cluster.workers": (least, "--workers"), "cluster.max_workers": (most, "--workers")}
     numbers = (_numbers(points, "--points"), _numbers(tiers, "--tiers"), _numbers(without, "--without"))
     return resolve(preset, file, *numbers, options=options, sets=sets or [])

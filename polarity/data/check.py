@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict, final
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,158 @@ from polarity.errors import DataError, Say
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Json = dict[str, Any]
+
+class BadRow(TypedDict):
+    place: str
+    problem: str
+
+
+class Fault(TypedDict):
+    """Bad rows of one kind, and the places of the first of them."""
+
+    problem: str
+    rows: int
+    places: list[str]
+
+
+class BadRows(TypedDict):
+    count: int
+    reasons: dict[str, int]
+    faults: list[Fault]
+    rows: list[BadRow]
+
+
+class RepeatedId(TypedDict):
+    row_id: str
+    places: list[str]
+
+
+class RepeatedIds(TypedDict):
+    count: int
+    ids: list[RepeatedId]
+
+
+class ClassCounts(TypedDict):
+    classes: dict[str, int]
+    missing: int
+
+
+class Combination(TypedDict):
+    """Rows of a label combination; None: the label is missing."""
+
+    labels: dict[str, str | None]
+    rows: int
+
+
+class Groups(TypedDict):
+    """Groups of rows that are the same; `examples` are row ids."""
+
+    groups: int
+    rows: int
+    examples: list[list[str]]
+
+
+class Conflict(TypedDict):
+    row_ids: list[str]
+    rows: int
+    comment: str
+    labels: dict[str, list[str]]
+
+
+class Conflicts(TypedDict):
+    """Rows of one text with different labels; `tasks` counts the groups by task."""
+
+    groups: int
+    rows: int
+    tasks: dict[str, int]
+    examples: list[Conflict]
+
+
+class TitleCount(TypedDict):
+    title: str
+    rows: int
+
+
+class Titles(TypedDict):
+    distinct: int
+    most: list[TitleCount]
+
+
+Quantiles = dict[str, int]
+"""{one of QUANTILES: length}; empty where there are no rows."""
+
+
+class Lengths(TypedDict):
+    """Tokens where there is a tokenizer; `cut` are shares of the rows that a setting cuts."""
+
+    comment_characters: Quantiles
+    comment_tokens: NotRequired[Quantiles]
+    title_tokens: NotRequired[Quantiles]
+    unknown_share: NotRequired[dict[str, float]]
+    cut: NotRequired[dict[str, float]]
+
+
+class Leak(TypedDict):
+    row_ids: list[str]
+    kind: str
+    similarity: float
+
+
+class Shared(TypedDict):
+    """What two parts have in common: rows that are the same or nearly so, and titles."""
+
+    parts: list[str]
+    duplicate: int
+    near: int
+    examples: list[Leak]
+    titles: int
+
+
+class PartCounts(TypedDict):
+    rows: int
+    tasks: dict[str, dict[str, int]]
+
+
+class SplitCheck(TypedDict):
+    """Parts of the split; `error` says why it cannot be made."""
+
+    kind: str
+    error: NotRequired[str]
+    parts: NotRequired[dict[str, PartCounts]]
+    shared: NotRequired[list[Shared]]
+
+
+class SourceCheck(TypedDict):
+    source: str
+    notes: list[str]
+    rows: int
+    good_rows: int
+    bad_rows: BadRows
+    duplicate_ids: RepeatedIds
+    tasks: dict[str, ClassCounts]
+    joint: list[Combination]
+    duplicates: dict[str, Groups]
+    conflicts: Conflicts
+    titles: Titles
+    lengths: Lengths
+
+
+@final
+class CheckOfOne(SourceCheck):
+    """Of one source, which is cut by `data.split`."""
+
+    split: SplitCheck
+
+
+@final
+class CheckOfParts(TypedDict):
+    """Of the user's own split."""
+
+    sources: dict[str, SourceCheck]
+    split: SplitCheck
+
+
+Check = CheckOfOne | CheckOfParts
 
 EXAMPLES = 5
 LISTED = 200
@@ -44,8 +195,8 @@ def check_source(
     data: DataConfig,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     progress: Say | None = None,
-) -> Json:
-    """Everything worth knowing of a source, as JSON: counts, bad rows, duplicates, conflicts, lengths, leaks across the split.
+) -> Check:
+    """Everything worth knowing of a source: counts, bad rows, duplicates, conflicts, lengths, leaks across the split.
 
     `source` is one source, cut by `data.split`, or {"train": ..., "validation": ..., "test": ...}, the user's own split. Lengths are
     in characters and, with a tokenizer, in tokens; `progress` is told how far a long search is. Raises DataError for what makes the
@@ -57,7 +208,7 @@ def check_source(
     whole = data.model_copy(update={"split": SplitConfig()})  # the files are the split: no column is asked for
     checked = {part: _check_one(name, whole, tokenizer, progress) for part, name in source.items()}
     parts = {part: comments for part, (_, comments) in checked.items()}
-    return {"sources": {part: report for part, (report, _) in checked.items()}, "split": {"kind": "own", **_across(parts, data, progress)}}
+    return {"sources": {part: report for part, (report, _) in checked.items()}, "split": _across("own", parts, data, progress)}
 
 
 def shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
@@ -66,13 +217,15 @@ def shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in clipped)
 
 
-def _check_one(name: str, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None", progress: Say | None) -> tuple[Json, pa.Table]:
+def _check_one(
+    name: str, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None", progress: Say | None
+) -> tuple[SourceCheck, pa.Table]:
     opened = open_source(name)
     layout = find_columns(opened, data)
     table = pa.concat_tables(list(annotated_blocks(opened, layout)))
     good = table.filter(pc.invert(left_out(table, data)))  # the rows that a training would take
     comments = good.select(layout.canonical_schema.names).combine_chunks()
-    report = {
+    report: SourceCheck = {
         "source": name,
         "notes": list(opened.notes),
         "rows": table.num_rows,
@@ -89,33 +242,37 @@ def _check_one(name: str, data: DataConfig, tokenizer: "PreTrainedTokenizerBase 
     return report, comments
 
 
-def _bad_rows(bad: pa.Table, source: Source) -> Json:
+def _bad_rows(bad: pa.Table, source: Source) -> BadRows:
     reasons: dict[str, int] = defaultdict(int)
     for problem in bad[PROBLEM].to_pylist():
         reasons[problem.partition(":")[0]] += 1
     first = bad.slice(0, LISTED)
     places = source.places(first[SOURCE_ROW].to_pylist())
-    rows = [{"place": place, "problem": shown(problem, 200)} for place, problem in zip(places, first[PROBLEM].to_pylist(), strict=True)]
+    rows: list[BadRow] = [
+        {"place": place, "problem": shown(problem, 200)} for place, problem in zip(places, first[PROBLEM].to_pylist(), strict=True)
+    ]
     found = alike(bad)[:LISTED]
     named = iter(source.places([row for _, own in found for row in own[:PLACES]]))
-    faults = [{"problem": shown(what, 200), "rows": len(own), "places": [next(named) for _ in own[:PLACES]]} for what, own in found]
+    faults: list[Fault] = [
+        {"problem": shown(what, 200), "rows": len(own), "places": [next(named) for _ in own[:PLACES]]} for what, own in found
+    ]
     return {"count": bad.num_rows, "reasons": dict(reasons), "faults": faults, "rows": rows}
 
 
-def _repeated_ids(good: pa.Table, source: Source, layout: Layout) -> Json:
+def _repeated_ids(good: pa.Table, source: Source, layout: Layout) -> RepeatedIds:
     repeated = [] if layout.row_id is None else duplicate_ids(good)
     listed = repeated[:LISTED]
     places = iter(source.places([row for _, rows in listed for row in rows]))
-    ids = [{"row_id": shown(row_id), "places": [next(places) for _ in rows]} for row_id, rows in listed]
+    ids: list[RepeatedId] = [{"row_id": shown(row_id), "places": [next(places) for _ in rows]} for row_id, rows in listed]
     return {"count": len(repeated), "ids": ids}
 
 
-def _class_counts(column: pa.ChunkedArray, labels: list[str]) -> Json:
+def _class_counts(column: pa.ChunkedArray, labels: list[str]) -> ClassCounts:
     counts = np.bincount(column.drop_null().to_numpy(), minlength=len(labels))
     return {"classes": dict(zip(labels, counts.tolist(), strict=True)), "missing": column.null_count}
 
 
-def _joint(comments: pa.Table, data: DataConfig) -> list[Json]:
+def _joint(comments: pa.Table, data: DataConfig) -> list[Combination]:
     """Rows of each label combination, in the order of the classes, missing last."""
     if not comments.num_rows:
         return []
@@ -125,7 +282,7 @@ def _joint(comments: pa.Table, data: DataConfig) -> list[Json]:
     return [{"labels": labels, "rows": rows} for labels, rows in zip(named, counted["count_all"].to_pylist(), strict=True)]
 
 
-def _duplicates(comments: pa.Table, progress: Say | None) -> Json:
+def _duplicates(comments: pa.Table, progress: Say | None) -> dict[str, Groups]:
     groups = {
         "exact": duplicate_groups(comments, normalised=False),
         "normalised": duplicate_groups(comments, normalised=True),
@@ -134,19 +291,19 @@ def _duplicates(comments: pa.Table, progress: Say | None) -> Json:
     return {kind: _groups(found) for kind, found in groups.items()}
 
 
-def _groups(groups: list[list[str]]) -> Json:
+def _groups(groups: list[list[str]]) -> Groups:
     examples = [[shown(row_id) for row_id in group[:EXAMPLES]] for group in groups[:EXAMPLES]]
     return {"groups": len(groups), "rows": sum(map(len, groups)), "examples": examples}
 
 
-def _conflicts(comments: pa.Table, data: DataConfig) -> Json:
+def _conflicts(comments: pa.Table, data: DataConfig) -> Conflicts:
     """Rows with the same title and the same normalised comment that carry different labels of a task."""
     columns = [comments[name].to_pylist() for name in ("title", "comment", *data.tasks)]
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, (title, comment) in enumerate(zip(columns[0], columns[1], strict=True)):
         groups[title, normalise(comment)].append(row)
     tasks: dict[str, int] = dict.fromkeys(data.tasks, 0)
-    found: list[Json] = []
+    found: list[Conflict] = []
     for rows in groups.values():
         if len(rows) == 1:
             continue
@@ -160,15 +317,15 @@ def _conflicts(comments: pa.Table, data: DataConfig) -> Json:
     return {"groups": len(found), "rows": sum(group["rows"] for group in found), "tasks": tasks, "examples": found[:EXAMPLES]}
 
 
-def _titles(comments: pa.Table) -> Json:
+def _titles(comments: pa.Table) -> Titles:
     counts = pc.value_counts(comments["title"])
     order = pc.array_sort_indices(counts.field("counts"), order="descending")
-    titles = [{"title": shown(each["values"]), "rows": each["counts"]} for each in counts.take(order).to_pylist()]
+    titles: list[TitleCount] = [{"title": shown(each["values"]), "rows": each["counts"]} for each in counts.take(order).to_pylist()]
     return {"distinct": len(titles), "most": titles[:LISTED]}
 
 
-def _lengths(comments: pa.Table, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None") -> Json:
-    lengths: Json = {"comment_characters": _quantiles(pc.utf8_length(comments["comment"]).to_numpy())}
+def _lengths(comments: pa.Table, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None") -> Lengths:
+    lengths: Lengths = {"comment_characters": _quantiles(pc.utf8_length(comments["comment"]).to_numpy())}
     if tokenizer is None or not comments.num_rows:
         return lengths
     comment, comment_unknown = _tokens(comments["comment"], tokenizer)
@@ -177,15 +334,12 @@ def _lengths(comments: pa.Table, data: DataConfig, tokenizer: "PreTrainedTokeniz
     kept = np.minimum(comment, data.max_comment or comment.max()) + special
     if data.title_column is not None:
         kept = kept + (title if data.max_title is None else np.minimum(title, data.max_title))
-    lengths |= {
-        "comment_tokens": _quantiles(comment),
-        "title_tokens": _quantiles(title),
-        "unknown_share": {"comment": comment_unknown, "title": title_unknown},
-        "cut": {
-            "max_comment": float(np.mean(comment > data.max_comment)) if data.max_comment else 0.0,
-            "max_title": float(np.mean(title > data.max_title)) if data.max_title is not None else 0.0,
-            "max_length": float(np.mean(kept > data.max_length)),
-        },
+    lengths["comment_tokens"], lengths["title_tokens"] = _quantiles(comment), _quantiles(title)
+    lengths["unknown_share"] = {"comment": comment_unknown, "title": title_unknown}
+    lengths["cut"] = {
+        "max_comment": float(np.mean(comment > data.max_comment)) if data.max_comment else 0.0,
+        "max_title": float(np.mean(title > data.max_title)) if data.max_title is not None else 0.0,
+        "max_length": float(np.mean(kept > data.max_length)),
     }
     return lengths
 
@@ -204,45 +358,51 @@ def _tokens(texts: pa.ChunkedArray, tokenizer: "PreTrainedTokenizerBase") -> tup
     return lengths[rows], float(unknown[rows].sum() / total) if total else 0.0
 
 
-def _quantiles(values: np.ndarray) -> dict[str, int]:
+def _quantiles(values: np.ndarray) -> Quantiles:
     if not len(values):
         return {}
     points = np.quantile(values, list(QUANTILES.values()), method="higher")
     return dict(zip(QUANTILES, points.astype(int).tolist(), strict=True))
 
 
-def _configured_split(comments: pa.Table, data: DataConfig, progress: Say | None) -> Json:
+def _configured_split(comments: pa.Table, data: DataConfig, progress: Say | None) -> SplitCheck:
     """Parts and leaks of the configured split; where it cannot be made, why."""
     try:
         rows = split_indices(comments, data.split, list(data.tasks))
     except DataError as error:
         return {"kind": data.split.kind, "error": str(error)}
     parts: dict[str, pa.Table] = {name: comments.take(pa.array(own)) for name, own in zip(PARTS, rows, strict=True) if len(own)}
-    return {"kind": data.split.kind, **_across(parts, data, progress)}
+    return _across(data.split.kind, parts, data, progress)
 
 
-def _across(parts: dict[str, pa.Table], data: DataConfig, progress: Say | None) -> Json:
+def _across(kind: str, parts: dict[str, pa.Table], data: DataConfig, progress: Say | None) -> SplitCheck:
     """Rows and class counts of each part, and what every two of them share."""
-    counts = {
+    counts: dict[str, PartCounts] = {
         part: {
             "rows": table.num_rows,
             "tasks": {task: _class_counts(table[task], spec.labels)["classes"] for task, spec in data.tasks.items()},
         }
         for part, table in parts.items()
     }
-    shared = [{"parts": list(pair), **_shared(parts[pair[0]], parts[pair[1]], progress)} for pair in combinations(parts, 2)]
-    return {"parts": counts, "shared": shared}
+    shared = [_shared(pair, parts[pair[0]], parts[pair[1]], progress) for pair in combinations(parts, 2)]
+    return {"kind": kind, "parts": counts, "shared": shared}
 
 
-def _shared(one: pa.Table, other: pa.Table, progress: Say | None) -> Json:
+def _shared(parts: Sequence[str], one: pa.Table, other: pa.Table, progress: Say | None) -> Shared:
     leaks = find_leaks(one, other, progress)
     kinds = leaks["kind"].to_pylist()
     common = pc.sum(pc.is_in(pc.unique(one["title"]), pc.unique(other["title"]))).as_py() or 0
-    examples = [
+    examples: list[Leak] = [
         {"row_ids": [shown(leak["train_row_id"]), shown(leak["held_out_row_id"])], "kind": leak["kind"], "similarity": leak["similarity"]}
         for leak in leaks.slice(0, EXAMPLES).to_pylist()
     ]
-    return {"duplicate": kinds.count("duplicate"), "near": kinds.count("near"), "examples": examples, "titles": common}
+    return {
+        "parts": list(parts),
+        "duplicate": kinds.count("duplicate"),
+        "near": kinds.count("near"),
+        "examples": examples,
+        "titles": common,
+    }
 
 
 NUMBER = re.compile(r"[\d,.]*%?|-")
@@ -250,10 +410,11 @@ TITLES_SHOWN = 15
 BAD_ROWS_SHOWN = 20
 
 
-def render(check: Json) -> str:
+def render(check: Check) -> str:
     """The result of `check_source` as plain text."""
     console = tables.console()
-    for part, report in check.get("sources", {"": check}).items():
+    named: Iterable[tuple[str, SourceCheck]] = check["sources"].items() if "sources" in check else [("", check)]
+    for part, report in named:
         for piece in _source(part, report):
             console.print(piece, soft_wrap=isinstance(piece, str))
     for piece in _split(check["split"]):
@@ -261,7 +422,7 @@ def render(check: Json) -> str:
     return tables.text_of(console)
 
 
-def _source(part: str, report: Json) -> Iterable[Table | str]:
+def _source(part: str, report: SourceCheck) -> Iterable[Table | str]:
     yield f"{part + ': ' if part else ''}{report['source']}: {report['rows']:,} rows, {report['good_rows']:,} usable"
     yield from report["notes"]
     yield from _bad_rows_text(report)
@@ -286,7 +447,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]])
     return table
 
 
-def _bad_rows_text(report: Json) -> Iterable[Table | str]:
+def _bad_rows_text(report: SourceCheck) -> Iterable[Table | str]:
     bad, ids = report["bad_rows"], report["duplicate_ids"]
     if bad["count"]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in bad["reasons"].items())
@@ -299,11 +460,11 @@ def _bad_rows_text(report: Json) -> Iterable[Table | str]:
         yield _table(f"Row ids that several rows have: {ids['count']:,}", ("row id", "where"), rows)
 
 
-def _named_places(fault: Json) -> str:
+def _named_places(fault: Fault) -> str:
     return ", ".join(fault["places"]) + (", ..." if fault["rows"] > len(fault["places"]) else "")
 
 
-def _classes(report: Json) -> Table:
+def _classes(report: SourceCheck) -> Table:
     rows: list[Sequence[object]] = []
     for task, counts in report["tasks"].items():
         total = sum(counts["classes"].values())
@@ -316,7 +477,7 @@ def _percent(count: int, total: int) -> str:
     return f"{count / total:.1%}" if total else "-"
 
 
-def _joint_text(joint: list[Json]) -> Table:
+def _joint_text(joint: list[Combination]) -> Table:
     """Two tasks make a cross table; more of them a row for each combination."""
     if not joint or len(joint[0]["labels"]) != 2:
         rows = [(" / ".join(name or "(missing)" for name in cell["labels"].values()), cell["rows"]) for cell in joint]
@@ -330,7 +491,7 @@ def _joint_text(joint: list[Json]) -> Table:
     return _table(f"{first} (down) x {second} (across)", ("", *across), body)
 
 
-def _duplicates_text(report: Json) -> Iterable[Table | str]:
+def _duplicates_text(report: SourceCheck) -> Iterable[Table | str]:
     named = {
         "exact": "same title and comment",
         "normalised": "the same but for case and spaces",
@@ -356,24 +517,29 @@ def _examples(groups: Iterable[Sequence[str]]) -> str:
     return "; ".join(" = ".join(group) for group in list(groups)[:3])
 
 
-def _titles_text(titles: Json) -> Table:
+def _titles_text(titles: Titles) -> Table:
     listed = titles["most"][:TITLES_SHOWN]
     more = "" if titles["distinct"] == len(listed) else f", the {len(listed)} most frequent"
     return _table(f"Titles: {titles['distinct']:,}{more}", ("title", "rows"), [(each["title"], each["rows"]) for each in listed])
 
 
-def _lengths_text(lengths: Json) -> Iterable[Table | str]:
-    measured = {name: lengths[name] for name in ("comment_characters", "comment_tokens", "title_tokens") if lengths.get(name)}
+def _lengths_text(lengths: Lengths) -> Iterable[Table | str]:
+    every = {
+        "comment characters": lengths["comment_characters"],
+        "comment tokens": lengths.get("comment_tokens"),
+        "title tokens": lengths.get("title_tokens"),
+    }
+    measured = {name: quantiles for name, quantiles in every.items() if quantiles}
     if measured:
         names = list(next(iter(measured.values())))
-        yield _table("Lengths", ("", *names), [(name.replace("_", " "), *values.values()) for name, values in measured.items()])
+        yield _table("Lengths", ("", *names), [(name, *values.values()) for name, values in measured.items()])
     if "cut" in lengths:
         cut = ", ".join(f"data.{key} cuts {share:.1%} of the rows" for key, share in lengths["cut"].items())
         unknown = ", ".join(f"{share:.2%} of {which} tokens" for which, share in lengths["unknown_share"].items())
         yield f"{cut}; unknown to the vocabulary: {unknown}\n"
 
 
-def _split(split: Json) -> Iterable[Table | str]:
+def _split(split: SplitCheck) -> Iterable[Table | str]:
     if "error" in split:
         yield f"Split ({split['kind']}): not possible: {split['error']}"
         return

@@ -512,7 +512,7 @@ def read_calibration(folder: RunFolder, labels: Labels) -> dict[str, TaskCalibra
 
 
 def _read_task(entry: Any, classes: int, place: str) -> TaskCalibration:
-    content: Mapping[str, Any] = entry if isinstance(entry, dict) else {}
+    content = entry if isinstance(entry, dict) else {}
     temperature, biases = content.get("temperature"), content.get("biases")
     if temperature is None or not _is_number(temperature) or temperature <= 0:
         raise RunError(f"{place} has the temperature {temperature!r}, which must be a number above 0; calibrate again, or use --raw")

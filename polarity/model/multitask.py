@@ -125,7 +125,7 @@ class MultitaskModel(PreTrainedModel):
 
     def encode(self, input_ids_BL: Tensor, attention_mask_BL: Tensor, token_type_ids_BL: Tensor | None = None) -> Tensor:
         """Pooled rows (B, P), float32; one pass through the encoder."""
-        types: dict[str, Any] = {} if token_type_ids_BL is None else {"token_type_ids": token_type_ids_BL}
+        types: dict[str, Tensor | bool] = {} if token_type_ids_BL is None else {"token_type_ids": token_type_ids_BL}
         if self.pooling.needs_all_layers:
             types["output_hidden_states"] = True
         output = self.encoder(input_ids=input_ids_BL, attention_mask=attention_mask_BL, **types)
@@ -216,7 +216,7 @@ def load_model(folder: Path) -> MultitaskModel:
     except SafetensorError as error:
         raise RunError(f"{folder}/model.safetensors is damaged or incomplete ({error}); export or train the model again") from error
     model: MultitaskModel = loaded[0]
-    info: dict[str, Any] = loaded[1]
+    info = loaded[1]
     unfit = sorted({*info["missing_keys"], *info["unexpected_keys"], *(str(k) for k in info["mismatched_keys"])})
     if unfit:
         raise RunError(f"{folder}/model.safetensors does not fit config.json: {', '.join(unfit[:5])}")

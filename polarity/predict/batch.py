@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import JsonValue
 
 from polarity.artifacts import column_of_objects, disk_errors, replacing
 from polarity.data.source import ROWS_PER_BLOCK
@@ -41,6 +42,14 @@ class Fingerprint(TypedDict):
     name: str
     size: NotRequired[int]
     changed_ns: NotRequired[int]
+
+
+class Identity(TypedDict):
+    """What a prediction must have in common with the one that it goes on with: the files, the run's hash, and the settings."""
+
+    input: list[Fingerprint]
+    run: str
+    settings: dict[str, bool | int | str | None]
 
 
 def fingerprint(inputs: Sequence[Input]) -> list[Fingerprint]:
@@ -156,7 +165,7 @@ def _numbers(path: Path) -> tuple[int, int, int]:
 
 
 @contextmanager
-def working_folder(out: Path, identity: Mapping[str, object], *, overwrite: bool) -> Iterator[tuple[Path, bool]]:
+def working_folder(out: Path, identity: Identity, *, overwrite: bool) -> Iterator[tuple[Path, bool]]:
     """The hidden folder of `out`, locked, and whether it holds a prediction to go on with; deleted when the block ends well.
 
     Raises DataError where another process works there, or where an unfinished prediction of other rows, another run or other settings is
@@ -188,7 +197,7 @@ def working_folder(out: Path, identity: Mapping[str, object], *, overwrite: bool
         shutil.rmtree(folder)
 
 
-def _manifest(folder: Path) -> dict[str, object] | None:
+def _manifest(folder: Path) -> dict[str, JsonValue] | None:
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):

@@ -5,7 +5,7 @@ Shapes: N rows, K classes.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -130,16 +130,23 @@ class Classifier:
 
     def predict_rows(self, texts: Sequence[str], titles: Sequence[str]) -> list[dict[str, TaskPrediction]]:
         """As `predict`, a mapping {task: prediction} for each text."""
-        rows = self.predict_table(texts, titles).to_pylist()
-        return [{task: self._of_task(row, task, classes) for task, classes in self.labels.items()} for row in rows]
-
-    def _of_task(self, row: Mapping[str, Any], task: str, classes: Sequence[str]) -> TaskPrediction:
-        chances = {label: row[probability_column(task, label)] for label in classes}
-        return {"label": row[task], "confidence": row[f"{task}_confidence"], "probabilities": chances}
+        rows = self.predict_table(texts, titles)
+        by_task = [_of_task(rows, task, classes) for task, classes in self.labels.items()]
+        return [dict(zip(self.labels, of_row, strict=True)) for of_row in zip(*by_task, strict=True)]
 
     def __repr__(self) -> str:
         tasks = "; ".join(f"{task}: {', '.join(classes)}" for task, classes in self.labels.items())
         return f"<polarity classifier of the run {self.name!r}; {tasks}{'; calibrated' if self.calibrated else ''}>"
+
+
+def _of_task(rows: pa.Table, task: str, classes: Sequence[str]) -> list[TaskPrediction]:
+    """A task's prediction of each row."""
+    decided = zip(rows[task].to_pylist(), rows[f"{task}_confidence"].to_pylist(), strict=True)
+    chances = zip(*(rows[probability_column(task, label)].to_pylist() for label in classes), strict=True)
+    return [
+        {"label": label, "confidence": confidence, "probabilities": dict(zip(classes, each, strict=True))}
+        for (label, confidence), each in zip(decided, chances, strict=True)
+    ]
 
 
 def prediction_columns(

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from polarity import config, errors
 from polarity.data import tokenize
+from polarity.encoders import HfConfig
 from polarity.evaluate import calibration, predictions
 from polarity.model import encoder, heads, inference, multitask
 from polarity.model.encoder import probe_ids
@@ -162,7 +163,7 @@ def _most_tokens(exported: Exported) -> int:
     return data.max_length if data.max_comment is None else min(data.max_length, data.max_comment + special)
 
 
-def _references(exported: Exported, task: str) -> dict[str, Any]:
+def _references(exported: Exported, task: str) -> HfConfig:
     """What config.json names for transformers: the code's classes, and what they read."""
     model = f"{MODELING}.PolarityForSequenceClassification"
     return {

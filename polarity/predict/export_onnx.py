@@ -93,7 +93,7 @@ def runner_source() -> str:
         f"Written by `polarity export --to onnx` (polarity {package_version()}, Apache-2.0): texts in, labels out, with onnxruntime,\n"
         "tokenizers and numpy. Do not edit: export again."
     )
-    parts = [*TEXT_PARTS, Part(tokenize, only=FRAME_NAMES), Part(portable, only=(*TEXT_NAMES, "OnnxClassifier"))]
+    parts = [*TEXT_PARTS, Part(tokenize, only=FRAME_NAMES), Part(portable, only=(*TEXT_NAMES, "Classified", "OnnxClassifier"))]
     return standalone(parts, header, aliases=[SETTINGS])
 
 

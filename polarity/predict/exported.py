@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from polarity.artifacts import disk_errors, replacing
 from polarity.config import MIN_COMMENT_TOKENS, Config
+from polarity.encoders import HfConfig
 from polarity.errors import RunError
 from polarity.evaluate.results import Difference
 from polarity.model.multitask import MultitaskModel
@@ -324,7 +325,7 @@ def write_about(folder: Path, about: About) -> None:
     (folder / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def without_paths(config: dict[str, Any]) -> dict[str, Any]:
+def without_paths(config: HfConfig) -> HfConfig:
     """A model's config.json without the folders that it was once loaded from."""
     return {key: without_paths(value) if isinstance(value, dict) else value for key, value in config.items() if key != "_name_or_path"}
 

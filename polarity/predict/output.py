@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import JsonValue
 
 from polarity.artifacts import disk_errors
 from polarity.data.canonical import TEXT
@@ -225,7 +226,7 @@ def is_json(schema: pa.Schema) -> bool:
     return bool(schema.names == [WHOLE])
 
 
-def _objects(rows: pa.Table) -> list[dict[str, object]]:
+def _objects(rows: pa.Table) -> list[dict[str, JsonValue]]:
     return [json.loads(text) for text in rows[WHOLE].to_pylist()]
 
 

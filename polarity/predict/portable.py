@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ class PolarityPipeline(TextClassificationPipeline):
     def check_model_type(self, supported_models: Any) -> None:
         """Any model of this folder."""
 
-    def preprocess(self, inputs: Any, **_: Any) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(self, inputs: Any, **_: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """One row as tensors (1, L)."""
         comment, title = (inputs, "") if isinstance(inputs, str) else (inputs["text"], inputs.get("text_pair") or "")
         settings = self.model.config.text_settings
@@ -151,6 +151,13 @@ class PolarityPipeline(TextClassificationPipeline):
         return found[0] if _legacy and top_k == 1 else found[:top_k]
 
 
+class Classified(TypedDict):
+    """The classes of N texts, and their probabilities (N, K) in the order of `OnnxClassifier.labels[task]`."""
+
+    labels: list[str]
+    probabilities: NDArray[np.float32]
+
+
 class OnnxClassifier:
     """The exported folder as a classifier; `file` is model.onnx, or model.int8.onnx where the export made one."""
 
@@ -167,7 +174,9 @@ class OnnxClassifier:
         options.intra_op_num_threads = threads
         self._session: Any = onnxruntime.InferenceSession(str(Path(folder) / file), options, providers=["CPUExecutionProvider"])
 
-    def logits(self, comments: Sequence[str], titles: Sequence[str] | None = None, *, batch_size: int = 32) -> dict[str, Any]:
+    def logits(
+        self, comments: Sequence[str], titles: Sequence[str] | None = None, *, batch_size: int = 32
+    ) -> dict[str, NDArray[np.float32]]:
         """{task: (N, K) float32}."""
         inputs = self.about["inputs"]
         lengths: Any = SimpleNamespace(**inputs["lengths"])
@@ -185,12 +194,12 @@ class OnnxClassifier:
 
     def classify(
         self, comments: Sequence[str], titles: Sequence[str] | None = None, *, raw: bool = False, batch_size: int = 32
-    ) -> dict[str, dict[str, Any]]:
-        """{task: {"labels": N class names, "probabilities": (N, K) in the order of `labels[task]`}}; `raw` leaves the calibration out.
+    ) -> dict[str, Classified]:
+        """{task: classes and probabilities}; `raw` leaves the calibration out.
 
         `titles` are the posts that are answered, one a comment, "" where there is none.
         """
-        found = {}
+        found: dict[str, Classified] = {}
         for task, logits in self.logits(comments, titles, batch_size=batch_size).items():
             exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
             probabilities = exponents / exponents.sum(axis=1, keepdims=True)

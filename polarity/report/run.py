@@ -136,7 +136,7 @@ def _facts(record: Record, shown: Callable[[str], str]) -> list[tuple[str, str]]
     epochs = record.run.epochs
     if epochs:
         facts.append(("epochs", f"{len(epochs)}, kept {record.best_epoch()}"))
-        facts.append(("training", duration(sum(row["seconds"] or 0.0 for row in epochs))))
+        facts.append(("training", duration(sum(epoch.seconds for epoch in epochs))))
     return facts
 
 

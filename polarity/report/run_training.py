@@ -1,9 +1,11 @@
 """The parts of a run's report on how it was made: learning curves, the ledger, the configuration, how to reproduce it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
 from polarity.data.ledger import Ledger
@@ -23,22 +25,23 @@ def curves_section(record: Record) -> Section | None:
     epochs = record.run.epochs
     if not epochs:
         return None
-    history = [] if record.run.history is None else record.run.history.to_pylist()
-    steps = [row for row in history if row["kind"] == "step"]
+    assert record.run.history is not None
+    steps = record.run.history.filter(pc.equal(record.run.history["kind"], "step"))
     best = record.best_epoch()
-    tasks = [key.removeprefix("validation_") for key in epochs[0] if key.startswith("validation_") and key != "validation_overall"]
+    tasks = [task for task in epochs[0].scores if task != "overall"]
     loss = [_smooth(steps, "loss", "training loss", "s1")]
-    loss += [_smooth(steps, f"loss_{task}", task, f"s{n}") for n, task in enumerate(tasks, 2) if f"loss_{task}" in epochs[0]]
-    starts = [0, *(row["step"] for row in epochs[:-1])]
+    loss += [_smooth(steps, f"loss_{task}", task, f"s{n}") for n, task in enumerate(tasks, 2) if f"loss_{task}" in steps.column_names]
+    starts = [0, *(epoch.step for epoch in epochs[:-1])]
     middles = [
-        Point((start + row["step"]) / 2, row["loss"], f"epoch {row['epoch']}: {row['loss']:.4f}", 4)
-        for start, row in zip(starts, epochs, strict=True)
+        Point((start + epoch.step) / 2, epoch.loss, f"epoch {epoch.number}: {epoch.loss:.4f}", 4)
+        for start, epoch in zip(starts, epochs, strict=True)
+        if epoch.loss is not None
     ]
     loss.append(Series("mean of the epoch", middles, "flat", dots=True, line=False))
-    ends = [(row["step"], f"epoch {row['epoch']}") for row in epochs if row["epoch"] == best]
-    scores = [Series("overall", [Point(row["epoch"], row["validation_overall"]) for row in epochs], "s1")]
+    ends = [(epoch.step, f"epoch {epoch.number}") for epoch in epochs if epoch.number == best]
+    scores = [Series("overall", [Point(epoch.number, epoch.scores["overall"]) for epoch in epochs], "s1")]
     for n, task in enumerate(tasks, 2):
-        scores.append(Series(task, [Point(row["epoch"], row[f"validation_{task}"]) for row in epochs], f"s{n}", dashed=True, dots=True))
+        scores.append(Series(task, [Point(epoch.number, epoch.scores[task]) for epoch in epochs], f"s{n}", dashed=True, dots=True))
     chosen = [(best, "the epoch that was kept")] if best else []
     left = lines(loss, x=Axis("step"), y=Axis("loss", 0), label="training loss", verticals=ends)
     right = lines(
@@ -48,16 +51,17 @@ def curves_section(record: Record) -> Section | None:
     norm = lines(
         [_smooth(steps, "grad_norm", "", "s1")], x=Axis("step"), y=Axis("gradient norm, before clipping", 0), label="gradient norm"
     )
-    seconds = sum(row["seconds"] or 0.0 for row in epochs)
+    seconds = sum(epoch.seconds for epoch in epochs)
     count = f"{len(epochs)} epoch{'s' if len(epochs) > 1 else ''}"
-    lead = f"{count}, {epochs[-1]['step']:,} steps, {duration(seconds)} of training; epoch {best} was kept (dashed upright)."
+    lead = f"{count}, {epochs[-1].step:,} steps, {duration(seconds)} of training; epoch {best} was kept (dashed upright)."
     return Section("curves", "Learning curves", columns(left, right) + columns(rate, norm), lead)
 
 
-def _smooth(steps: Sequence[Mapping[str, Any]], key: str, label: str, tone: str) -> Series:
-    """The key's values in at most CURVE_POINTS means of consecutive steps."""
-    known = [(row["step"], row[key]) for row in steps if row.get(key) is not None]
-    parts = np.array_split(np.array(known, np.float64).reshape(-1, 2), min(CURVE_POINTS, len(known))) if known else []
+def _smooth(steps: pa.Table, column: str, label: str, tone: str) -> Series:
+    """The column's values in at most CURVE_POINTS means of consecutive steps."""
+    known = steps.select(["step", column]).drop_null()
+    values = np.column_stack([known["step"].to_numpy(), known[column].to_numpy()])
+    parts = np.array_split(values, min(CURVE_POINTS, len(values))) if len(values) else []
     return Series(label, [Point(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts], tone, dots=False)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import grpc
 import ray
@@ -112,15 +112,21 @@ def _with_level(connect: Any, *arguments: Any, **options: Any) -> Any:
             del os.environ[name]
 
 
-def _print_own(say: Say, data: Mapping[str, Any]) -> None:
-    """A handler of Ray's lines; `data`: {"lines", "pid", "is_err", ...}."""
+class WorkerLines(TypedDict, total=False):
+    """What a handler of workers' lines gets from Ray, in part."""
+
+    lines: list[str]
+    is_err: bool
+
+
+def _print_own(say: Say, data: WorkerLines) -> None:
     for line in data.get("lines", ()):
         found = own_line(line)
         if found is not None:
             say(found)
 
 
-def _print_all(data: Mapping[str, Any]) -> None:
+def _print_all(data: WorkerLines) -> None:
     batch: Any = {**data, "lines": [line.removeprefix(MARK) for line in data.get("lines", ())]}
     worker.print_worker_logs(batch, sys.stderr if data.get("is_err") else sys.stdout)
 

@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 from polarity.config import Config
 from polarity.errors import ConfigError, nearest
-from polarity.resolve import resolve
+from polarity.resolve import Option, resolve
 from polarity.strategy import ALL_POINTS, PHASES, POINTS, TIERS, Settings, check_points, points_of_tiers
 from polarity.study import Arm
 from polarity.yaml_text import Tree, parse_yaml
@@ -38,7 +38,7 @@ class Base:
 
     preset: str | None = None
     file: Path | None = None
-    options: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    options: Mapping[str, tuple[Option, str]] = field(default_factory=dict)
     sets: tuple[str, ...] = ()
 
 

@@ -120,8 +120,8 @@ def _started(folder: RunFolder, config: Config, asked: Asked, rows: Rows, resume
 
 def _fingerprint(config: Config, asked: Asked, rows: Rows) -> str:
     """Of what decides the numbers: settings, options and rows; not where it runs."""
-    numberless: Any = {"cluster": True, "tracking": True, "data": {"source"}}
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude=numberless)
+    numberless: Mapping[str, bool | set[str]] = {"cluster": True, "tracking": True, "data": {"source"}}
+    settings = config.model_dump(mode="json", exclude=numberless)
     digest = hashlib.sha256(json.dumps([settings, asked.seconds, asked.encoders, asked.student, asked.unlabelled], sort_keys=True).encode())
     for table in [rows.labelled] if rows.test is None else [rows.labelled, rows.test]:
         for column in ["row_id", "title", "comment", *config.labels]:
@@ -427,7 +427,7 @@ class _Work:
         difference = Difference(difference=found["difference"], ci95=(found["ci95"][0], found["ci95"][1]), verdict=found["verdict"])
         return f"against the stack there {difference.interval}, {difference.verdict}"
 
-    def _pseudo_labelled(self) -> tuple[pa.Table, dict[str, Any]] | None:
+    def _pseudo_labelled(self) -> tuple[pa.Table, Probabilities] | None:
         """Unlabelled comments with the stack's probabilities; the likeliest class is their label, which only weighs the row."""
         if self.asked.unlabelled is None:
             return None

@@ -5,12 +5,11 @@ Members count equally, unless validation rows that chose nothing show that fitte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NotRequired
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from typing_extensions import TypedDict  # as in polarity.evaluate.results
 
 from polarity import artifacts
 from polarity.artifacts import RunFolder
@@ -22,7 +21,7 @@ from polarity.evaluate.calibration import probabilities_of
 from polarity.evaluate.predictions import Codes, Floats, Labels, title_codes
 from polarity.evaluate.results import Difference
 from polarity.predict.scorers import LINEAR, Probabilities, combine, fit_weights
-from polarity.run import Run
+from polarity.run import Choice, EnsembleRecord, Run
 from polarity.workflows.members import aligned_predictions, copy_folder, new_run, open_members, write_run, writing
 
 WEIGHTS = ("auto", "equal")
@@ -34,36 +33,12 @@ Predicted = dict[str, pa.Table]
 """{split: predictions in the splits' row order} of one member."""
 
 
-class Choice(TypedDict):
-    """How weights were chosen; the difference is of overall macro-F1 on the validation rows."""
-
-    chosen: str
-    folds: NotRequired[int]
-    fitted_minus_equal_cross_fitted: NotRequired[Difference]
-
-
 @dataclass(frozen=True)
 class Weighting:
     """`weights` one a member, and how they were chosen."""
 
     weights: list[float]
     choice: Choice
-
-
-class BesideMember(Difference):
-    """The ensemble less its best member."""
-
-    member: str
-
-
-class Weighed(TypedDict):
-    """What ensemble.json says beside its members; `validation` is each member's overall macro-F1."""
-
-    weights: list[float]
-    choice: Choice
-    validation: dict[str, float]
-    against_best_member: BesideMember
-    against_best_member_on_test: NotRequired[BesideMember]
 
 
 def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: str = "auto", say: Say = print) -> Metrics:
@@ -134,7 +109,7 @@ def _named(members: Sequence[Run]) -> dict[str, Run]:
 def _record(
     predicted: dict[str, Predicted], weighting: Weighting, combined: Predicted, labels: dict[str, list[str]], titles: dict[str, bool],
     resamples: int, chose: Sequence[str], say: Say,
-) -> Weighed:  # fmt: skip
+) -> EnsembleRecord:  # fmt: skip
     """What ensemble.json says beside its members, all of it said, too."""
     scores = {name: _overall(of_member["validation"], labels) for name, of_member in predicted.items()}
     best = max(scores, key=lambda name: scores[name])
@@ -151,7 +126,7 @@ def _record(
         say(f"weights: {weighting.choice['chosen']} (fitted against equal, cross-fitted: {_points(crossed)})")
     for name, gain in gains.items():
         say(f"ensemble: {100 * _overall(combined[name], labels):.1f} % on {name}, against {best}, the best on validation: {_points(gain)}")
-    record: Weighed = {
+    record: EnsembleRecord = {
         "weights": weighting.weights,
         "choice": weighting.choice,
         "validation": scores,

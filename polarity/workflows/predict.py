@@ -12,6 +12,7 @@ from polarity.evaluate.predictions import Labels
 from polarity.evaluate.shares import Shares, Tally
 from polarity.predict.batch import (
     ChunkScorer,
+    Identity,
     Parts,
     ScoreOptions,
     fingerprint,
@@ -218,9 +219,8 @@ def _keep(parts: Parts, scored: Iterator[Chunk], say: Say) -> int:
     return rows
 
 
-def _identity(options: ScoreOptions, columns: Columns, inputs: list[Input]) -> dict[str, object]:
-    """What a prediction must have in common with the one that it goes on with."""
-    settings = {
+def _identity(options: ScoreOptions, columns: Columns, inputs: list[Input]) -> Identity:
+    settings: dict[str, bool | int | str | None] = {
         "raw": options.raw,
         "votes": options.votes,
         "explain": options.explain,

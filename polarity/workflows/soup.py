@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from polarity.model.multitask import MultitaskModel
 from polarity.predict.exported import no_progress_bars
 from polarity.predict.scorers import load_parts
 from polarity.resolve import leaves
-from polarity.run import Run
+from polarity.run import Run, SoupRecord
 from polarity.train.validate import Predictions, macro_f1_scores, predict
 from polarity.train.world import World, device_here, use_threads
 from polarity.workflows.members import aligned_predictions, new_run, open_members, write_run, writing
@@ -136,9 +136,7 @@ class _Averaging:
     corpora: dict[str, Corpus]
     world: World
 
-    def make(
-        self, readers: Sequence[Callable[[], Weights]], names: Sequence[str], greedily: bool, say: Say
-    ) -> tuple[dict[str, Any], pa.Table]:
+    def make(self, readers: Sequence[Callable[[], Weights]], names: Sequence[str], greedily: bool, say: Say) -> tuple[SoupRecord, pa.Table]:
         """Fill the model with the soup; returns soup.json's content and the predictions of all held-out rows."""
         singles = []
         for name, read in zip(names, readers, strict=True):
@@ -151,17 +149,16 @@ class _Averaging:
         kept, tried = greedy(singles, score_of) if greedily else (list(range(len(readers))), [])
         score = score_of(kept)
         for step in tried[1:]:
-            word = "kept" if step["kept"] else "left out"
-            say(f"with {names[int(step['member'])]}: {100 * float(step['score']):.1f} %, {word}")
+            say(f"with {names[step['member']]}: {100 * step['score']:.1f} %, {'kept' if step['kept'] else 'left out'}")
         best = max(singles)
         against = f"{100 * (score - best):+.1f} against the best single one"
         say(f"soup of {len(kept)} of {len(names)}: {100 * score:.1f} % on validation, {against}")
         if score < best:
             say("averaging made it worse than the best single run: seeds that started apart average badly; use --greedy, or an ensemble")
-        record = {
+        record: SoupRecord = {
             "kind": "greedy" if greedily else "uniform",
             "members": [{"run": n, "validation": s, "kept": i in kept} for i, (n, s) in enumerate(zip(names, singles, strict=True))],
-            "tried": [{**step, "member": names[int(step["member"])]} for step in tried],
+            "tried": [{"member": names[step["member"]], "score": step["score"], "kept": step["kept"]} for step in tried],
             "validation": score,
         }
         return record, self._predictions()
@@ -236,18 +233,26 @@ def average(members: Sequence[Callable[[], Weights]]) -> Weights:
     return {name: (sum_ / len(members)).to(kinds[name].dtype) if kinds[name].is_floating_point() else sum_ for name, sum_ in total.items()}
 
 
-def greedy(scores: Sequence[float], score_of: Callable[[list[int]], float]) -> tuple[list[int], list[dict[str, float | int | bool]]]:
+class Step(TypedDict):
+    """What was tried: a member (its position), the score with it, and whether it was kept."""
+
+    member: int
+    score: float
+    kept: bool
+
+
+def greedy(scores: Sequence[float], score_of: Callable[[list[int]], float]) -> tuple[list[int], list[Step]]:
     """The members (positions in `scores`) of the greedy soup, and what was tried in order.
 
     From the best single score down, a member is added where `score_of` the members so far with it is not below their score without it.
     """
     order = sorted(range(len(scores)), key=lambda position: (-scores[position], position))
     kept, best = [order[0]], scores[order[0]]
-    tried: list[dict[str, float | int | bool]] = [{"member": order[0], "score": best, "kept": True}]
+    tried = [Step(member=order[0], score=best, kept=True)]
     for position in order[1:]:
         found = score_of([*kept, position])
         better = found >= best
-        tried.append({"member": position, "score": found, "kept": better})
+        tried.append(Step(member=position, score=found, kept=better))
         if better:
             kept, best = [*kept, position], found
     return kept, tried

@@ -34,7 +34,7 @@ from polarity.evaluate.results import SYNTHETIC
 from polarity.paths import DATA_KEYS, is_local_data, is_sample, typed, with_absolute_paths
 from polarity.quiet import verbose
 from polarity.report.record import Comments
-from polarity.resolve import dump_config
+from polarity.resolve import Option, dump_config
 from polarity.run import Run
 from polarity.train.importing import importing
 from polarity.train.trackers import check_trackers
@@ -116,14 +116,13 @@ def _record_agreement(config: Config, folder: RunFolder, splits: Splits, say: Sa
 
 
 def _facts(config: Config, folder: RunFolder, splits: Splits) -> Facts:
-    rows = [row for row in folder.read_parquet(artifacts.HISTORY).to_pylist() if row["kind"] == "epoch"]
     return Facts(
         folder=folder.uri.removeprefix("file://"),
         source=config.data.source,
         training_rows=splits.train.num_rows,
         grouped=config.data.split.kind == "group" and config.data.source is not None,
         with_titles=config.data.title_column is not None,
-        epoch_scores=[row["validation_overall"] for row in rows if row["validation_overall"] is not None],
+        epoch_scores=[epoch.scores["overall"] for epoch in Run(folder).epochs],
     )
 
 
@@ -319,7 +318,7 @@ _PLACES = {"--data": "source", "--train": "train", "--validation": "validation",
 _FREE = {*_PLACES, "--encoder", "--workers", "--max-steps"}
 
 
-def resumed_configuration(run_dir: str | None, given: dict[str, Any], sets: list[str]) -> Config:
+def resumed_configuration(run_dir: str | None, given: Mapping[str, Option], sets: list[str]) -> Config:
     """The run's own config.yaml; raises ConfigError where an option that decides its numbers is given anew.
 
     The number of workers may change, because results do not depend on it (`given["--workers"]` is a pair, the least and the most or
@@ -337,17 +336,17 @@ def resumed_configuration(run_dir: str | None, given: dict[str, Any], sets: list
     _check_places(moved)
     if moved != kept:
         folder.write_text(CONFIG, dump_config(moved, typed(kept, moved)))
-    update: dict[str, Any] = moved.model_dump()
-    if given.get("--workers") is not None:
-        update["cluster"]["workers"], update["cluster"]["max_workers"] = given["--workers"]
+    update, workers = moved.model_dump(), given.get("--workers")
+    if isinstance(workers, tuple):
+        update["cluster"]["workers"], update["cluster"]["max_workers"] = workers
     if given.get("--max-steps") is not None:
         update["train"]["max_steps"] = given["--max-steps"]
     return Config.model_validate(update)
 
 
-def _with_new_places(config: Config, given: dict[str, Any]) -> Config:
+def _with_new_places(config: Config, given: Mapping[str, Option]) -> Config:
     """The configuration with the places that are given, absolute."""
-    tree: dict[str, Any] = config.model_dump()
+    tree = config.model_dump()
     for option, key in _PLACES.items():
         if given.get(option) is None:
             continue
