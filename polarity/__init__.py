@@ -43,7 +43,7 @@ __all__ = ["Classifier", "Config", "PolarityError", "Run", "__version__", "expla
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'polarity' has no attribute {name!r}; it has {', '.join(sorted(_PLACES))}")
-    from polarity.train.importing import importing
+    from polarity.quiet import importing
 
     module, _, wanted = _PLACES[name].partition(":")
     with importing():

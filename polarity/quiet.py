@@ -1,16 +1,19 @@
-"""The one place that keeps the libraries' own lines off the screen: a run says what this package says, and nothing else.
+"""What the libraries do beside their work: their own lines, which stay off the screen, and imports that take seconds. Light itself.
 
-`hush` is for the command line, before anything slow is imported: environment variables, so that Ray's workers have them too.
-`train/cluster.py`, which starts or joins Ray, shows of all that its processes print the lines that begin with MARK, which are ours, and
-what matters.
-With --verbose (or POLARITY_VERBOSE=1) everything is shown as the libraries print it; Ray's log files have it in any case.
+A run says what this package says, and nothing else. `hush` is for the command line, before anything slow is imported: environment
+variables, so that Ray's workers have them too. `train/cluster.py`, which starts or joins Ray, shows of all that its processes print the
+lines that begin with MARK, which are ours, and what matters. With --verbose (or POLARITY_VERBOSE=1) everything is shown as the libraries
+print it; Ray's log files have it in any case.
 """
 
+import gc
 import logging
 import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 VERBOSE = "POLARITY_VERBOSE"
 MARK = "\x1e"
@@ -61,3 +64,19 @@ def own_line(line: str) -> str | None:
     if line.startswith(MARK):
         return line.removeprefix(MARK)
     return line if _MATTERS.search(line) else None
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Around slow imports: the garbage collector rests, for it would go through a million new objects again and again, a fifth of the time.
+
+    Afterwards it is on or off as before, and leaves alone what is there by then.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
-from polarity.best.folds import Folds
 from polarity.best.record import TIMES_MORE, Ceiling, CurvePoint, LabelDoubt, Reach
+from polarity.best.rows import Folds
 from polarity.best.stacking import Crossed, Judge
 from polarity.evaluate.metrics import macro_f1
 from polarity.evaluate.predictions import Codes, Floats, Labels

@@ -14,12 +14,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from polarity.artifacts import RunFolder
-from polarity.baselines.dense import DenseModel, Features, fit_dense
-from polarity.baselines.fused import FusedModel, fit_fused
 from polarity.baselines.linear import LinearFloor, fit_linear
 from polarity.baselines.majority import TitlePrior, fit_title_prior, label_codes
+from polarity.baselines.vectors import DenseModel, Features, FusedModel, fit_dense, fit_fused
 from polarity.best.ceiling import Fit, Scores
-from polarity.best.folds import Folds
+from polarity.best.rows import Folds
 from polarity.errors import RunError, Say
 from polarity.evaluate.predictions import Floats, Labels
 from polarity.predict.scorers import Probabilities

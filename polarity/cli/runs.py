@@ -105,7 +105,7 @@ def predict(
     polarity predict runs/first --data 'crawl/*.parquet' --out predicted/ --workers 8;
     polarity predict runs/first --text "Magaling ang ginawa nila" --title "City opens new road" --explain
     """
-    from polarity.train.importing import importing
+    from polarity.quiet import importing
 
     with importing():
         import polarity.predict.classifier  # noqa: F401  # torch and transformers
@@ -276,10 +276,10 @@ def best(
     """
     from polarity.artifacts import default_run_dir
     from polarity.best.plan import parse_time
+    from polarity.best.rows import Asked
     from polarity.errors import RunError
     from polarity.workflows.best import best as run
     from polarity.workflows.best import plan_only
-    from polarity.workflows.best_rows import Asked
 
     asked = Asked(
         parse_time(time), list(encoder or []), test=test, hold_out=hold_out, unlabelled=unlabelled, student=not no_student, workers=workers

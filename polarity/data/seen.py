@@ -21,8 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from polarity.data.duplicates import MIN_CHARACTERS, normalise
-from polarity.data.near import GRAM
+from polarity.data.duplicates import GRAM, MIN_CHARACTERS, normalise
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -30,9 +30,8 @@ import pyarrow.fs as pafs
 from polarity.artifacts import RunFolder, disk_errors, user_cache_dir
 from polarity.config import DataConfig, SplitConfig
 from polarity.data.batch import Shards
-from polarity.data.duplicates import LEAKS, Leaks, capped_words, find_leaks
+from polarity.data.duplicates import LEAKS, Clock, Leaks, capped_words, find_leaks
 from polarity.data.formats import modified, open_source
-from polarity.data.near import Clock
 from polarity.data.oversample import ID_HASH, id_hash
 from polarity.data.read import ray_is_running
 from polarity.data.seen import KEYS, PARTS, SeenRows, row_keys

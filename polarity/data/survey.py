@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from polarity.config import DataConfig
 from polarity.data.canonical import MISSING_WORDS, Layout, find_columns, left_out
-from polarity.data.near import Clock
+from polarity.data.duplicates import Clock
 from polarity.data.oversample import ID_HASH, id_hash
 from polarity.data.read import annotated_blocks, left_out_of, missing_words, prefixed, refusal_of, settle
 from polarity.data.source import Part, Source

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from polarity.artifacts import column_of_objects, replacing
 from polarity.config import MIN_COMMENT_TOKENS, DataConfig
-from polarity.data.near import spans
+from polarity.data.duplicates import spans
 from polarity.errors import EncoderError, Say
 
 if TYPE_CHECKING:

@@ -208,11 +208,11 @@ def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dic
                 raise RunError(f"{folder.uri}/{member.folders[0]}: has other tasks or classes than {STACK}; copy the run again")
             return floor.probabilities
         if member.kind == "fused":
-            from polarity.baselines.fused import FusedModel
+            from polarity.baselines.vectors import FusedModel
 
             fused, of = FusedModel.load(place), _load_vectors(folder, member.folders[-1], device, vectors)
             return lambda table: fused.probabilities(table, of(table))
-        from polarity.baselines.dense import DenseModel
+        from polarity.baselines.vectors import DenseModel
 
         dense, of = DenseModel.load(place), _load_vectors(folder, f"{member.folders[0]}/{ENCODER}", device, vectors)
         return lambda table: dense.probabilities(of(table))

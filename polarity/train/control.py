@@ -1,22 +1,64 @@
-"""Who talks to a training: events, the one channel out, and control, the one channel in.
+"""What a training is asked for, and who talks to it: events, the one channel out, and control, the one channel in.
 
-Out: lines for people, rows of the history for trackers, scores of epochs, checkpoints to keep. In: requests to save or to stop, and with
-them a sign of life of every step. The loop knows no signals, threads or clusters. Once a step it asks what is requested, and the workers
-act on the sum of their answers, so that all of them save at the same step.
+A `Job` is everything that a worker needs. Out: lines for people, rows of the history for trackers, scores of epochs, checkpoints to keep.
+In: requests to save or to stop, and with them a sign of life of every step. The loop knows no signals, threads or clusters. Once a step it
+asks what is requested, and the workers act on the sum of their answers, so that all of them save at the same step. Light to import: a
+driver has no use for torch.
 """
 
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import NamedTuple
 
-from polarity.artifacts import Fill
+import pyarrow as pa
+
+from polarity.artifacts import CHECKPOINTS, Fill, RunFolder
+from polarity.config import Config
+from polarity.data.batch import Shards
+from polarity.data.ledger import TaskStatistics
+from polarity.encoders import EncoderFiles
 from polarity.quiet import MARK
+
+Listener = Callable[[Mapping[str, float]], None]
+"""Called with each epoch's metrics."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a worker needs. `parts` are tokenized tables by name, or the shards that hold them; `run_dir` is reachable
+    from every worker.
+
+    `encoder` is what the driver resolved and checked: a worker takes these files and no other, see `same_encoder`.
+    `pad_id`: of the tokenizer, which takes a worker a second to load and is needed for the tokens alone.
+    `keep_model`: whether the model itself is written and the run tracked; a study's trials are judged by their predictions, and their
+    models would fill the disk, their curves (thousands of files in a study of 180 trials) every tracker: study.json has them.
+    """
+
+    config: Config
+    parts: Mapping[str, pa.Table | Shards]
+    statistics: dict[str, TaskStatistics]
+    run_dir: str
+    encoder: EncoderFiles
+    pad_id: int = field(kw_only=True)
+    keep_model: bool = True
+
+    def tables(self) -> dict[str, pa.Table]:
+        """The parts as tables; shards are mapped."""
+        return {name: part if isinstance(part, pa.Table) else part.table() for name, part in self.parts.items()}
+
+
+def checkpoint_names(folder: RunFolder) -> list[str]:
+    """The run's checkpoints, oldest first."""
+    return [name for name in folder.list(CHECKPOINTS) if re.fullmatch(r"epoch_\d+(_step_\d+)?", name)]
+
 
 Record = Mapping[str, float | str | None]
 """A row of the history: `kind` is "step" or "epoch"."""

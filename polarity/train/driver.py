@@ -29,11 +29,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import ClusterConfig
 from polarity.errors import PolarityError, RunError, Say
-from polarity.quiet import MARK
+from polarity.quiet import MARK, importing
 from polarity.train.cluster import PREEMPTION_WATCHER, takes_gpus, wait_until_fits
-from polarity.train.control import Control, on_sigterm, seconds, watchdog
-from polarity.train.importing import importing
-from polarity.train.job import Job, Listener, checkpoint_names
+from polarity.train.control import Control, Job, Listener, checkpoint_names, on_sigterm, seconds, watchdog
 
 RESIZE_S = 30.0
 """Seconds between two looks whether the group can grow, unless POLARITY_RESIZE_S says otherwise: each growth repeats what was done since

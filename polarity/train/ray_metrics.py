@@ -17,8 +17,7 @@ from ray.util.metrics import Counter, Gauge
 
 from polarity.config import Config
 from polarity.data.oversample import sampling_plan
-from polarity.train.control import Record
-from polarity.train.job import Job
+from polarity.train.control import Job, Record
 
 PREFIX = "polarity_"
 """Of our metrics' names; Ray puts its own `ray_` in front."""

@@ -19,8 +19,7 @@ from polarity.errors import PolarityError, RunError, Say
 from polarity.evaluate import build_predictions
 from polarity.model.multitask import MultitaskModel
 from polarity.train.checkpoints import temporary_room, verify
-from polarity.train.control import Events, Record
-from polarity.train.job import Job, checkpoint_names
+from polarity.train.control import Events, Job, Record, checkpoint_names
 from polarity.train.loop import Result, Tables, run_training
 from polarity.train.trackers import Named, running, trackers_of
 from polarity.train.world import World, use_threads

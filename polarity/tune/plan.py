@@ -22,8 +22,8 @@ from polarity.train.control import clock
 from polarity.train.loop import Tables, Training
 from polarity.train.world import World, use_threads
 from polarity.tune.conductor import plan_asha, trials_of
+from polarity.tune.designs import Screen
 from polarity.tune.runner import Prepared, StudyRows, pad_id, token_key
-from polarity.tune.screening import Screen
 from polarity.tune.variance import Forecast, forecast_pairs, forecast_screen
 
 _TIMED_BATCHES = 2

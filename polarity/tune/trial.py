@@ -34,9 +34,8 @@ from polarity.encoders import EncoderFiles
 from polarity.errors import RunError
 from polarity.evaluate import build_metrics
 from polarity.run import Run
-from polarity.train.control import Control
+from polarity.train.control import Control, Job, checkpoint_names
 from polarity.train.driver import fit
-from polarity.train.job import Job, checkpoint_names
 from polarity.train.worker import launch
 from polarity.train.world import World
 

@@ -14,15 +14,18 @@ from polarity.resolve import dump_config, parse_config
 from polarity.study import Arm, Chosen, Study, open_study_folder
 from polarity.train.cluster import check_nodes, start_ray
 from polarity.tune.conductor import trials_of
-from polarity.tune.designs import ALL, SCREEN, Base, Design, Level, arm_config, arm_configs, design_arms
-from polarity.tune.findings import conclude, inner_effects, missing
-from polarity.tune.plan import Costs, StudyOrigin, StudyPlan, compare_designs, describe, detectable_line, new_study
-from polarity.tune.ray_tune import place_trials
-from polarity.tune.runner import Limits, Prepared, check_same_rows, prepare_study, run_study, study_rows
-from polarity.tune.screening import (
+from polarity.tune.designs import (
+    ALL,
     BEST,
+    SCREEN,
+    Base,
+    Design,
+    Level,
     Screen,
+    arm_config,
+    arm_configs,
     best_combination,
+    design_arms,
     everything_on,
     factor_alone,
     factor_changes,
@@ -30,6 +33,10 @@ from polarity.tune.screening import (
     put_together,
     shared_settings,
 )
+from polarity.tune.findings import conclude, inner_effects, missing
+from polarity.tune.plan import Costs, StudyOrigin, StudyPlan, compare_designs, describe, detectable_line, new_study
+from polarity.tune.ray_tune import place_trials
+from polarity.tune.runner import Limits, Prepared, check_same_rows, prepare_study, run_study, study_rows
 from polarity.tune.terminal import Pace, live_or_lines, render_effects, shared_notes
 from polarity.workflows.train import require_data
 

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from polarity import artifacts, quiet
 from polarity.artifacts import RunFolder
-from polarity.best.folds import Folds, make_folds
 from polarity.best.plan import Plan, Speed, Training, clock, make_plan
 from polarity.best.record import (
     LABEL_ERRORS,
@@ -35,6 +34,7 @@ from polarity.best.record import (
     ceiling_lines,
     combination_lines,
 )
+from polarity.best.rows import Asked, Folds, Rows, make_folds, read_rows
 from polarity.best.stacking import FROZEN, FUSED, Choice, Judge, choose_rule, drop_one, fit_stack, member_alone, overall
 from polarity.config import Config, SplitConfig
 from polarity.data.ledger import build_ledger
@@ -51,7 +51,6 @@ from polarity.paths import with_absolute_paths
 from polarity.predict.scorers import Probabilities
 from polarity.predict.stacked import ENCODER, Stack, StackMember
 from polarity.resolve import dump_config
-from polarity.workflows.best_rows import Asked, Rows, read_rows
 from polarity.workflows.best_training import fold_config, for_encoder, place_scores, teach_student, train_all
 from polarity.workflows.train import new_or_resumed
 

@@ -32,11 +32,10 @@ from polarity.evaluate.predictions import task_codes
 from polarity.evaluate.render import Facts, last_screen
 from polarity.evaluate.results import SYNTHETIC
 from polarity.paths import DATA_KEYS, is_local_data, is_sample, typed, with_absolute_paths
-from polarity.quiet import verbose
+from polarity.quiet import importing, verbose
 from polarity.report.record import Comments
 from polarity.resolve import Option, dump_config
 from polarity.run import Run
-from polarity.train.importing import importing
 from polarity.train.trackers import check_trackers
 from polarity.workflows.calibrate import calibrate_run
 from polarity.workflows.report import report_run
@@ -277,8 +276,7 @@ def _describe(folder: RunFolder, config: Config, prepared: Prepared, given: Mapp
 
 
 def _fit(config: Config, folder: RunFolder, prepared: Prepared, say: Say, *, resume: bool) -> None:
-    from polarity.train.control import Control, on_sigterm, seconds
-    from polarity.train.job import Job
+    from polarity.train.control import Control, Job, on_sigterm, seconds
 
     job = Job(
         config, prepared.shards or prepared.tokens, prepared.ledger.task_statistics, folder.uri, prepared.encoder, pad_id=prepared.pad_id

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from polarity.artifacts import RunFolder
-from polarity.best.folds import make_folds
 from polarity.best.record import BestRecord
+from polarity.best.rows import make_folds
 from polarity.cli import main
 from polarity.config import SplitConfig
 from polarity.errors import RunError

@@ -6,9 +6,9 @@ import pytest
 
 from polarity.baselines.linear import fit_linear
 from polarity.best.ceiling import FRACTIONS, curve_scores, extend, find_ceiling, label_doubts
-from polarity.best.folds import make_folds
 from polarity.best.members import out_of_fold, refits
 from polarity.best.record import ceiling_lines
+from polarity.best.rows import make_folds
 from polarity.best.stacking import Crossed, Judge
 from polarity.config import SplitConfig
 from polarity.report.run_rows import label_errors

@@ -8,8 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polarity.data.duplicates import duplicate_groups, find_leaks, near_duplicate_groups, normalise
-from polarity.data.near import NearIndex, gram_sets, near_components, similarities
+from polarity.data.duplicates import (
+    NearIndex,
+    duplicate_groups,
+    find_leaks,
+    gram_sets,
+    near_components,
+    near_duplicate_groups,
+    normalise,
+    similarities,
+)
 from polarity.data.sample import sample_comments
 
 
@@ -173,7 +181,7 @@ def counted_pairs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         pairs.append(len(a))
         return similarities(one, a, other, b)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("polarity.data.near.similarities", counting)
+    monkeypatch.setattr("polarity.data.duplicates.similarities", counting)
     return pairs
 
 
@@ -195,7 +203,7 @@ def test_half_copies_are_grouped_as_by_comparing_all(seed: int) -> None:
 
 
 def test_what_met_the_cap_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polarity.data.near.MOST_PIVOTS", 1)
+    monkeypatch.setattr("polarity.data.duplicates.MOST_PIVOTS", 1)
     rng, said = random.Random(3), list[str]()
     base = "".join(rng.choices("abcdefgh ", k=230))
     far = [base[:190] + "".join(rng.choices("qrstuvw", k=40)) for _ in range(20)]  # they share 70 % of their grams, and no two are near

@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from polarity.train.importing import importing
+from polarity.quiet import importing
 
 
 @pytest.mark.parametrize("on", [True, False])

@@ -13,8 +13,7 @@ from polarity.artifacts import CHECKPOINTS, Fill, RunFolder
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.train.checkpoints import load_checkpoint, seal, verify
-from polarity.train.control import Control, Requests
-from polarity.train.job import checkpoint_names
+from polarity.train.control import Control, Requests, checkpoint_names
 from polarity.train.loop import Result, run_training
 from polarity.train.worker import newest_checkpoint
 from polarity.train.world import World

@@ -15,8 +15,8 @@ from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer, resolve_encoder
 from polarity.model.flops import flops_per_row, peak_flops
 from polarity.train.checkpoints import Checkpoint, TrainState, save_checkpoint
+from polarity.train.control import Job
 from polarity.train.driver import _train_run
-from polarity.train.job import Job
 from polarity.train.progress import Utilisation
 from polarity.train.ray_metrics import COUNTERS, GAUGES, _stood_at, oversampling_ratio, run_tags, samples
 from polarity.train.validate import Predictions, class_f1_key, class_f1_scores

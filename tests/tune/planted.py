@@ -15,8 +15,8 @@ from scipy.special import ndtri
 
 from polarity.evaluate.metrics import macro_f1
 from polarity.study import Arm
+from polarity.tune.designs import Screen
 from polarity.tune.screen_effects import ScreenEffects, fit_screen
-from polarity.tune.screening import Screen
 from polarity.tune.statistics import SeedRows, StudyEffects, compare
 
 Floats = npt.NDArray[np.float64]

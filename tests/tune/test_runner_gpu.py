@@ -39,7 +39,7 @@ from polarity.config import Config
 from polarity.errors import RunError
 from polarity.train import driver
 from polarity.encoders import EncoderFiles
-from polarity.train.job import Job
+from polarity.train.control import Job
 def asked(**changed):
     need = driver.scaling(ClusterConfig(**changed))
     return need.num_workers, need.use_gpu, need.resources_per_worker

@@ -13,9 +13,9 @@ from polarity.artifacts import RunFolder
 from polarity.errors import ConfigError
 from polarity.report.study import render_study
 from polarity.study import Study
+from polarity.tune.designs import Screen
 from polarity.tune.plan import StudyPlan
 from polarity.tune.runner import Limits
-from polarity.tune.screening import Screen
 from polarity.workflows import ablate as workflow
 from tests.tune.studies import Inputs, make_inputs
 

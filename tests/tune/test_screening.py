@@ -11,8 +11,9 @@ from polarity.errors import ConfigError
 from polarity.resolve import leaves
 from polarity.strategy import ALL_POINTS, apply_points
 from polarity.study import Arm
-from polarity.tune.designs import Base, arm_config
-from polarity.tune.screening import (
+from polarity.tune.designs import (
+    Base,
+    arm_config,
     best_combination,
     estimable_interactions,
     everything_on,

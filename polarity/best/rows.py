@@ -1,4 +1,7 @@
-"""The rows of `polarity best`: which train, and which decide nothing."""
+"""The rows of `polarity best`: which train, which decide nothing, and the folds by which each is scored once.
+
+Shapes: N rows.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,12 +9,13 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from polarity.config import Config, SplitConfig
 from polarity.data.annotators import without_votes
 from polarity.data.duplicates import find_leaks
 from polarity.data.read import read_comments
-from polarity.data.split import split_indices
+from polarity.data.split import Splits, split_indices
 from polarity.errors import ConfigError, DataError, Say
 
 FEWEST_ROWS = 30
@@ -91,3 +95,39 @@ def _check_rows(rows: Rows, config: Config) -> None:
             classes = [] if part is None else [k for k in pc.unique(part[task]).to_pylist() if k is not None]
             if part is not None and (not classes or (len(classes) < 2 and name == "labelled")):
                 raise DataError(f"{config.data.source}: the {name} rows hold {len(classes)} class(es) of {task} (column {spec.column!r})")
+
+
+@dataclass(frozen=True)
+class Folds:
+    """`number` (N,) is the fold that scores each row; `splits` give each fold's training rows and, as validation, its scored rows."""
+
+    number: NDArray[np.int64]
+    splits: list[Splits]
+
+    @property
+    def count(self) -> int:
+        return len(self.splits)
+
+
+def make_folds(comments: pa.Table, split: SplitConfig, tasks: list[str], count: int) -> Folds:
+    """`count` (3 or more) folds by label combination, or by title where the split is of the kind group.
+
+    Training rows that are near duplicates of a fold's scored rows do not train it: else the out-of-fold scores were too good. Raises
+    DataError where the rows or titles are too few.
+    """
+    kind: Literal["group", "joint"] = "group" if split.kind == "group" else "joint"
+    number = np.full(comments.num_rows, -1, dtype=np.int64)
+    for fold in range(count):
+        asked = SplitConfig(kind=kind, folds=count, fold=fold, seed=split.seed)
+        number[split_indices(comments, asked, tasks)[2]] = fold
+    if (np.bincount(number, minlength=count) == 0).any():
+        raise DataError(f"{comments.num_rows} rows are too few for {count} folds: give more rows")
+    return Folds(number, [_split(comments, number, fold) for fold in range(count)])
+
+
+def _split(comments: pa.Table, number: NDArray[np.int64], fold: int) -> Splits:
+    train, scored = (comments.filter(pa.array(mask)) for mask in (number != fold, number == fold))
+    leaks = find_leaks(train, scored)
+    twins = pc.unique(leaks["train_row_id"])
+    train = train.filter(pc.invert(pc.is_in(train["row_id"], value_set=twins.cast(train["row_id"].type))))
+    return Splits(train, scored, None, leaks, len(twins))
