@@ -462,8 +462,7 @@ class Study:
         found: dict[str, float] = {}
         for trial in self.of(None, "finished"):
             name = f"{trial.run_dir}/{METRICS}"
-            judged = read_metrics(self.folder, name) if self.folder.exists(name) else {}
-            if "test" in judged:
+            if self.folder.exists(name) and "test" in (judged := read_metrics(self.folder, name)):
                 found[trial.id] = judged["test"]["overall"]["macro_f1"]
         return found
 

@@ -90,7 +90,7 @@ def _rows(tree: Tree, prefix: str, depth: int) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in tree.items():
         path, indent = f"{prefix}{key}", "  " * depth
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, dict) and value:
             rows.append((f"{indent}{scalar(key)}:", ""))
             rows.extend(_rows(value, f"{path}.", depth + 1))
         else:

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from polarity.artifacts import CALIBRATION, CONFIG
 from polarity.config import DataConfig
 from polarity.data.canonical import VISIBLE
+from polarity.environment import TokenStatistics
 from polarity.errors import DataError, RunError, nearest
 from polarity.evaluate.calibration import TaskCalibration, apply, read_calibration
-from polarity.evaluate.drift import TokenStatistics
 from polarity.evaluate.predictions import Labels, probability_column
 from polarity.predict.output import PREFIX, prediction_schema
 from polarity.predict.scorers import ModelScorer, Scorer, Scores, load_ensemble

@@ -27,8 +27,9 @@ from polarity.config import DataConfig
 from polarity.data.batch import Corpus, evaluation_batches
 from polarity.data.tokenize import plain_backend, tokenize_columns
 from polarity.encoders import load_tokenizer
+from polarity.environment import TokenStatistics
 from polarity.errors import EncoderError, RunError
-from polarity.evaluate.drift import TokenStatistics, describe_tokens
+from polarity.evaluate.drift import describe_tokens
 from polarity.evaluate.metrics import softmax
 from polarity.evaluate.predictions import Codes, Floats
 from polarity.model.inference import precision_here, score_corpus

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from polarity.artifacts import STACK, RunFolder
+from polarity.environment import TokenStatistics
 from polarity.errors import RunError
-from polarity.evaluate.drift import TokenStatistics
 from polarity.evaluate.metrics import softmax
 from polarity.evaluate.predictions import Floats
 from polarity.predict.scorers import SMALLEST, EnsembleScorer, Probabilities, Scorer, Scores, choose_device, combine

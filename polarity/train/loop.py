@@ -53,7 +53,7 @@ from polarity.train.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from polarity.train.control import Events, Requests, number_of
+from polarity.train.control import Events, Record, Requests, number_of
 from polarity.train.progress import Progress, Utilisation
 from polarity.train.reduce import reduced
 from polarity.train.validate import Predictions, class_f1_scores, macro_f1_scores, predict
@@ -360,7 +360,7 @@ class Training:
         elif step.outcome == "bad":
             self._note_bad_step(rows, step)
         self.state.step += 1
-        record = {"kind": "step", "epoch": self.state.epoch + 1, "step": self.state.step, "loss": step.loss, "lr": rate}
+        record: Record = {"kind": "step", "epoch": self.state.epoch + 1, "step": self.state.step, "loss": step.loss, "lr": rate}
         self.state.history.append({**record, "grad_norm": step.grad_norm, **step.losses})
         self.progress.step(self.state.history[-1], rows, self.train_rows, _passes(alpha))
         return step.requests
@@ -406,7 +406,7 @@ class Training:
         state.epoch += 1
         mean = float(np.mean(losses)) if losses else None
         plain = float(np.mean(self.epoch.classification)) if losses else None
-        record = {"kind": "epoch", "epoch": state.epoch, "step": state.step, "loss": mean, "classification_loss": plain}
+        record: Record = {"kind": "epoch", "epoch": state.epoch, "step": state.step, "loss": mean, "classification_loss": plain}
         mfu = self.utilisation.of(self.epoch.computed_tokens / seconds, passes=1)
         speed = {"seconds": seconds, "tokens_per_s": self.epoch.tokens / seconds, "mfu": mfu}
         state.history.append({**record, **speed, "bad_steps": state.bad_steps, **row})
