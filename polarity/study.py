@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Literal, NotRequired, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation, ValidationError, field_validator
 from pydantic.json_schema import JsonSchemaValue
 
 from polarity.artifacts import EFFECTS, LEDGER, METRICS, STUDY, TRIALS, RunFolder
@@ -310,7 +310,8 @@ class StudyFile(Entry):
     asha_replay: Replay | None = None
     best: Best | None = None
     notes: list[str] = []
-    environment: Environment = {}
+    environment: SkipValidation[Environment] = {}
+    """Not validated, for it is only shown: what an older version wrote must stay readable."""
 
     @field_validator("detectable", "spread", mode="before")
     @classmethod
