@@ -221,5 +221,5 @@ def test_gammas_and_checkpoints_stay_sound_after_a_failed_step(tmp_path: Path) -
     result = run_training(config, parts, model, heard, world=World())
     assert any(line.startswith("skipped step") for line in heard.lines) and rows
     for gamma in result.state.gammas.values():
-        assert np.isfinite([*gamma["gammas"], *gamma["factors"]]).all() and gamma["gammas"] != [gamma["gamma"]] * len(gamma["gammas"])
+        assert np.isfinite([*gamma.gammas, *gamma.factors]).all() and gamma.gammas != [gamma.gamma] * len(gamma.gammas)
     assert load_checkpoint(tmp_path / "epoch_0001").state.gammas.keys() == result.state.gammas.keys()

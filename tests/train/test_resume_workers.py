@@ -29,7 +29,7 @@ def run(folder: Path, resume: Path | None) -> dict[str, Any]:
     return {
         "numbers": [(row["step"], row["loss"], row["lr"], row["grad_norm"]) for row in steps],
         "probabilities": result.predictions["validation"].probabilities,
-        "gammas": {task: state["gammas"] + state["factors"] for task, state in result.state.gammas.items()},
+        "gammas": {task: state.gammas + state.factors for task, state in result.state.gammas.items()},
         "best": (result.state.best_epoch, result.state.best_score),
         "epochs": result.state.epoch,
     }
