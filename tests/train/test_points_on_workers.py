@@ -1,6 +1,7 @@
 """All ten points, each alone, and ten random subsets: the same losses and gradients on one worker and on two, labels missing."""
 
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def first_steps(points: tuple[int, ...]) -> dict[str, Any]:
         training.optimizer.step()
         training.optimizer.zero_grad()
     everywhere = world.gather((training.state.gammas, {task: in_force(objective) for task, objective in training.objectives.items()}))
-    return {"record": record, "gammas": training.state.gammas, "own": own, "everywhere": everywhere}
+    gammas = {task: asdict(gamma) for task, gamma in training.state.gammas.items()}
+    return {"record": record, "gammas": gammas, "own": own, "everywhere": everywhere}
 
 
 def of_own_rows(training: Training) -> dict[str, list[float]]:
