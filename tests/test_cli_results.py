@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,22 @@ def test_only_rows_that_decided_nothing_are_judged(folder: Path, tmp_path: Path,
         counts = found["evaluation"]["seen"]
         assert counts == {"train": 280, "validation": 60, "test": 60, "near": 0, "left_out": 340}
         assert "340 of 400 rows were seen by first (280 in training, 60 in validation" in found["evaluation"]["notes"][0]
+
+
+def test_where_class_biases_make_train_and_evaluate_differ_both_say_so(folder: Path, tmp_path: Path, polarity: Polarity) -> None:
+    run = Path(shutil.copytree(folder / "first", tmp_path / "run"))
+    calibration = json.loads((run / "model" / "calibration.json").read_text())
+    calibration["tasks"]["sentiment"]["biases"] = [9.0, 0.0, 0.0]
+    (run / "model" / "calibration.json").write_text(json.dumps(calibration))
+    trained = json.loads((run / "metrics.json").read_text())["test"]["overall"]["macro_f1"]
+    shifted, raw = judge(polarity, run, training_file()), judge(polarity, run, training_file(), "--raw")
+    assert (
+        raw["test"]["overall"]["macro_f1"] == pytest.approx(trained, abs=1e-9) and shifted["test"]["overall"]["macro_f1"] < trained - 0.05
+    )
+    said = [note for note in shifted["evaluation"]["notes"] if "shifts the scores of the classes of sentiment" in note]
+    assert len(said) == 1 and "--raw" in said[0] and "shifts" not in " ".join(raw["evaluation"]["notes"])
+    assert polarity("report", run)[0] == 0
+    assert "predict and evaluate shift the scores of the classes of sentiment" in (run / "report.html").read_text()
 
 
 def test_seen_rows_are_kept_only_when_asked_and_never_called_test(folder: Path, tmp_path: Path, polarity: Polarity) -> None:

@@ -331,7 +331,7 @@ def _class_table(ledger: Ledger, whole: bool) -> Table:
     columns = ["task", "class", "rows", "share", "in an epoch", "weight", "in the loss"]
     extra = ["sampled", "focal", *(["adjusted prior"] if ledger.logit_adjustment else []), "cap"]
     title = f"Class balance ({size}{f'; class weights count {ledger.basis} rows' if whole else ''})"
-    table = tables.table(*columns, *(extra if whole else []), title=title, left=["class", "cap"], gap=1 if whole else 2)
+    table = tables.table(*columns, *(extra if whole else []), title=title, left=["class", "cap"], gap=1)
     for task, entries in ledger.tasks.items():
         for entry in entries:
             cells = [f"{entry.rows:,}", f"{entry.share:.1%}", f"{entry.sampled_share:.1%}"]

@@ -212,7 +212,7 @@ def _print_split(console: Console, name: PartName, split: PartResult, *, synthet
     baseline = [] if synthetic else _baseline(verdict)
     for part in (
         _against_floors(split, 1 if console.width < WIDE else 2), _per_class(split, synthetic), _confusions(split),
-        *_targets(verdict, console.width >= WIDE), *_checks(verdict), *baseline,
+        *(() if synthetic else _targets(verdict, console.width >= WIDE)), *_checks(verdict), *baseline,
     ):  # fmt: skip
         console.print()
         console.print(part)

@@ -45,7 +45,8 @@ def _short_line(task: str, entry: FittedTask) -> str:
         return f"calibration of {task}: {entry['note']}"
     kept = "; predict and evaluate shift the scores of its classes too, which helps; what follows is without" if entry["biases"] else ""
     before, after = (entry["calibration_error"]["before"]["ece"], entry["calibration_error"]["after"]["ece"])
-    return f"{task}: confidence is off by {before:.3f} on average, {after:.3f} once calibrated{kept}"
+    found = f"{after:.3f} once calibrated" if after < before else "and calibration does not show a gain on these rows"
+    return f"{task}: confidence is off by {before:.3f} on average, {found}{kept}"
 
 
 def _line(task: str, entry: FittedTask, test: TestedTask | None) -> str:

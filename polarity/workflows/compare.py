@@ -199,7 +199,7 @@ def render(compared: Comparison, *, whole: bool = False) -> str:
         lines += tables.wrapped(plain_verdict(compared, part))
         if whole or part == parts[0]:
             lines += ["", tables.printed(_table(compared["splits"][part]))]
-    how = "Differences are second less first, paired by row; a gain or loss is one whose 95 % interval excludes zero."
+    how = "Differences are second less first, paired by row, with 95 % intervals; a gain or loss is one that excludes zero."
     return "\n".join([*lines, *tables.wrapped(how)])
 
 

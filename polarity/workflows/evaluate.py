@@ -191,6 +191,12 @@ def _notes(scored: Scored, trained: pa.Table | None) -> list[str]:
     notes = list(scored.rows.notes)
     if scored.rows.counts is None and scored.calibration_rows:
         notes.append(f"{scored.calibration_rows:,} of the rows are validation rows of the run: they chose its epoch and its calibration")
+    own, judged = scored.run.row_counts.get("test"), scored.rows.comments.num_rows
+    if scored.rows.counts is not None and scored.rows.counts["test"] and own is not None and own != judged:
+        notes.append(
+            f"its own test rows are among these: {judged:,} rows here, {own:,} when it was trained (what resembles a seen row is left out "
+            "here, and what training left out is judged), so the scores differ a little"
+        )
     shifted = (
         [task for task, of_task in scored.run.calibration.items() if of_task.biases is not None] if scored.classifier.calibrated else []
     )
