@@ -48,12 +48,15 @@ def headline(record: Record) -> Markup:
         lines.append(Markup("<p>Out of fold: these are all labelled rows, and each was scored by models that had not seen it.</p>"))
     chose = what_rows_decided(record.split)
     if chose:
-        lines.append(Markup("<p>{}: {}. So the score is too good, and there is no verdict on it.</p>").format(record.main, chose))
+        told = Markup("<p>The {} rows {}. So the score is too good, and there is no verdict on it.</p>")
+        lines.append(told.format(record.called, chose))
     if "optimism" in record.run.metrics:
         found = record.run.metrics["optimism"]
         shown = score(found["difference"], found["ci95"], signed)
         lines.append(
-            Markup("<p>validation (which {}) less test: {}</p>").format(what_rows_decided(record.run.metrics["validation"]), shown)
+            Markup("<p>The score on the validation rows, which {}, less that on the test rows: {}</p>").format(
+                what_rows_decided(record.run.metrics["validation"]), shown
+            )
         )
     floors = floors_of(split)
     if floors:

@@ -111,6 +111,10 @@ def priors_section(study: Study) -> Section | None:
     return Section("priors", "Effective priors", columns(*charts) + notes, lead)
 
 
+MOST_UNFOLDED = 30
+"""Trials of a table that is open when the page is."""
+
+
 def trials_section(study: Study) -> Section:
     """Stopped and failed trials first, with where they got to and why; then all."""
     lost = study.of(None, "stopped", "failed")
@@ -122,7 +126,7 @@ def trials_section(study: Study) -> Section:
             if trial.error:
                 parts += Markup('<p class="notice"><b>{}</b> after {} attempts: {}</p>').format(trial.id, trial.attempts, trial.error)
     every = table(head, (_trial(t) for t in study.trials), numeric=(1, 4, 5, 6, 7, 8))
-    parts += details(f"All {len(study.trials)} trials", every, opened=not lost)
+    parts += details(f"All {len(study.trials)} trials", every, opened=not lost and len(study.trials) <= MOST_UNFOLDED)
     lead = "A stopped trial's best is what it had when it was stopped: not comparable with a trial that ran in full."
     return Section("trials", "Trials", parts, lead)
 

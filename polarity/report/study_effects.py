@@ -185,14 +185,15 @@ def precision_section(study: Study) -> Section:
     sizes, spread = study.file.detectable, study.file.spread
     forecasts = ((sizes.before, "reckoned before, from the spread of earlier studies"), (sizes.after, "measured, from the spread found"))
     known: Cells = [[words, points(size, sign=False)] for size, words in forecasts if size is not None]
-    facts = table(["smallest effect seen with a power of 80 %", "points"], known, numeric=(1,), narrow=True) if known else Markup("")
+    words = "The smallest effect that is seen with a power of 80 %:"
+    facts = table(["", "points"], known, numeric=(1,), caption=words, narrow=True) if known else Markup("")
     measured = (
         (spread.seed_sd, "over seeds, of one seed's paired difference"),
         (spread.trial_sd, "over seeds, of one run's score"),
         (spread.row_sd, "of the rows' part, shared by all seeds"),
     )
     found: Cells = [[words, f"{100 * value:.2f}"] for value, words in measured if value is not None]
-    facts += table(["measured standard deviation", "points"], found, numeric=(1,), narrow=True) if found else Markup("")
+    facts += table(["", "points"], found, numeric=(1,), caption="Measured standard deviations:", narrow=True) if found else Markup("")
     lead = "Dots are single trials: how far they lie apart within an arm is what a single run's score can be trusted for."
     return Section("spread", "Seed spread and precision", columns(seed_chart(study), facts) if facts else seed_chart(study), lead)
 
