@@ -29,7 +29,7 @@ from polarity.data.seen import SeenRows, titles_apart
 from polarity.environment import Environment, read_environment
 from polarity.errors import ConfigError, DataError, RunError
 from polarity.evaluate.calibration import TaskCalibration, read_calibration
-from polarity.evaluate.predictions import check_predictions, labels_of
+from polarity.evaluate.predictions import check_predictions, labels_of, of_split
 from polarity.evaluate.results import Difference, Metrics, SeenCounts, read_metrics
 from polarity.evaluate.targets import Stability
 from polarity.resolve import parse_config, with_sets
@@ -260,7 +260,7 @@ class Run:
 
     def rows(self, split: str) -> pa.Table:
         """The predictions of one part; no rows where the run has no such part."""
-        return self.predictions.filter(pc.equal(self.predictions["split"], split))
+        return of_split(self.predictions, split)
 
     @property
     def row_counts(self) -> dict[str, int]:

@@ -8,7 +8,6 @@ and by a bootstrap over rows or titles. Shapes: N rows, K classes, S sizes, R re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 
 from polarity.best.record import TIMES_MORE, Ceiling, CurvePoint, LabelDoubt, Reach
@@ -41,7 +40,7 @@ def curve_scores(
     `fits` make the cheap members, `whole` are their out-of-fold probabilities with all training rows.
     """
     weights_RN = np.concatenate([np.ones((1, len(judge.fold))), _resamples(judge, resamples, seed)])
-    training = list(_training_rows(judge, folds))
+    training = list(folds.places(judge.comments))
     sizes, columns = [], []
     for fraction in FRACTIONS:
         scores = []
@@ -155,14 +154,6 @@ def _score(codes: Codes, predicted: Codes, classes: int) -> float:
 
 def _empty(judge: Judge) -> dict[str, Floats]:
     return {task: np.zeros((len(judge.fold), len(classes))) for task, classes in judge.labels.items()}
-
-
-def _training_rows(judge: Judge, folds: Folds) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Of each fold, places in the labelled table: the training rows and the scored ones."""
-    ids = judge.comments["row_id"].combine_chunks()
-    for fold, split in enumerate(folds.splits):
-        rows = pc.index_in(split.train["row_id"].combine_chunks(), value_set=ids).to_numpy(zero_copy_only=False).astype(np.int64)
-        yield rows, np.flatnonzero(judge.fold == fold)
 
 
 def _units(judge: Judge) -> NDArray[np.int64]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -28,39 +27,57 @@ Scoring = Callable[[pa.Table], dict[str, Floats]]
 
 def out_of_fold(comments: pa.Table, folds: Folds, labels: Labels, fit: Callable[[pa.Table], Scoring]) -> dict[str, Floats]:
     """{task: (N, K)}: each row scored by what `fit` made of the other folds' rows."""
+    return _by_places(comments, folds, labels, _on_places(comments, fit))
+
+
+def _by_places(comments: pa.Table, folds: Folds, labels: Labels, fit: Fit) -> dict[str, Floats]:
+    """`out_of_fold` for what is fitted on places in the labelled table."""
     found = {task: np.zeros((comments.num_rows, len(classes))) for task, classes in labels.items()}
-    for fold, split in enumerate(folds.splits):
-        scores = fit(split.train)(split.validation)
-        for task in labels:
-            found[task][folds.number == fold] = scores[task]
+    for rows, scored in folds.places(comments):
+        for task, chances in fit(rows)(scored).items():
+            found[task][scored] = chances
     return found
 
 
-def title_member(comments: pa.Table, folds: Folds, labels: Labels) -> tuple[dict[str, Floats], TitlePrior]:
-    """The prior of each title, cross-fitted as the others are."""
-    return out_of_fold(comments, folds, labels, lambda train: fit_title_prior(train, labels).probabilities), fit_title_prior(
-        comments, labels
-    )
+def _on_places(comments: pa.Table, fit: Callable[[pa.Table], Scoring]) -> Fit:
+    """What is fitted on tables, fitted on places in the labelled table."""
+
+    def on(rows: NDArray[np.int64]) -> Scores:
+        scoring = fit(comments.take(pa.array(rows)))
+        return lambda scored: scoring(comments.take(pa.array(scored)))
+
+    return on
 
 
-def linear_member(comments: pa.Table, folds: Folds, labels: Labels, say: Say) -> tuple[dict[str, Floats], LinearFloor]:
-    """Words and characters of the comment, words of the title."""
-
-    def fit(train: pa.Table) -> Scoring:
-        return fit_linear(train, labels, say=lambda _: None).probabilities
-
-    return out_of_fold(comments, folds, labels, fit), fit_linear(comments, labels, say=say)
+def _words(labels: Labels) -> Callable[[pa.Table], Scoring]:
+    return lambda train: fit_linear(train, labels, say=lambda _: None).probabilities
 
 
-def frozen_member(comments: pa.Table, folds: Folds, labels: Labels, features_ND: Features) -> tuple[dict[str, Floats], DenseModel]:
-    """Logistic regression on the encoder's sentence vectors (N, D), which are computed once for all folds."""
+def _vectors(comments: pa.Table, labels: Labels, features_ND: Features) -> Fit:
     codes = {task: label_codes(comments, task) for task in labels}
 
     def fit(rows: NDArray[np.int64]) -> Scores:
         model = fit_dense(features_ND[rows], {task: code[rows] for task, code in codes.items()}, labels)
         return lambda scored: model.probabilities(features_ND[scored])
 
-    return _by_places(comments, folds, labels, fit), fit_dense(features_ND, codes, labels)
+    return fit
+
+
+def title_member(comments: pa.Table, folds: Folds, labels: Labels) -> tuple[dict[str, Floats], TitlePrior]:
+    """The prior of each title, cross-fitted as the others are."""
+    found = out_of_fold(comments, folds, labels, lambda train: fit_title_prior(train, labels).probabilities)
+    return found, fit_title_prior(comments, labels)
+
+
+def linear_member(comments: pa.Table, folds: Folds, labels: Labels, say: Say) -> tuple[dict[str, Floats], LinearFloor]:
+    """Words and characters of the comment, words of the title."""
+    return out_of_fold(comments, folds, labels, _words(labels)), fit_linear(comments, labels, say=say)
+
+
+def frozen_member(comments: pa.Table, folds: Folds, labels: Labels, features_ND: Features) -> tuple[dict[str, Floats], DenseModel]:
+    """Logistic regression on the encoder's sentence vectors (N, D), which are computed once for all folds."""
+    found = _by_places(comments, folds, labels, _vectors(comments, labels, features_ND))
+    return found, fit_dense(features_ND, {task: label_codes(comments, task) for task in labels}, labels)
 
 
 def fused_member(comments: pa.Table, folds: Folds, labels: Labels, features_ND: Features, say: Say) -> tuple[dict[str, Floats], FusedModel]:
@@ -75,35 +92,10 @@ def fused_member(comments: pa.Table, folds: Folds, labels: Labels, features_ND: 
     return _by_places(comments, folds, labels, fit), fit_fused(comments, features_ND, codes, labels, say=say)
 
 
-def _by_places(comments: pa.Table, folds: Folds, labels: Labels, fit: Fit) -> dict[str, Floats]:
-    """`out_of_fold` for what is fitted on places in the labelled table."""
-    ids = comments["row_id"].combine_chunks()
-    found = {task: np.zeros((comments.num_rows, len(classes))) for task, classes in labels.items()}
-    for fold, split in enumerate(folds.splits):
-        rows = pc.index_in(split.train["row_id"].combine_chunks(), value_set=ids).to_numpy().astype(np.int64)
-        scored = np.flatnonzero(folds.number == fold)
-        for task, chances in fit(rows)(scored).items():
-            found[task][scored] = chances
-    return found
-
-
 def refits(comments: pa.Table, labels: Labels, features_ND: Features | None) -> list[Fit]:
     """The cheap members, made to be fitted on any of the rows: the linear model and, where there are sentence vectors, theirs."""
-    codes = {task: label_codes(comments, task) for task in labels}
-
-    def fit_words(rows: NDArray[np.int64]) -> Scores:
-        model = fit_linear(comments.take(pa.array(rows)), labels, say=lambda _: None)
-        return lambda scored: model.probabilities(comments.take(pa.array(scored)))
-
-    if features_ND is None:
-        return [fit_words]
-    vectors_ND = features_ND
-
-    def fit_vectors(rows: NDArray[np.int64]) -> Scores:
-        model = fit_dense(vectors_ND[rows], {task: code[rows] for task, code in codes.items()}, labels)
-        return lambda scored: model.probabilities(vectors_ND[scored])
-
-    return [fit_words, fit_vectors]
+    words = _on_places(comments, _words(labels))
+    return [words] if features_ND is None else [words, _vectors(comments, labels, features_ND)]
 
 
 def save_features(folder: RunFolder, name: str, features_ND: Features) -> None:

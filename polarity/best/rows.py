@@ -3,6 +3,7 @@
 Shapes: N rows.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from polarity.config import Config, SplitConfig
 from polarity.data.annotators import without_votes
-from polarity.data.duplicates import find_leaks
+from polarity.data.duplicates import without_leaks
 from polarity.data.read import read_comments
 from polarity.data.split import Splits, split_indices
 from polarity.errors import ConfigError, DataError, Say
@@ -78,12 +79,10 @@ def _cut(comments: pa.Table, split: SplitConfig, hold_out: float, tasks: list[st
 def _without_leaks(rows: Rows, say: Say) -> Rows:
     if rows.test is None:
         return rows
-    twins = pc.unique(find_leaks(rows.labelled, rows.test)["train_row_id"])
-    if not len(twins):
-        return rows
-    say(f"{len(twins):,} labelled rows are near duplicates of test rows: left out")
-    known = pc.is_in(rows.labelled["row_id"], value_set=twins.cast(rows.labelled["row_id"].type))
-    return Rows(rows.labelled.filter(pc.invert(known)), rows.test)
+    apart = without_leaks(rows.labelled, rows.test)
+    if apart.dropped:
+        say(f"{apart.dropped:,} labelled rows are near duplicates of test rows: left out")
+    return Rows(apart.train, rows.test)
 
 
 def _check_rows(rows: Rows, config: Config) -> None:
@@ -108,6 +107,13 @@ class Folds:
     def count(self) -> int:
         return len(self.splits)
 
+    def places(self, comments: pa.Table) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Of each fold, places in the labelled table: the training rows and the scored ones."""
+        ids = comments["row_id"].combine_chunks()
+        for fold, split in enumerate(self.splits):
+            rows = pc.index_in(split.train["row_id"].combine_chunks(), value_set=ids).to_numpy(zero_copy_only=False).astype(np.int64)
+            yield rows, np.flatnonzero(self.number == fold)
+
 
 def make_folds(comments: pa.Table, split: SplitConfig, tasks: list[str], count: int) -> Folds:
     """`count` (3 or more) folds by label combination, or by title where the split is of the kind group.
@@ -127,7 +133,5 @@ def make_folds(comments: pa.Table, split: SplitConfig, tasks: list[str], count: 
 
 def _split(comments: pa.Table, number: NDArray[np.int64], fold: int) -> Splits:
     train, scored = (comments.filter(pa.array(mask)) for mask in (number != fold, number == fold))
-    leaks = find_leaks(train, scored)
-    twins = pc.unique(leaks["train_row_id"])
-    train = train.filter(pc.invert(pc.is_in(train["row_id"], value_set=twins.cast(train["row_id"].type))))
-    return Splits(train, scored, None, leaks, len(twins))
+    apart = without_leaks(train, scored)
+    return Splits(apart.train, scored, None, apart.leaks, apart.dropped)

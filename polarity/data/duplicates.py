@@ -21,10 +21,12 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from polarity.data.oversample import mix64
 from polarity.errors import Say
@@ -381,6 +383,22 @@ def normalise(comment: str) -> str:
     text = unicodedata.normalize("NFD", _INVISIBLE.sub("", comment)).casefold()
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(_INVISIBLE.sub("", text).split())
+
+
+class Apart(NamedTuple):
+    """Training rows less those that leak; `leaks` are the pairs."""
+
+    train: pa.Table
+    leaks: pa.Table
+    dropped: int
+
+
+def without_leaks(train: pa.Table, held_out: pa.Table, progress: Say | None = None) -> Apart:
+    """The training rows that no held-out row is a duplicate or near duplicate of; see `find_leaks`."""
+    leaks = find_leaks(train, held_out, progress)
+    rows = pc.unique(leaks["train_row_id"]).cast(train["row_id"].type)
+    kept = train.filter(pc.invert(pc.is_in(train["row_id"], value_set=rows))) if len(rows) else train
+    return Apart(kept, leaks, len(rows))
 
 
 def find_leaks(train: pa.Table, held_out: pa.Table, progress: Say | None = None) -> pa.Table:

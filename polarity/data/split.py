@@ -24,7 +24,7 @@ from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 from polarity.config import DataConfig, SplitConfig
 from polarity.data.annotators import taught, votes_table, without_votes
 from polarity.data.canonical import find_columns
-from polarity.data.duplicates import LEAKS, find_leaks
+from polarity.data.duplicates import LEAKS, find_leaks, without_leaks
 from polarity.data.formats import open_source
 from polarity.data.oversample import MISSING, label_arrays, stratum_ids
 from polarity.data.read import prefixed, read_comments
@@ -459,15 +459,12 @@ def _handle_leaks(parts: dict[str, pa.Table], data: DataConfig, say: Say) -> Spl
         say(NOT_LOOKED_FOR)
         return Splits(train, validation, test, LEAKS.empty_table(), 0)
     held_out = validation if test is None else pa.concat_tables([validation, test])
-    leaks = find_leaks(train, held_out, say)
+    apart = without_leaks(train, held_out, say)
     if test is not None:
         report_held_out_pairs(find_leaks(validation, test, say), say)
-    splits = Splits(train, validation, test, leaks, 0)
-    if not leaks.num_rows:
-        return splits
-    tell_leaks(leaks, data, say)
-    rows = pc.unique(leaks["train_row_id"])
-    return replace(splits, train=train.filter(pc.invert(pc.is_in(train["row_id"], value_set=rows))), dropped=len(rows))
+    if apart.dropped:
+        tell_leaks(apart.leaks, data, say)
+    return Splits(apart.train, validation, test, apart.leaks, apart.dropped)
 
 
 def tell_leaks(leaks: pa.Table, data: DataConfig, say: Say) -> None:

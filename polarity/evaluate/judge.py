@@ -6,12 +6,11 @@ from typing import TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from polarity.errors import DataError
 from polarity.evaluate.intervals import Scores, Unit, no_verdict, paired_difference, scores_of, unit_of
 from polarity.evaluate.metrics import accuracy, class_scores, confusions
-from polarity.evaluate.predictions import Labels, check_predictions
+from polarity.evaluate.predictions import Labels, check_predictions, of_split
 from polarity.evaluate.results import (
     BOOTSTRAP,
     JACKKNIFE,
@@ -52,7 +51,7 @@ def build_metrics(
     check_predictions(predictions, labels)
     metrics: Metrics = {"schema_version": SCHEMA_VERSION}
     for name in PART_NAMES:
-        rows = predictions.filter(pc.equal(predictions["split"], name))
+        rows = of_split(predictions, name)
         if not rows.num_rows:
             continue
         titles = by_title if isinstance(by_title, bool) else by_title.get(name, False)

@@ -35,6 +35,11 @@ def probability_column(task: str, label: str) -> str:
     return f"{task}_p_{label}"
 
 
+def of_split(predictions: pa.Table, split: str) -> pa.Table:
+    """The rows of one split."""
+    return predictions.filter(pc.equal(predictions["split"], split))
+
+
 def build_predictions(
     split: str,
     comments: pa.Table,

@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from polarity.artifacts import EFFECTS, PREDICTIONS
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.evaluate.metrics import class_scores, confusions
-from polarity.evaluate.predictions import Labels
+from polarity.evaluate.predictions import Labels, of_split
 from polarity.study import ArmCompute, Asha, Detectable, EqualCompute, Replay, Savings, Score, Spread, Study, TrialRecord
 from polarity.tune.conductor import plan_asha, replay
 from polarity.tune.designs import Screen
@@ -27,7 +26,7 @@ EFFECT_SPLIT = "test"
 def effect_rows(study: Study, trial: TrialRecord) -> pa.Table:
     """The trial's predictions of the effect rows."""
     table = study.folder.read_parquet(f"{trial.run_dir}/{PREDICTIONS}")
-    return table.filter(pc.equal(table["split"], EFFECT_SPLIT))
+    return of_split(table, EFFECT_SPLIT)
 
 
 def overall_score(predictions: pa.Table, labels: Labels) -> float:

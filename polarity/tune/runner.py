@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from polarity.artifacts import CHECKPOINTS, CONFIG, LEDGER, RunFolder, user_cache_dir
 from polarity.config import Config, SplitConfig
 from polarity.data.batch import Corpus, steps_per_epoch
-from polarity.data.duplicates import find_leaks
+from polarity.data.duplicates import without_leaks
 from polarity.data.ledger import Ledger, TaskStatistics, build_ledger
 from polarity.data.seen import title_keys, titles_apart
 from polarity.data.split import load_splits, split_indices
@@ -81,12 +81,10 @@ def study_rows(config: Config, *, effects_on: str, say: Say) -> StudyRows:
 
 def _without_leaks(train: pa.Table, held: pa.Table, say: Say) -> pa.Table:
     """Duplicates of inner validation rows leave the training rows, as those of the outer ones did."""
-    leaks = find_leaks(train, held, say)
-    if not leaks.num_rows:
-        return train
-    rows = pc.unique(leaks["train_row_id"])
-    say(f"{len(rows):,} training rows have a duplicate or near duplicate among the inner validation rows; dropped from train")
-    return train.filter(pc.invert(pc.is_in(train["row_id"], value_set=rows)))
+    apart = without_leaks(train, held, say)
+    if apart.dropped:
+        say(f"{apart.dropped:,} training rows have a duplicate or near duplicate among the inner validation rows; dropped from train")
+    return apart.train
 
 
 def _check_classes(parts: Mapping[str, pa.Table], config: Config) -> None:

@@ -44,7 +44,7 @@ from polarity.encoders import require_encoders, resolve_encoder
 from polarity.environment import describe_environment
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluate_split, render_metrics
-from polarity.evaluate.predictions import Codes, Floats
+from polarity.evaluate.predictions import Codes, Floats, of_split
 from polarity.evaluate.render import Facts, last_screen
 from polarity.evaluate.targets import TARGETS
 from polarity.paths import with_absolute_paths
@@ -416,9 +416,10 @@ class _Work:
         """The paired difference of the student to the stack on the student's own held-out rows."""
         from polarity.evaluate import paired_difference
 
-        rows = student.filter(pc.equal(student["split"], split))
+        rows = of_split(student, split)
         stack = self.folder.read_parquet(artifacts.PREDICTIONS)
-        stack = stack.filter(pc.and_(pc.equal(stack["split"], split), pc.is_in(stack["row_id"], value_set=rows["row_id"].combine_chunks())))
+        stack = of_split(stack, split)
+        stack = stack.filter(pc.is_in(stack["row_id"], value_set=rows["row_id"].combine_chunks()))
         order = pc.index_in(stack["row_id"].combine_chunks(), value_set=rows["row_id"].combine_chunks())
         found = paired_difference(rows.take(order), stack, self.labels, resamples=self.config.train.resamples, by_title=self.by_title)[
             "overall"

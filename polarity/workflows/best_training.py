@@ -15,12 +15,12 @@ from polarity.artifacts import METRICS, STUDENT, RunFolder
 from polarity.best.plan import Training, clock
 from polarity.config import Config, SplitConfig
 from polarity.data.batch import soft_column
-from polarity.data.duplicates import find_leaks
+from polarity.data.duplicates import without_leaks
 from polarity.data.read import original_error
 from polarity.data.split import Splits, split_indices
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics
-from polarity.evaluate.predictions import Floats
+from polarity.evaluate.predictions import Floats, of_split
 from polarity.paths import with_absolute_paths
 from polarity.predict.scorers import Probabilities
 from polarity.strategy import with_settings
@@ -97,7 +97,7 @@ def place_scores(predictions: pa.Table, comments: pa.Table, rows: Any, labels: d
     """Copy a fold's probabilities to the places of its rows."""
     from polarity.evaluate.calibration import probabilities_of
 
-    scored = predictions.filter(pc.equal(predictions["split"], "validation"))
+    scored = of_split(predictions, "validation")
     ids = comments["row_id"].combine_chunks().cast(pa.string())
     places = pc.index_in(scored["row_id"].cast(pa.string()).combine_chunks(), value_set=ids).to_numpy(zero_copy_only=False)
     if len(places) != int(rows.sum()) or not np.array_equal(np.sort(places), np.flatnonzero(rows)):
@@ -140,10 +140,8 @@ def _student_splits(
         )
     held = labelled.take(pa.array(validation))
     judged = held if test is None else pa.concat_tables([held, test.select(held.column_names)])
-    leaks = find_leaks(taught, judged)
-    twins = pc.unique(leaks["train_row_id"])
-    taught = taught.filter(pc.invert(pc.is_in(taught["row_id"], value_set=twins.cast(taught["row_id"].type))))
-    return Splits(taught.combine_chunks(), held, test, leaks, len(twins))
+    apart = without_leaks(taught, judged)
+    return Splits(apart.train.combine_chunks(), held, test, apart.leaks, apart.dropped)
 
 
 def _with_soft(table: pa.Table, soft: Probabilities) -> pa.Table:

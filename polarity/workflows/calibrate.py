@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from polarity.artifacts import CALIBRATION, PREDICTIONS, RunFolder
 from polarity.errors import RunError
 from polarity.evaluate.calibration import Calibration, CalibrationError, FittedTask, TestedTask, calibrate, check_on
-from polarity.evaluate.predictions import Labels
+from polarity.evaluate.predictions import Labels, of_split
 from polarity.run import Run
 
 FITTED_ON = "validation"
@@ -23,21 +20,17 @@ def calibrate_run(folder: RunFolder, say: Callable[[str], None], *, labels: Labe
     """
     labels = Run(folder).labels if labels is None else labels
     predictions = folder.read_parquet(PREDICTIONS)
-    rows = _of_split(predictions, FITTED_ON)
+    rows = of_split(predictions, FITTED_ON)
     if not rows.num_rows:
         raise RunError(f"{folder.uri}/{PREDICTIONS}: holds no validation rows, so there is nothing to calibrate on")
     content = calibrate(rows, labels, FITTED_ON)
-    test = _of_split(predictions, "test")
+    test = of_split(predictions, "test")
     if test.num_rows:
         content["test"] = check_on(test, labels, content["tasks"])
     folder.write_json(CALIBRATION, content)
     for task, entry in content["tasks"].items():
         say(_line(task, entry, content.get("test", {}).get(task)) if whole else _short_line(task, entry))
     return content
-
-
-def _of_split(predictions: pa.Table, split: str) -> pa.Table:
-    return predictions.filter(pc.equal(predictions["split"], split))
 
 
 def _short_line(task: str, entry: FittedTask) -> str:

@@ -18,7 +18,7 @@ from polarity.data.seen import titles_apart
 from polarity.errors import DataError, RunError
 from polarity.evaluate.intervals import paired_difference
 from polarity.evaluate.metrics import class_scores, confusions
-from polarity.evaluate.predictions import Labels, labels_of
+from polarity.evaluate.predictions import Labels, labels_of, of_split
 from polarity.evaluate.render import JUDGED_BY
 from polarity.evaluate.results import DECIDED, PART_NAMES, Difference, PairedDifference, PartName, judged_parts
 from polarity.run import Run, SeenChoice
@@ -78,7 +78,7 @@ def compare_predictions(
     """
     found: dict[PartName, SplitComparison] = {}
     for split in PART_NAMES:
-        a, b = (side.filter(pc.equal(side["split"], split)) for side in (first, second))
+        a, b = (of_split(side, split) for side in (first, second))
         if not a.num_rows or not b.num_rows:
             continue
         try:
@@ -223,7 +223,7 @@ def _scored(
 def _by_title(run: Run, part: str, rows: pa.Table) -> bool:
     """Whether titles are the unit: by the run's training rows, or as an evaluation found it."""
     if run.seen is not None:
-        return titles_apart(run.seen.titles("train"), rows.filter(pc.equal(rows["split"], part))["title"])
+        return titles_apart(run.seen.titles("train"), of_split(rows, part)["title"])
     judged = dict(judged_parts(run.metrics)) if run.has(METRICS) else {}
     return any(name == part and result["intervals"]["unit"] == "title" for name, result in judged.items())
 

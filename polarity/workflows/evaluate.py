@@ -19,7 +19,7 @@ from polarity.data.seen import title_keys, titles_apart
 from polarity.errors import DataError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, render_metrics
 from polarity.evaluate.drift import drift
-from polarity.evaluate.predictions import Labels, label_column
+from polarity.evaluate.predictions import Labels, label_column, of_split
 from polarity.evaluate.results import DECIDED, SYNTHETIC, Drift, judged_parts
 from polarity.evaluate.slices import can_tell_languages, language_slices
 from polarity.paths import is_sample
@@ -158,7 +158,7 @@ def _judge(scored: Scored, trained: pa.Table | None, say: Say) -> Metrics:
     )
     if can_tell_languages():
         for name, part in judged_parts(metrics):
-            rows = scored.predictions.filter(pc.equal(scored.predictions["split"], name))
+            rows = of_split(scored.predictions, name)
             part["slices"]["language"] = language_slices(rows, parts[name]["comment"].to_pylist(), labels, resamples=resamples)
     return metrics
 

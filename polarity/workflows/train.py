@@ -28,7 +28,7 @@ from polarity.errors import ConfigError, RunError, Say
 from polarity.evaluate import Metrics, build_metrics, render_metrics
 from polarity.evaluate.agreement import Agreement, agreement, error_of_labels, in_words
 from polarity.evaluate.drift import describe_tokens
-from polarity.evaluate.predictions import task_codes
+from polarity.evaluate.predictions import of_split, task_codes
 from polarity.evaluate.render import Facts, last_screen
 from polarity.evaluate.results import SYNTHETIC
 from polarity.paths import DATA_KEYS, is_local_data, is_sample, typed, with_absolute_paths
@@ -106,7 +106,7 @@ def _record_agreement(config: Config, folder: RunFolder, splits: Splits, say: Sa
         found[task] = agreement(np.concatenate([votes_of(table, task) for table in splits.votes.values()]), classes)
         found[task]["soft"], found[task]["errors"] = config.data.tasks[task].soft, {}
         for split in splits.held_out:
-            rows, votes = predictions.filter(pc.equal(predictions["split"], split)), splits.votes[split]
+            rows, votes = of_split(predictions, split), splits.votes[split]
             places = pc.index_in(rows["row_id"], votes["row_id"].combine_chunks())
             found[task]["errors"][split] = error_of_labels(votes_of(votes.take(places), task), *task_codes(rows, task, classes))
     folder.write_json(artifacts.AGREEMENT, {"tasks": found})
