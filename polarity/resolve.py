@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin
@@ -19,7 +20,6 @@ from pydantic import BaseModel, ValidationError
 
 from polarity.config import Config
 from polarity.errors import ConfigError, nearest
-from polarity.presets import DEFAULT, STRATEGY, preset_names, preset_text
 from polarity.strategy import ALL_POINTS, POINTS, check_points, points_of_tiers
 from polarity.yaml_text import Tree, dump_tree, parse_yaml, read_yaml_mapping, scalar, yaml_mapping
 
@@ -27,6 +27,11 @@ Option = str | int | bool | Path | tuple[int, int | None] | None
 """What an option of the command line may be; None: it was not given. The pair is the least and the most of workers."""
 Source = str | Mapping[str, str]
 """A layer's name, or {dotted key: option} where its keys come from different options."""
+
+DEFAULT = "baseline"
+STRATEGY = "strategy"
+"""The preset that is the baseline with all ten points."""
+_PRESETS = files("polarity") / "presets"
 
 _SYNONYMS = {
     "learning_rate": "lr",
@@ -51,6 +56,16 @@ _HINTS = {
     "too_short": "has too few entries",
 }
 _PER_TASK = tuple(Config().per_task())
+
+
+def preset_names() -> list[str]:
+    """All names that --preset takes, sorted."""
+    return sorted([entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml")] + [STRATEGY])
+
+
+def _preset_text(name: str) -> str:
+    """The YAML of a preset that has a file of its own."""
+    return (_PRESETS / f"{name}.yaml").read_text("utf-8")
 
 
 @dataclass(frozen=True)
@@ -81,7 +96,7 @@ def resolve(
     if name not in preset_names():
         raise ConfigError(f"there is no preset {name!r}; {nearest(name, preset_names())}")
     text_name = DEFAULT if name == STRATEGY else name
-    layers.add(yaml_mapping(preset_text(text_name), f"preset {text_name}"), f"preset {name}")
+    layers.add(yaml_mapping(_preset_text(text_name), f"preset {text_name}"), f"preset {name}")
     layers.add_points(at_preset, f"preset {name}, point ")
     if file is not None:
         layers.add(read_yaml_mapping(file), f"file {file}")

@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from polarity.cli import ablation
+from polarity.cli import training
 from polarity.errors import PolarityError
 from polarity.resolve import parse_config
 from polarity.tune.designs import arm_configs
@@ -15,8 +15,8 @@ from polarity.workflows.tune import BASE, read_space, search_arms
 from tests.tune.studies import Inputs, make_inputs
 
 app = typer.Typer()
-app.command("ablate")(ablation.ablate)
-app.command("tune")(ablation.tune)
+app.command("ablate")(training.ablate)
+app.command("tune")(training.tune)
 
 
 @pytest.fixture(scope="module")

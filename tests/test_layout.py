@@ -16,8 +16,7 @@ import polarity
 from polarity.cli import app, examples, setup
 from polarity.errors import PolarityError
 from polarity.ops.submit import DOCTOR, JOBS
-from polarity.presets import preset_names
-from polarity.resolve import parse_config, resolve
+from polarity.resolve import parse_config, preset_names, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

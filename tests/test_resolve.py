@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from polarity.config import Config
 from polarity.errors import ConfigError
-from polarity.presets import preset_names
-from polarity.resolve import dump_config, leaves, parse_config, render, resolve
+from polarity.resolve import dump_config, leaves, parse_config, preset_names, render, resolve
 from polarity.strategy import ALL_POINTS, apply_points
 from polarity.yaml_text import parse_yaml, scalar
 

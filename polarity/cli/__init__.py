@@ -9,7 +9,7 @@ from typing import Annotated, get_type_hints
 import typer
 
 from polarity import quiet
-from polarity.cli import ablation, net, runs, setup, training
+from polarity.cli import net, runs, setup, training
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and judge multi-task classifiers of comments.",
@@ -46,8 +46,8 @@ for command in (
     runs.next_rows,
     runs.serve,
     runs.report,
-    ablation.ablate,
-    ablation.tune,
+    training.ablate,
+    training.tune,
     runs.soup,
     runs.ensemble,
     runs.export,

@@ -47,7 +47,7 @@ Workers = Annotated[
     typer.Option(parser=worker_range, metavar="N|N-M", help="Ray Train workers; 2-4: as many as the cluster has room for; 0: without Ray."),
 ]
 
-OPTION_KEYS = {
+_KEYS = {
     "--data": "data.source",
     "--train": "data.train",
     "--validation": "data.validation",
@@ -80,10 +80,14 @@ def resolved(
     file: Path | None, preset: str | None, points: str | None, tiers: str | None, without: str | None, sets: list[str] | None,
     given: Mapping[str, Option],
 ) -> Resolved:  # fmt: skip
-    options: dict[str, tuple[Option, str]] = {OPTION_KEYS[name]: (value, name) for name, value in given.items() if value is not None}
+    numbers = (_numbers(points, "--points"), _numbers(tiers, "--tiers"), _numbers(without, "--without"))
+    return resolve(preset, file, *numbers, options=by_key(given), sets=sets or [])
+
+
+def by_key(given: Mapping[str, Option]) -> dict[str, tuple[Option, str]]:
+    """{dotted key: (value, option)} of the options that were given, as `resolve` takes them."""
+    options: dict[str, tuple[Option, str]] = {_KEYS[name]: (value, name) for name, value in given.items() if value is not None}
     workers = given.get("--workers")
     if isinstance(workers, WorkerRange):
-        least, most = workers
-        options |= {"cluster.workers": (least, "--workers"), "cluster.max_workers": (most, "--workers")}
-    numbers = (_numbers(points, "--points"), _numbers(tiers, "--tiers"), _numbers(without, "--without"))
-    return resolve(preset, file, *numbers, options=options, sets=sets or [])
+        options |= {"cluster.workers": (workers.least, "--workers"), "cluster.max_workers": (workers.most, "--workers")}
+    return options

@@ -1,6 +1,7 @@
-"""`polarity train`, `polarity config` and `polarity points`."""
+"""The commands that train: `polarity train` with `config` and `points`, and studies of many trainings, `polarity ablate` and `tune`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -21,10 +22,13 @@ from polarity.cli.options import (
     Validation,
     Without,
     Workers,
+    by_key,
     one_file,
     resolved,
     say,
 )
+from polarity.errors import ConfigError
+from polarity.resolve import Option
 
 
 def train(
@@ -104,3 +108,170 @@ def points() -> None:
     from polarity.workflows.preview import points_table
 
     typer.echo(points_table())
+
+
+if TYPE_CHECKING:
+    from polarity.tune.designs import Base, Design, Level
+    from polarity.tune.runner import Limits
+
+StudyDir = Annotated[str | None, typer.Option(help="The study's folder or URI; default studies/NAME-TIME.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the study in --study-dir; finished trials are kept.")]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="With --resume: failed trials get their attempts again.")]
+GroupWorkers = Annotated[int, typer.Option("--workers", help="Workers of one trial. 1: trials run side by side, which is faster.")]
+BudgetText = Annotated[str | None, typer.Option("--budget", help="Start no trial after 30m or 2h, or above 200e (trial-epochs).")]
+MaxConcurrent = Annotated[int | None, typer.Option(help="Trials at a time; default: as many as the cluster's CPUs and GPUs take.")]
+GpusPerTrial = Annotated[float | None, typer.Option(help="Part of a GPU a trial, such as 0.5; default: one, where there are any.")]
+
+_DESIGN = (
+    "screen: half of the points on in each run, so that every run tells of every point; only: baseline plus one; without: all ten less "
+    "one; ladder: step by step; custom."
+)
+_CONFIRM = "screen: then run the best predicted combination, everything and the baseline over fresh seeds. With --resume too, after a look."
+
+_WITH_RESUME = {"study_dir", "resume", "retry_failed", "budget", "max_concurrent", "gpus_per_trial", "confirm", "confirm_seeds"}
+
+
+def ablate(
+    context: typer.Context,
+    config: ConfigFile = None, preset: Preset = None, data: Data = None, train: Train = None, validation: Validation = None,
+    test: Test = None, encoder: Encoder = None, epochs: Epochs = None, max_steps: MaxSteps = None, sets: Sets = None,
+    workers: GroupWorkers = 1,
+    design: Annotated[str, typer.Option(help=_DESIGN)] = "only",
+    level: Annotated[str | None, typer.Option(help="Arms of tiers or of points; default: a screen's points, else tiers.")] = None,
+    arms: Annotated[Path | None, typer.Option(help="custom, screen: a YAML list of {name, points, tiers, set, reference}.")] = None,
+    runs: Annotated[int | None, typer.Option(help="screen of points: 24, or 12, in which interactions blur the effects.")] = None,
+    confirm: Annotated[bool, typer.Option("--confirm", help=_CONFIRM)] = False,
+    confirm_seeds: Annotated[int, typer.Option(help="Fresh seeds of --confirm.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Seeds that each run of a screen, or each confirmed arm, trains in full.")] = 3,
+    explore_seeds: Annotated[int, typer.Option(help="Seeds of the exploration, in which ASHA stops arms early.")] = 1,
+    no_asha: Annotated[bool, typer.Option("--no-asha", help="Explore nothing: every arm in full over all seeds.")] = False,
+    effects_on: Annotated[str, typer.Option(help="Rows that measure effects: validation or test.")] = "validation",
+    budget: BudgetText = None, max_concurrent: MaxConcurrent = None, gpus_per_trial: GpusPerTrial = None,
+    study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List trials, time and what can be found, designs side by side.")] = False,
+    config_option: ConfigOption = None,
+) -> None:  # fmt: skip
+    """Find out which of the plan's ten training techniques (points, in four tiers) help: a study folder with effects and a report.
+
+    Examples: polarity ablate --preset quickstart --design ladder --seeds 3;
+    polarity ablate --preset small --data comments.csv --design screen --level points --seeds 2 --confirm --budget 8h;
+    polarity ablate --resume --study-dir studies/first
+    """
+    from polarity.workflows import ablate as workflow
+
+    limits = _limits(budget, max_concurrent, gpus_per_trial)
+    if resume:
+        fresh = _confirm_seeds(context, confirm, confirm_seeds)
+        workflow.resume(_resumed_dir(context, study_dir), limits=limits, retry_failed=retry_failed, confirm_seeds=fresh, say=say)
+        return
+    _refuse_retry(retry_failed)
+    from polarity.tune.plan import StudyPlan
+
+    base = _base(one_file(config, config_option), preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
+    chosen = cast("Design", design)  # design_arms refuses what is none
+    at = cast("Level", level or ("points" if design == "screen" else "tiers"))
+    question = workflow.Question(base, "custom" if arms is not None and design == "only" else chosen, at, arms, runs)
+    if design == "screen":
+        _refuse_exploration(context)
+    elif confirm:
+        raise ConfigError(f"--confirm is for --design screen: the design {design} confirms by itself what its exploration leaves")
+    plan = StudyPlan(seeds, 0 if no_asha else explore_seeds, effects_on, confirm_seeds=_confirm_seeds(context, confirm, confirm_seeds))
+    if dry_run:
+        say(workflow.dry_run(question, plan, concurrent=max_concurrent, say=say))
+        return
+    workflow.ablate(question, plan, study_dir or _default_dir(design), limits=limits, say=say)
+
+
+def tune(
+    context: typer.Context,
+    space: Annotated[Path | None, typer.Argument(help="YAML: {setting: {loguniform|uniform|quniform|choice: [...]}}.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file of settings; it wins over the preset.")] = None,
+    preset: Preset = None, data: Data = None, train: Train = None, validation: Validation = None, test: Test = None,
+    encoder: Encoder = None, epochs: Epochs = None, max_steps: MaxSteps = None, sets: Sets = None, workers: GroupWorkers = 1,
+    samples: Annotated[int, typer.Option(help="Configurations to draw, beside the one that is given.")] = 16,
+    grid: Annotated[bool, typer.Option("--grid", help="Every combination of a space of choices instead.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0, budget: BudgetText = None, max_concurrent: MaxConcurrent = None,
+    gpus_per_trial: GpusPerTrial = None, study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the configurations and how long they would take.")] = False,
+) -> None:  # fmt: skip
+    """Search settings, stopping hopeless trials early (ASHA), and write the best as best.yaml, which `polarity train` takes.
+
+    Examples: polarity tune space.yaml --preset small --data comments.csv --samples 24 --budget 4h;
+    polarity tune --resume --study-dir studies/search
+    """
+    from polarity.workflows import tune as workflow
+
+    limits = _limits(budget, max_concurrent, gpus_per_trial)
+    if resume:
+        workflow.resume(_resumed_dir(context, study_dir), limits=limits, retry_failed=retry_failed, say=say)
+        return
+    _refuse_retry(retry_failed)
+    if space is None:
+        raise ConfigError("which space? Give a YAML file such as space.yaml with optim.lr: {loguniform: [1.0e-5, 1.0e-4]}")
+    base = _base(config, preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
+    search = workflow.Search(base, space, samples, grid)
+    if dry_run:
+        say(workflow.dry_run(search, seed=seed, concurrent=max_concurrent, say=say))
+        return
+    workflow.tune(search, study_dir or _default_dir("search"), seed=seed, limits=limits, say=say)
+
+
+def _base(
+    config: Path | None, preset: str | None, data: str | None, train: str | None, validation: str | None, test: str | None,
+    encoder: str | None, epochs: int | None, max_steps: int | None, workers: int, sets: list[str] | None,
+) -> "Base":  # fmt: skip
+    from polarity.tune.designs import Base
+
+    given: dict[str, Option] = {
+        "--data": data, "--train": train, "--validation": validation, "--test": test, "--encoder": encoder, "--epochs": epochs,
+        "--max-steps": max_steps, "--workers": workers,
+    }  # fmt: skip
+    return Base(preset, config, by_key(given), tuple(sets or ()))
+
+
+def _limits(budget: str | None, max_concurrent: int | None, gpus_per_trial: float | None) -> "Limits":
+    from polarity.tune.conductor import parse_budget
+    from polarity.tune.runner import Limits
+
+    return Limits(parse_budget(budget), max_concurrent, gpus_per_trial)
+
+
+def _given(context: typer.Context) -> dict[str, str]:
+    """{parameter: how it is written} of everything that the user gave."""
+    written = {p.name: p.opts[0] if p.opts[0].startswith("-") else p.opts[0].upper() for p in context.command.params if p.name}
+    return {name: shown for name, shown in written.items() if str(getattr(context.get_parameter_source(name), "name", "")) == "COMMANDLINE"}
+
+
+def _resumed_dir(context: typer.Context, study_dir: str | None) -> str:
+    """The study to go on with; every setting but how to go on is the study's own, and refused here."""
+    refused = [shown for name, shown in _given(context).items() if name not in _WITH_RESUME]
+    if study_dir is None:
+        raise ConfigError("--resume needs --study-dir: which study is to go on?")
+    if refused:
+        raise ConfigError(f"--resume takes the study's own settings; leave out {', '.join(refused)}")
+    return study_dir
+
+
+def _refuse_retry(retry_failed: bool) -> None:
+    if retry_failed:
+        raise ConfigError("--retry-failed needs --resume: a new study has no failed trials")
+
+
+def _confirm_seeds(context: typer.Context, confirm: bool, seeds: int) -> int:
+    if not confirm and "confirm_seeds" in _given(context):
+        raise ConfigError("--confirm-seeds needs --confirm")
+    if seeds < 2:
+        raise ConfigError(f"--confirm-seeds {seeds}: a confirmation needs at least 2 seeds, better 3")
+    return seeds if confirm else 0
+
+
+def _refuse_exploration(context: typer.Context) -> None:
+    given = [shown for name, shown in _given(context).items() if name in ("explore_seeds", "no_asha")]
+    if given:
+        raise ConfigError(f"a screen runs each of its runs in full and explores nothing: leave out {', '.join(given)}")
+
+
+def _default_dir(name: str) -> str:
+    from polarity.artifacts import default_run_dir
+
+    return default_run_dir(name).replace("runs/", "studies/", 1)

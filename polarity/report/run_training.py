@@ -10,11 +10,10 @@ from markupsafe import Markup
 
 from polarity.data.ledger import Ledger
 from polarity.environment import Environment
-from polarity.presets import preset_names
 from polarity.report.charts import Axis, Bar, Mark, Point, Series, bars, lines, short
 from polarity.report.page import Section, columns, details, table
 from polarity.report.record import Record
-from polarity.resolve import leaves, resolve
+from polarity.resolve import leaves, preset_names, resolve
 
 CURVE_POINTS = 150
 _PLACES = ("data.source", "data.train", "data.validation", "data.test", "model.encoder")
