@@ -121,6 +121,9 @@ FILES: dict[str, tuple[Callable[[Path], None], dict[str, list[str]]]] = {
     "ints.jsonl": (lines([{"message": t, "class": i % 3 if i % 10 else None} for i, t in enumerate(TEXTS)]), {"class": list("012")}),
     "book.xlsx": (book(["Title", "Comment", "Sentiment"], TITLES, TEXTS, MOODS), {"sentiment": NAMES}),
     "rating.xlsx": (book(["text", "rating"], TEXTS, [i % 4 + 1 for i in range(N)]), {"rating": list("1234")}),
+    "quoted.csv": (table(["text", "label"], [f"{t}; and, more" for t in TEXTS], MOODS, sep=";"), {"label": NAMES}),
+    "dev.csv": (table(["text", "label", "set"], TEXTS, MOODS, (["train"] * 7 + ["dev"] * 2 + ["test"]) * 12), {"label": NAMES}),
+    "many.csv": (table(["text", "topic"], TEXTS, [f"t{i % 15:02}" for i in range(N)]), {"topic": [f"t{i:02}" for i in range(15)]}),
     "nfd.csv": (table(["text", nfd("étiquette label")], TEXTS, DECOMPOSED), {"étiquette_label": SORTED_FRENCH}),
 }  # fmt: skip
 
@@ -208,3 +211,18 @@ def test_nothing_is_written_over_or_asked_of_nobody(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["init", str(tmp_path / "x.csv"), "--yes", "--out", str(tmp_path / "x.yaml")])
     assert "--overwrite" in str(done.exception) and (tmp_path / "x.yaml").read_text() == "mine"
     assert "--yes" in str(CliRunner().invoke(app, ["init", str(tmp_path / "x.csv")]).exception)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.parquet"])
+def test_labels_in_lists_are_told_as_such(name: str, tmp_path: Path) -> None:
+    rows = [{"text": text, "label": [mood]} for text, mood in zip(TEXTS, MOODS, strict=True)]
+    lines(rows)(tmp_path / name) if name == "x.jsonl" else pq.write_table(pa.Table.from_pylist(rows), tmp_path / name)
+    done = CliRunner().invoke(app, ["init", str(tmp_path / name), "--yes", "--out", str(tmp_path / "x.yaml")])
+    assert "columns of objects or lists are left out: label" in done.output
+    assert "if label holds the labels: write one label a row, as text" in str(done.exception) and not (tmp_path / "x.yaml").exists()
+
+
+def test_a_file_that_ends_in_a_fault_is_not_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,label\n" + "".join(f"{t},{m}\n" for t, m in zip(TEXTS, MOODS, strict=True)) + "bad, row, here\n")
+    done = CliRunner().invoke(app, ["init", str(tmp_path / "x.csv"), "--yes", "--out", str(tmp_path / "x.yaml")])
+    assert f"line {N + 2}: expected 2 columns" in str(done.exception) and "no rows" not in str(done.exception)

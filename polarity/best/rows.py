@@ -43,15 +43,20 @@ class Rows:
     test: pa.Table | None
 
 
+def check_asked(config: Config, asked: Asked) -> str:
+    """The labelled file. Raises ConfigError where none is named, or test rows are asked for in two ways."""
+    if not config.data.source:
+        raise ConfigError("no data: name the one labelled file, such as polarity best comments.csv, or as data.source in the YAML file")
+    if asked.test and (asked.hold_out or config.data.split.kind == "column"):
+        raise ConfigError("--test names the test rows: leave --hold-out and data.split.kind=column out")
+    return config.data.source
+
+
 def read_rows(config: Config, asked: Asked, say: Say) -> Rows:
     """The labelled rows and, from `--test`, `--hold-out` or a split column, the test rows; near duplicates of test rows do not train."""
-    data = config.data
-    if not data.source:
-        raise ConfigError("no data: name the one labelled file, such as polarity best comments.csv, or as data.source in the YAML file")
-    if asked.test and (asked.hold_out or data.split.kind == "column"):
-        raise ConfigError("--test names the test rows: leave --hold-out and data.split.kind=column out")
+    data, source = config.data, check_asked(config, asked)
     whole = data if data.split.kind == "column" else data.model_copy(update={"split": SplitConfig()})
-    comments = without_votes(read_comments(data.source, whole, say=say), data.tasks)
+    comments = without_votes(read_comments(source, whole, say=say), data.tasks)
     test = None
     if asked.test:
         plain = data.model_copy(update={"split": SplitConfig()})
@@ -63,7 +68,7 @@ def read_rows(config: Config, asked: Asked, say: Say) -> Rows:
     rows = _without_leaks(Rows(comments, test), say)
     _check_rows(rows, config)
     shown = "" if rows.test is None else f", {rows.test.num_rows:,} test rows that decide nothing"
-    say(f"{data.source}: {rows.labelled.num_rows:,} labelled rows{shown}")
+    say(f"{source}: {rows.labelled.num_rows:,} labelled rows{shown}")
     return rows
 
 

@@ -196,12 +196,15 @@ def _delimiter(text: TextFile, usual: str) -> str:
 
 
 def _widths(text: TextFile, delimiter: str) -> list[int]:
-    """Columns of the first rows."""
+    """Columns of the first rows; -1 where they cannot be read on, for a quote that another delimiter would close."""
+    widths: list[int] = []
     with text.open() as file:
         try:
-            return [len(record) for record in islice(filter(None, _reader(file, delimiter)), SNIFFED)]
+            for record in islice(filter(None, _reader(file, delimiter)), SNIFFED):
+                widths.append(len(record))
         except csv.Error:
-            return []
+            widths.append(-1)
+    return widths
 
 
 def _reader(lines: Iterator[str], delimiter: str) -> Iterator[list[str]]:

@@ -4,7 +4,6 @@ The guesses use names and values: texts are long and differ, titles are long and
 every row. What cannot be guessed is asked, or with `--yes` said with the option that decides it. All problems are told at once.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ import pyarrow as pa
 from polarity import tables
 from polarity.data.formats import open_source
 from polarity.data.source import Source
+from polarity.data.split import PART_NAMES, TRAIN, VALIDATION
 from polarity.data.text_formats import NestedError
 from polarity.errors import ConfigError, DataError, Say, nearest
 from polarity.spelling import MISSING_WORDS, canonical, match
@@ -30,19 +30,19 @@ class LooseTable:
     """What a file holds: all its columns as text (null where a cell is missing), and the lines to tell the user.
 
     `notes` say how it was read (encoding, delimiter, sheet); `fault` is why reading ended before the end, else None: then `table` holds the
-    rows before that.
+    rows before that. `nested` columns of objects or lists are left out.
     """
 
     table: pa.Table
     notes: tuple[str, ...]
     fault: str | None
+    nested: tuple[str, ...] = ()
 
 
 def read_loosely(name: str, most_rows: int = 100_000) -> LooseTable:
     """Read the first `most_rows` rows of any source that `open_source` knows into text columns.
 
-    Numbers are as they would be read as labels (1.0 as 1), nested values are JSON (of JSON Lines: left out, and told), bytes are decoded as
-    UTF-8. Raises DataError only for what cannot be opened at all (missing, empty, damaged, no header, a column twice).
+    Numbers are as they would be read as labels (1.0 as 1), nested columns are left out, bytes are decoded as UTF-8. Raises DataError only for what cannot be opened at all (missing, empty, damaged, no header, a column twice).
     """
     source = open_source(name)
     columns, nested = list(source.columns), []
@@ -52,11 +52,11 @@ def read_loosely(name: str, most_rows: int = 100_000) -> LooseTable:
             blocks.extend(_blocks(source, columns, most_rows))
         except NestedError as error:
             columns.remove(error.column)
-            nested.append(f"{name}: column {error.column!r} holds objects or lists: left out")
+            nested.append(error.column)
             continue
         except DataError as error:
-            return LooseTable(pa.concat_tables(blocks), (*source.notes, *nested), str(error))
-        return LooseTable(pa.concat_tables(blocks), (*source.notes, *nested), None)
+            return LooseTable(pa.concat_tables(blocks), source.notes, str(error), tuple(nested))
+        return LooseTable(pa.concat_tables(blocks), source.notes, None, tuple(nested))
 
 
 def _blocks(source: Source, columns: Sequence[str], most_rows: int) -> Iterator[pa.Table]:
@@ -70,6 +70,9 @@ def _blocks(source: Source, columns: Sequence[str], most_rows: int) -> Iterator[
 
 
 def _as_text(block: pa.Table, columns: Sequence[str]) -> pa.Table:
+    for name, column in zip(columns, block.columns, strict=True):
+        if pa.types.is_nested(column.type):
+            raise NestedError(f"column {name!r} holds {column.type}", name)
     return pa.Table.from_arrays([_text(block.column(at)) for at in range(len(columns))], names=list(columns))
 
 
@@ -88,7 +91,7 @@ def _value(value: object) -> str | None:
         return str(int(value))
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, (list, dict)) else str(value)
+    return str(value)
 
 
 Ask = Callable[[str, str], str]
@@ -99,6 +102,8 @@ FEWEST_ROWS = 5
 FEWEST_WORDS = 4
 """A column's name of so many words is likely a text."""
 MOST_CLASSES = 12
+MOST_NAMED = 40
+"""Classes of a column that is named as labels, or given with --label."""
 SHOWN = 6
 _MISSING = {canonical(word) for word in MISSING_WORDS} | {""}
 
@@ -113,7 +118,6 @@ _ASIDE = re.compile(
     r"\b(date|time|timestamp|created|year|month|day|users?|authors?|names?|annotator|rater|coder|lang|language|source|platform|url|link|"
     r"likes?|shares?|count|views|confidence|country|city|region|gender|age|fold|split|set|subset)\b"
 )
-_SPLIT_WORDS = {"train", "validation", "test"}
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,8 @@ def init(file: str, out: Path, wanted: Wanted, *, encoder: str, overwrite: bool,
     loose = read_loosely(file)
     for note in loose.notes:
         say(note)
+    if loose.nested:
+        say(f"{file}: columns of objects or lists are left out: {', '.join(loose.nested)}")
     if loose.fault:
         say(f"read only up to a fault: {loose.fault}")
     guess = guess_columns(loose.table, wanted)
@@ -215,7 +221,10 @@ def init(file: str, out: Path, wanted: Wanted, *, encoder: str, overwrite: bool,
         say(f"Columns: {', '.join(loose.table.column_names)}. Enter takes what stands in brackets, - is none.")
         guess = guess_columns(loose.table, _asked(guess, wanted, ask))
     say(describe(guess))
-    undecided = list(guess.undecided) + ([f"mend the file first: {loose.fault}"] if loose.fault else [])
+    undecided = list(guess.undecided) if guess.rows or not loose.fault else []
+    if loose.nested and not guess.tasks:
+        undecided.append(f"if {' or '.join(loose.nested)} holds the labels: write one label a row, as text, into a column of its own")
+    undecided += [f"mend the file first: {loose.fault}"] if loose.fault else []
     if undecided:
         raise DataError("\n  ".join([f"{file}: no configuration written. To decide:", *undecided]))
     out.write_text(configuration(file, guess, encoder), encoding="utf-8")
@@ -302,7 +311,8 @@ def _guess_id(columns: dict[str, Column], rows: int) -> str | None:
 
 
 def _is_split(column: Column) -> bool:
-    return {"train", "validation"} <= set(column.counts) <= _SPLIT_WORDS
+    parts = {PART_NAMES.get(word) for word in column.counts}
+    return {TRAIN, VALIDATION} <= parts and None not in parts
 
 
 def _guess_text(columns: dict[str, Column]) -> str | None:
@@ -340,7 +350,7 @@ def _guess_labels(columns: dict[str, Column], rows: int) -> list[str]:
 
 
 def _may_be_labels(column: Column, rows: int) -> bool:
-    few = 2 <= len(_kept(column)) <= MOST_CLASSES and column.words <= 4
+    few = 2 <= len(_kept(column)) <= (MOST_NAMED if _LABEL.search(column.hint) else MOST_CLASSES) and column.words <= 4
     return few and column.filled >= 2 * column.distinct and column.filled >= 0.05 * rows
 
 
@@ -369,7 +379,7 @@ def _tasks(
             undecided.append(
                 f"column {name!r}: fewer than two classes with {FEWEST_ROWS} rows each: label more rows, or give another --label"
             )
-        elif len(kept) > MOST_CLASSES and name in chosen:
+        elif len(kept) > MOST_NAMED and name in chosen:
             undecided.append(
                 f"column {name!r}: {len(kept)} different values are no classes (numbers or free text?): put them into few first"
             )
@@ -386,7 +396,7 @@ def _aside_notes(aside: dict[str, Column], rows: int) -> list[str]:
     notes = [
         f"{name} holds {' and '.join(sorted(column.counts))} rows only: not used as a split, the rows are cut anew"
         for name, column in aside.items()
-        if column.counts and set(column.counts) < _SPLIT_WORDS and len(column.counts) == 2
+        if len(column.counts) == 2 and set(column.counts) <= set(PART_NAMES)
     ]
     maybe = [name for name, column in aside.items() if _may_be_labels(column, rows) and not _ASIDE.search(column.hint)]
     if maybe:
@@ -431,9 +441,9 @@ def describe(guess: Guess) -> str:
     """What was seen and guessed, as lines of at most 80 columns where names allow."""
     lines = [f"{guess.rows:,} rows"]
     found = (("text", guess.text), ("title", guess.title), ("id", guess.row_id or "none: rows are numbered"), ("split", guess.split))
-    lines += [f"  {what:8}{name}" for what, name in found if name is not None]
+    lines += [f"  {what:8}{' '.join(name.split())}" for what, name in found if name is not None]
     for column, classes in guess.tasks.items():
-        lines.append(f"  label   {column}: {len(classes)} classes")
+        lines.append(f"  label   {' '.join(column.split())}: {len(classes)} classes")
         for each in classes:
             also = ", ".join(f"{text!r} {rows:,}" for text, rows in each.variants[:2]) + (", ..." if each.variants[2:] else "")
             lines.append(f"            {each.name:20} {each.rows:>7,} rows" + (f"   also {also}" if also else ""))
