@@ -34,7 +34,7 @@ from polarity.best.record import (
     ceiling_lines,
     combination_lines,
 )
-from polarity.best.rows import Asked, Folds, Rows, make_folds, read_rows
+from polarity.best.rows import Asked, Folds, Rows, check_asked, make_folds, read_rows
 from polarity.best.stacking import FROZEN, FUSED, Choice, Judge, choose_rule, drop_one, fit_stack, member_alone, overall
 from polarity.config import Config, SplitConfig
 from polarity.data.ledger import build_ledger
@@ -69,6 +69,7 @@ def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, sa
     `config.data.source` is the labelled file. Raises PolarityError for whatever a user can mend.
     """
     config = with_absolute_paths(config)
+    check_asked(config, asked)
     require_encoders(for_encoder(config, encoder) for encoder in _encoders(config, asked))
     with new_or_resumed(run_dir, resume) as folder:
         begun = time.monotonic()
@@ -90,6 +91,7 @@ def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, sa
 def plan_only(config: Config, asked: Asked, *, say: Say = print) -> Plan:
     """What `best` would do, from the same measurements."""
     config = with_absolute_paths(config)
+    check_asked(config, asked)
     require_encoders(for_encoder(config, encoder) for encoder in _encoders(config, asked))
     rows = read_rows(config, asked, say)
     return _plan(config, asked, rows, _precision(config), say)

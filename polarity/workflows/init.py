@@ -42,7 +42,8 @@ class LooseTable:
 def read_loosely(name: str, most_rows: int = 100_000) -> LooseTable:
     """Read the first `most_rows` rows of any source that `open_source` knows into text columns.
 
-    Numbers are as they would be read as labels (1.0 as 1), nested columns are left out, bytes are decoded as UTF-8. Raises DataError only for what cannot be opened at all (missing, empty, damaged, no header, a column twice).
+    Numbers are as they would be read as labels (1.0 as 1), nested columns are left out, bytes are decoded as
+    UTF-8. Raises DataError only for what cannot be opened at all (missing, empty, damaged, no header, a column twice).
     """
     source = open_source(name)
     columns, nested = list(source.columns), []
