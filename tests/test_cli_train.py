@@ -127,6 +127,19 @@ def test_stopped_and_resumed_run_has_the_numbers_of_a_whole_one(
 
 
 @pytest.mark.slow
+def test_ctrl_c_names_the_command_that_goes_on(
+    inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Stepper, "take", pressed)
+        assert call(command(inputs, tmp_path / "run", "--workers", "0"), monkeypatch) != 0
+    assert f"go on from its last checkpoint with\n  polarity train --resume --run-dir {tmp_path / 'run'}" in capsys.readouterr().out
+    assert call(["train", "--resume", "--run-dir", str(tmp_path / "run"), "--max-steps", "2"], monkeypatch) == 0
+
+
 def test_a_resumed_run_stops_early_where_a_whole_one_does(inputs: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is learned, so the first epoch stays the best and the third is the last: also where the first two were of another process."""
     more = ["--workers", "0", "--epochs", "6", "--set", "train.early_stopping_patience=2", "--set", "optim.lr=1e-9"]

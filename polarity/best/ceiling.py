@@ -79,8 +79,8 @@ def extend(sizes: Sequence[int], scores_RS: NDArray[np.float64], rows: ArrayLike
     return found_RW
 
 
-def find_ceiling(sizes: list[int], scores_RS: NDArray[np.float64], stack: float, rows: int, target: float) -> Ceiling:
-    """What more rows are expected to bring: the curve, its extension, and the rows at which the stack would come to `target`.
+def find_ceiling(sizes: list[int], scores_RS: NDArray[np.float64], stack: float, rows: int, target: float | None) -> Ceiling:
+    """What more rows are expected to bring: the curve, its extension, and the rows at which the stack would come to a `target`.
 
     The stack is expected to keep its lead over the cheap members. `rows` is the number of labelled rows.
     """
@@ -93,7 +93,7 @@ def find_ceiling(sizes: list[int], scores_RS: NDArray[np.float64], stack: float,
         low, high = np.quantile(column[1:], [0.025, 0.975])
         return Reach(rows=round(times * rows), macro_f1=float(column[0]), ci95=(float(low), float(high)))
 
-    enough = np.flatnonzero(extended_RG[0] >= target)
+    enough = np.flatnonzero(extended_RG[0] >= (np.inf if target is None else target))
     curve = []
     for at, size in enumerate(sizes):
         low, high = np.quantile(scores_RS[1:, at], [0.025, 0.975])

@@ -84,7 +84,8 @@ class Ceiling(_Record):
 
     curve: list[CurvePoint]
     reach: list[Reach]
-    target: float
+    target: float | None
+    """The plan's; None where the tasks are not the plan's."""
     rows_for_target: int | None
     """None where four times the rows are not expected to be enough."""
     labels: list[LabelDoubt] = []
@@ -159,6 +160,14 @@ def _points(value: float, ci95: tuple[float, float]) -> str:
     return f"{100 * value:+.1f} points [{100 * ci95[0]:+.1f}, {100 * ci95[1]:+.1f}]"
 
 
+def _when_reached(ceiling: Ceiling) -> str:
+    needed = ceiling.rows_for_target
+    if needed is None:
+        return f"not expected with {TIMES_MORE[-1]} times these rows: better labels or a larger encoder are needed"
+    now = ceiling.reach[0].rows / TIMES_MORE[0]
+    return f"expected at about {needed:,} labelled rows" if needed > now else "reached with these rows"
+
+
 def ceiling_lines(ceiling: Ceiling) -> Iterator[str]:
     """What it means, in words."""
     now = ceiling.curve[-1]
@@ -169,11 +178,8 @@ def ceiling_lines(ceiling: Ceiling) -> Iterator[str]:
         for reach in ceiling.reach
     )
     yield f"the stack with more labelled rows, by the curve's extension (now {now.rows:,} train each fold): {reached}"
-    target = f"the target of {100 * ceiling.target:.0f}"
-    if ceiling.rows_for_target is None:
-        yield f"{target} is not expected with {TIMES_MORE[-1]} times these rows: better labels or a larger encoder are needed"
-    else:
-        yield f"{target} is expected at about {ceiling.rows_for_target:,} labelled rows"
+    if ceiling.target is not None:
+        yield f"the plan's target of {100 * ceiling.target:.0f} is {_when_reached(ceiling)}"
     for doubt in ceiling.labels:
         line = f"{doubt.task}: {100 * doubt.suspect:.1f} % of the labels are suspect; if each of them were wrong, the stack would have "
         line += f"{100 * doubt.macro_f1_if_wrong:.1f} for {100 * doubt.macro_f1:.1f}, an upper bound"

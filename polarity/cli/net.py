@@ -8,6 +8,8 @@ import tempfile
 import time
 import traceback
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import typer
@@ -106,6 +108,20 @@ def end_bar() -> None:
     if _bar is not None:
         _bar.stop()
         _bar = None
+
+
+@contextmanager
+def stopped_by_hand(place: str, begun: str, how: str) -> Iterator[None]:
+    """Ctrl-C ends what writes the folder `place` with how to go on, if it has begun: if the file `begun` is there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        from polarity.artifacts import RunFolder  # slow to import
+
+        end_bar()
+        if RunFolder.at(place).exists(begun):
+            say(f"stopped; {how.format(place)}")
+        raise
 
 
 def ours(error: BaseException) -> PolarityError | None:

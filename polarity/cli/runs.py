@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from polarity import quiet
+from polarity.cli.net import stopped_by_hand
 from polarity.cli.options import Sets, resolved, say
 
 Run = Annotated[str, typer.Argument(help="A run's folder or URI, or an ensemble's.", show_default=False)]
@@ -274,7 +275,7 @@ def best(
     polarity best comments.csv --encoder ./e5 --time 90m --test test.csv --run-dir runs/best;
     polarity best sample:1000 --encoder offline:minilm --time 5m --dry-run
     """
-    from polarity.artifacts import default_run_dir
+    from polarity.artifacts import BEST, default_run_dir
     from polarity.best.plan import parse_time
     from polarity.best.rows import Asked
     from polarity.errors import RunError
@@ -291,4 +292,6 @@ def best(
     if dry_run:
         say(plan_only(config, asked, say=say).describe())
         return
-    run(config, asked, run_dir or default_run_dir("best"), resume=resume, say=say)
+    place = run_dir or default_run_dir("best")
+    with stopped_by_hand(place, BEST, "go on with the same command and --resume --run-dir {}"):
+        run(config, asked, place, resume=resume, say=say)

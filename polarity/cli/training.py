@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from polarity.cli.net import stopped_by_hand
 from polarity.cli.options import (
     ConfigFile,
     ConfigOption,
@@ -30,6 +31,8 @@ from polarity.cli.options import (
 from polarity.errors import ConfigError
 from polarity.resolve import Option
 
+GO_ON = "go on from its last checkpoint with\n  polarity train --resume --run-dir {}"
+
 
 def train(
     config: ConfigFile = None, preset: Preset = None, points: Points = None, tiers: Tiers = None, without: Without = None,
@@ -48,7 +51,7 @@ def train(
     polarity train --resume --run-dir runs/first
     """
     config = one_file(config, config_option)
-    from polarity.artifacts import default_run_dir
+    from polarity.artifacts import CONFIG, default_run_dir
     from polarity.workflows.train import require_data, resumed_configuration
     from polarity.workflows.train import train as run
 
@@ -66,7 +69,8 @@ def train(
             "--without": without,
         }
         kept = resumed_configuration(run_dir, {**forbidden, **given}, sets or [])
-        run(kept, str(run_dir), resume=True, verbose=verbose, say=say)
+        with stopped_by_hand(str(run_dir), CONFIG, GO_ON):
+            run(kept, str(run_dir), resume=True, verbose=verbose, say=say)
         return
     chosen = resolved(config, preset, points, tiers, without, sets, given)
     if dry_run:
@@ -75,7 +79,9 @@ def train(
         require_data(chosen.config)
         say(estimate(chosen.config, say=say))
         return
-    run(chosen.config, run_dir or default_run_dir(preset or (config.stem if config else "baseline")), verbose=verbose, say=say)
+    place = run_dir or default_run_dir(preset or (config.stem if config else "baseline"))
+    with stopped_by_hand(place, CONFIG, GO_ON):
+        run(chosen.config, place, verbose=verbose, say=say)
 
 
 def config(

@@ -307,7 +307,7 @@ def _matched(a: pa.Table, b: pa.Table, labels: Labels) -> tuple[pa.Table, pa.Tab
         first = next(iter(only[0] or only[1]))
         raise DataError(
             f"the two sides must hold the same rows: {len(only[0])} row ids are only in the first, {len(only[1])} only in the "
-            f"second (e.g. {first!r}); score both on the same file"
+            f"second (e.g. {first!r}); score both on one file, as polarity compare --data FILE does"
         )
     for task, classes in labels.items():
         differ: NDArray[np.bool_] = task_codes(a, task, classes)[0] != task_codes(b, task, classes)[0]

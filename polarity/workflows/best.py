@@ -46,7 +46,7 @@ from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluate_split, render_metrics
 from polarity.evaluate.predictions import Codes, Floats, of_split
 from polarity.evaluate.render import Facts, last_screen
-from polarity.evaluate.targets import TARGETS
+from polarity.evaluate.targets import PLAN_CLASSES, TARGETS
 from polarity.paths import with_absolute_paths
 from polarity.predict.scorers import Probabilities
 from polarity.predict.stacked import ENCODER, Stack, StackMember
@@ -482,7 +482,8 @@ class _Work:
         fits = refits(self.rows.labelled, self.labels, features)
         sizes, scores = curve_scores(self.judge, self.folds, fits, whole, resamples=self.config.train.resamples)
         rows, stack = self.rows.labelled.num_rows, overall(choice.crossed, self.judge)
-        found = find_ceiling(sizes, scores, stack, rows, TARGETS["minimum"]["overall"])
+        planned = {task: set(names) for task, names in self.labels.items()} == {task: set(names) for task, names in PLAN_CLASSES.items()}
+        found = find_ceiling(sizes, scores, stack, rows, TARGETS["minimum"]["overall"] if planned else None)
         self.record.seconds["learning curve"] = time.monotonic() - started
         return found.model_copy(update={"labels": label_doubts(members, choice.crossed, suspects, self.judge)})
 

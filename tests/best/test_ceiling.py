@@ -46,6 +46,9 @@ def test_a_flat_curve_never_comes_to_the_target_and_a_steep_one_does() -> None:
     wanted = ((0.95 - 0.8) / 4.0) ** (-1 / 0.35) * 10000 / 8000
     assert found.rows_for_target is not None and abs(found.rows_for_target / wanted - 1) < 0.05
     assert "expected at about" in list(ceiling_lines(found))[2] and "not expected" in list(ceiling_lines(flat))[2]
+    reached = find_ceiling(sizes, np.tile(steep, (11, 1)), float(steep[-1]), 10000, 0.5)
+    assert list(ceiling_lines(reached))[2] == "the plan's target of 50 is reached with these rows"
+    assert not any("target" in line for line in ceiling_lines(find_ceiling(sizes, np.full((11, 5), 0.6), 0.62, 10000, None)))
 
 
 @pytest.mark.parametrize("by_title", [False, True])
