@@ -261,6 +261,14 @@ def _download(name: str, revision: str | None) -> tuple[Path, str]:
     return folder, folder.name
 
 
+def quiet_transformers() -> None:
+    """No warnings and no progress bars of transformers in this process."""
+    from transformers import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """The fast tokenizer of an encoder's folder; it names token_type_ids only where the encoder tells segments apart.
 

@@ -40,7 +40,7 @@ _SCORE = "validation_"
 """The history's columns of scores begin so."""
 
 
-class Choice(TypedDict):
+class WeightChoice(TypedDict):
     """How an ensemble's weights were chosen; the difference is of overall macro-F1 on the validation rows."""
 
     chosen: str
@@ -60,7 +60,7 @@ class EnsembleRecord(TypedDict, total=False):
     members: list[str]
     linear: bool
     weights: list[float]
-    choice: Choice
+    choice: WeightChoice
     validation: dict[str, float]
     against_best_member: BesideMember
     against_best_member_on_test: BesideMember
@@ -312,7 +312,7 @@ class Run:
         found = list(dict.fromkeys(what for member in self.members for what in member.decided.get("validation", [])))
         if len(self.epochs) > 1:
             found.append("the epoch")
-        if self.kind == "ensemble" and not self.ensemble_record.get("choice", Choice(chosen=""))["chosen"].endswith("as asked"):
+        if self.kind == "ensemble" and not self.ensemble_record.get("choice", WeightChoice(chosen=""))["chosen"].endswith("as asked"):
             found.append("the members' weights")
         if self.kind == "soup":
             record = cast(SoupRecord, self.folder.read_json(artifacts.SOUP))

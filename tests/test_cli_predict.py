@@ -87,11 +87,11 @@ def test_killed_half_way_and_run_again(trained: tuple[Path, Path], tmp_path: Pat
         "import os, sys\n"
         "from polarity.predict import batch\n"
         "batch.PART_ROWS = 1000\n"
-        "flush = batch.Parts.flush\n"
+        "flush = batch.PartFiles.flush\n"
         "def die(self):\n"
         "    flush(self)\n"
         "    if len(self._written) == 2: os._exit(9)\n"
-        "batch.Parts.flush = die\n"
+        "batch.PartFiles.flush = die\n"
         "from polarity.cli import main\n"
         "main()\n"
     )

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers import logging as transformers_logging
 
 from polarity.artifacts import RunFolder
 from polarity.benchmark.timing import Contestant, Measured, PointFigures, Spread, race, shown, timed
@@ -31,7 +30,7 @@ from polarity.data.ledger import TaskStatistics, build_ledger
 from polarity.data.sample import sample_comments
 from polarity.data.split import load_splits
 from polarity.data.tokenize import tokenize
-from polarity.encoders import load_tokenizer, resolve_encoder
+from polarity.encoders import load_tokenizer, quiet_transformers, resolve_encoder
 from polarity.errors import ConfigError, Say
 from polarity.model.inference import autocast, to_tensors
 from polarity.model.multitask import MultitaskModel
@@ -128,8 +127,7 @@ def training_contestants(setting: Setting) -> dict[str, Contestant]:
     config = setting.config
     if config.loss.r_drop_alpha or config.loss.mixup_alpha or config.model.multi_sample.samples:
         raise ConfigError("the benchmark's peers know no R-Drop, mixup or multi-sample dropout: use a preset without them, such as small")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     batches = global_batches(setting.corpus, config, 0)
     return {
         "polarity": _ours(setting, batches),

@@ -26,9 +26,9 @@ FEWEST_ROWS = 200
 EXPONENTS = np.linspace(0.1, 1.0, 19)
 """Of the power law: published curves lie between 0.1 and 0.5; 1 is the fastest that makes sense."""
 
-Scores = Callable[[NDArray[np.int64]], Mapping[str, Floats]]
+ScoreRows = Callable[[NDArray[np.int64]], Mapping[str, Floats]]
 """From rows (places in the labelled table) to their probabilities."""
-Fit = Callable[[NDArray[np.int64]], Scores]
+Fit = Callable[[NDArray[np.int64]], ScoreRows]
 """From training rows to a model that scores rows."""
 
 

@@ -16,7 +16,7 @@ from polarity.artifacts import RunFolder
 from polarity.baselines.linear import LinearFloor, fit_linear
 from polarity.baselines.majority import TitlePrior, fit_title_prior, label_codes
 from polarity.baselines.vectors import DenseModel, Features, FusedModel, fit_dense, fit_fused
-from polarity.best.ceiling import Fit, Scores
+from polarity.best.ceiling import Fit, ScoreRows
 from polarity.best.rows import Folds
 from polarity.errors import RunError, Say
 from polarity.evaluate.predictions import Floats, Labels
@@ -42,7 +42,7 @@ def _by_places(comments: pa.Table, folds: Folds, labels: Labels, fit: Fit) -> di
 def _on_places(comments: pa.Table, fit: Callable[[pa.Table], Scoring]) -> Fit:
     """What is fitted on tables, fitted on places in the labelled table."""
 
-    def on(rows: NDArray[np.int64]) -> Scores:
+    def on(rows: NDArray[np.int64]) -> ScoreRows:
         scoring = fit(comments.take(pa.array(rows)))
         return lambda scored: scoring(comments.take(pa.array(scored)))
 
@@ -56,7 +56,7 @@ def _words(labels: Labels) -> Callable[[pa.Table], Scoring]:
 def _vectors(comments: pa.Table, labels: Labels, features_ND: Features) -> Fit:
     codes = {task: label_codes(comments, task) for task in labels}
 
-    def fit(rows: NDArray[np.int64]) -> Scores:
+    def fit(rows: NDArray[np.int64]) -> ScoreRows:
         model = fit_dense(features_ND[rows], {task: code[rows] for task, code in codes.items()}, labels)
         return lambda scored: model.probabilities(features_ND[scored])
 
@@ -84,7 +84,7 @@ def fused_member(comments: pa.Table, folds: Folds, labels: Labels, features_ND: 
     """Words, characters and sentence vectors (N, D) in one linear model, with weights of each title's own."""
     codes = {task: label_codes(comments, task) for task in labels}
 
-    def fit(rows: NDArray[np.int64]) -> Scores:
+    def fit(rows: NDArray[np.int64]) -> ScoreRows:
         train = comments.take(pa.array(rows))
         model = fit_fused(train, features_ND[rows], {task: code[rows] for task, code in codes.items()}, labels, say=lambda _: None)
         return lambda scored: model.probabilities(comments.take(pa.array(scored)), features_ND[scored])

@@ -24,7 +24,7 @@ LADDER: tuple[tuple[int, float, int], ...] = (
 TIMES = {"s": 1, "m": 60, "h": 3600}
 
 
-class Training(BaseModel):
+class EncoderTraining(BaseModel):
     """How each fold of one encoder is trained, and what one fold is expected to take on one worker, in seconds."""
 
     encoder: str
@@ -41,9 +41,9 @@ class Plan(BaseModel):
     workers: int
     frozen: list[str]
     """Encoders whose sentence vectors are a member: all that are given."""
-    trainings: list[Training]
+    trainings: list[EncoderTraining]
     """Encoders that are fine-tuned as well."""
-    student: Training | None
+    student: EncoderTraining | None
     cheap_seconds: float
     left_out: list[str] = []
 
@@ -84,7 +84,7 @@ def make_plan(budget: float, rows: int, speeds: list[Speed], *, workers: int, ch
     left = [
         f"{speed.encoder}: {rows} labelled rows are too few to fine-tune it (from {MIN_ROWS} on)" for speed in speeds if rows < MIN_ROWS
     ]
-    chosen: list[Training] = []
+    chosen: list[EncoderTraining] = []
     plan = Plan(
         budget=budget, folds=FOLDS, workers=workers, frozen=[speed.encoder for speed in speeds], trainings=[], student=None,
         cheap_seconds=cheap_seconds, left_out=left,
@@ -113,7 +113,7 @@ def _fit(plan: Plan, rows: int, speed: Speed, *, student: bool) -> Plan | None:
 
 def _candidate(plan: Plan, rows: int, speed: Speed, folds: int, epochs: int, frozen: int, student: bool) -> Plan:
     each = rows * speed.seconds_per_row * (1 - frozen / speed.layers + 0.3 * frozen / speed.layers / epochs)
-    training = Training(
+    training = EncoderTraining(
         encoder=speed.encoder, epochs=epochs, frozen_layers=frozen, seconds=epochs * each * (folds - 1) / folds + 0.3 * each / folds + 20
     )
     taught = plan.student
@@ -122,7 +122,7 @@ def _candidate(plan: Plan, rows: int, speed: Speed, folds: int, epochs: int, fro
     return plan.model_copy(update={"folds": folds, "trainings": [*plan.trainings, training], "student": taught})
 
 
-def _folds_seconds(trainings: list[Training], folds: int, workers: int) -> float:
+def _folds_seconds(trainings: list[EncoderTraining], folds: int, workers: int) -> float:
     """Wall time of all folds of all encoders, dealt to the workers as they become free, the longest first."""
     free = [0.0] * max(workers, 1)
     for seconds in sorted((t.seconds for t in trainings for _ in range(folds)), reverse=True):

@@ -18,7 +18,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Difference(_Record):
+class Gain(_Record):
     """A paired difference of overall macro-F1, with its 95 % interval and what it says."""
 
     difference: float
@@ -46,7 +46,7 @@ class MemberWorth(_Record):
     kind: str
     macro_f1: float
     ci95: tuple[float, float]
-    drop_one: Difference | None
+    drop_one: Gain | None
     """The stack less the stack without it, paired; None where it is the only member."""
     seconds: float
 
@@ -105,10 +105,10 @@ class Outcome(_Record):
     rule: Literal["mean", "pool", "greedy", "logistic"]
     rules: dict[str, float]
     """Cross-fitted overall macro-F1 of each rule."""
-    over_simplest: Difference | None
+    over_simplest: Gain | None
     biases: dict[str, BiasGain]
     members: list[MemberWorth]
-    against_best_member: Difference | None
+    against_best_member: Gain | None
     label_errors: dict[str, int]
     """{task: rows whose label is suspect}; label_errors.parquet lists them."""
     ceiling: Ceiling | None = None

@@ -36,7 +36,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Rows:
+class BestRows:
     """`labelled` rows train and are scored out of fold; `test` rows decide nothing."""
 
     labelled: pa.Table
@@ -52,7 +52,7 @@ def check_asked(config: Config, asked: Asked) -> str:
     return config.data.source
 
 
-def read_rows(config: Config, asked: Asked, say: Say) -> Rows:
+def read_rows(config: Config, asked: Asked, say: Say) -> BestRows:
     """The labelled rows and, from `--test`, `--hold-out` or a split column, the test rows; near duplicates of test rows do not train."""
     data, source = config.data, check_asked(config, asked)
     whole = data if data.split.kind == "column" else data.model_copy(update={"split": SplitConfig()})
@@ -65,7 +65,7 @@ def read_rows(config: Config, asked: Asked, say: Say) -> Rows:
         comments, test = _cut(comments, data.split, asked.hold_out, list(config.labels))
     if "split" in comments.column_names:
         comments = comments.drop_columns(["split"])
-    rows = _without_leaks(Rows(comments, test), say)
+    rows = _without_leaks(BestRows(comments, test), say)
     _check_rows(rows, config)
     shown = "" if rows.test is None else f", {rows.test.num_rows:,} test rows that decide nothing"
     say(f"{source}: {rows.labelled.num_rows:,} labelled rows{shown}")
@@ -81,16 +81,16 @@ def _cut(comments: pa.Table, split: SplitConfig, hold_out: float, tasks: list[st
     return labelled, comments.take(pa.array(test)).drop_columns([n for n in ["split"] if n in comments.column_names]) if len(test) else None
 
 
-def _without_leaks(rows: Rows, say: Say) -> Rows:
+def _without_leaks(rows: BestRows, say: Say) -> BestRows:
     if rows.test is None:
         return rows
     apart = without_leaks(rows.labelled, rows.test)
     if apart.dropped:
         say(f"{apart.dropped:,} labelled rows are near duplicates of test rows: left out")
-    return Rows(apart.train, rows.test)
+    return BestRows(apart.train, rows.test)
 
 
-def _check_rows(rows: Rows, config: Config) -> None:
+def _check_rows(rows: BestRows, config: Config) -> None:
     table = rows.labelled
     if table.num_rows < FEWEST_ROWS:
         raise DataError(f"{config.data.source}: {table.num_rows} labelled rows are too few for a model (from {FEWEST_ROWS} on)")

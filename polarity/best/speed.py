@@ -5,14 +5,13 @@ import time
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import logging as transformers_logging
 
 from polarity.artifacts import user_cache_dir
 from polarity.best.plan import Speed
 from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.data.tokenize import tokenize
-from polarity.encoders import load_tokenizer, resolve_encoder
+from polarity.encoders import load_tokenizer, quiet_transformers, resolve_encoder
 from polarity.model.dropout import use_cheap_dropout
 from polarity.model.inference import autocast, to_tensors
 from polarity.model.multitask import MultitaskModel
@@ -24,8 +23,7 @@ ALL_ELSE = 1.1
 
 def measure_speed(config: Config, comments: pa.Table, precision: str, device: torch.device) -> Speed:
     """The encoder of `config.model` on rows like these; takes some seconds and leaves torch's number of threads as it was."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
     tokenizer = load_tokenizer(encoder.folder)
     tokens = tokenize(comments, tokenizer, config.data, cache_dir=user_cache_dir(), say=lambda _: None)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from polarity.baselines.majority import label_codes
-from polarity.best.record import BiasGain, Difference
+from polarity.best.record import BiasGain, Gain
 from polarity.evaluate import build_predictions, paired_difference
 from polarity.evaluate.calibration import fit_biases, gain_of
 from polarity.evaluate.predictions import Codes, Floats, Labels
@@ -62,11 +62,11 @@ class Judge:
         """The predictions table of cross-fitted scores, as the split `validation`."""
         return build_predictions("validation", self.comments, crossed.probabilities, self.labels, crossed.predicted)
 
-    def difference(self, first: "Crossed", second: "Crossed") -> Difference:
+    def difference(self, first: "Crossed", second: "Crossed") -> Gain:
         """First less second, on the same rows."""
         tables = (self.predictions(first), self.predictions(second))
         found = paired_difference(*tables, self.labels, resamples=self.resamples, by_title=self.by_title)["overall"]
-        return Difference(difference=found["difference"], ci95=(found["ci95"][0], found["ci95"][1]), verdict=found["verdict"])
+        return Gain(difference=found["difference"], ci95=(found["ci95"][0], found["ci95"][1]), verdict=found["verdict"])
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Choice:
     rule: Rule
     crossed: Crossed
     scores: dict[str, float]
-    over_simplest: Difference | None
+    over_simplest: Gain | None
     biases: dict[str, BiasGain]
 
 
@@ -175,7 +175,7 @@ def choose_rule(members: Members, judge: Judge) -> Choice:
     found = {rule: _with_honest_biases(rule, members, judge) for rule in rules}
     scores = {rule: overall(crossed, judge) for rule, (crossed, _) in found.items()}
     kept: Rule = RULES[0]
-    difference: Difference | None = None
+    difference: Gain | None = None
     for rule in sorted(rules[1:], key=lambda name: -scores[name]):
         difference = judge.difference(found[rule][0], found[RULES[0]][0])
         if difference.verdict == "gain":
@@ -222,7 +222,7 @@ def overall(crossed: Crossed, judge: Judge) -> float:
     return float(np.mean(scores))
 
 
-def drop_one(choice: Choice, members: Members, judge: Judge) -> dict[str, Difference]:
+def drop_one(choice: Choice, members: Members, judge: Judge) -> dict[str, Gain]:
     """{member: the stack less the stack without it}, paired, the rule fitted anew each time; none where there is one member."""
     if len(members) < 2:
         return {}

@@ -111,7 +111,7 @@ Quantiles = dict[str, int]
 """{one of QUANTILES: length}; empty where there are no rows."""
 
 
-class Lengths(TypedDict):
+class LengthCheck(TypedDict):
     """Tokens where there is a tokenizer; `cut` are shares of the rows that a setting cuts."""
 
     comment_characters: Quantiles
@@ -163,7 +163,7 @@ class SourceCheck(TypedDict):
     duplicates: dict[str, Groups]
     conflicts: Conflicts
     titles: Titles
-    lengths: Lengths
+    lengths: LengthCheck
 
 
 @final
@@ -181,7 +181,7 @@ class CheckOfParts(TypedDict):
     split: SplitCheck
 
 
-Check = CheckOfOne | CheckOfParts
+DataCheck = CheckOfOne | CheckOfParts
 
 EXAMPLES = 5
 LISTED = 200
@@ -195,7 +195,7 @@ def check_source(
     data: DataConfig,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     progress: Say | None = None,
-) -> Check:
+) -> DataCheck:
     """Everything worth knowing of a source: counts, bad rows, duplicates, conflicts, lengths, leaks across the split.
 
     `source` is one source, cut by `data.split`, or {"train": ..., "validation": ..., "test": ...}, the user's own split. Lengths are
@@ -324,8 +324,8 @@ def _titles(comments: pa.Table) -> Titles:
     return {"distinct": len(titles), "most": titles[:LISTED]}
 
 
-def _lengths(comments: pa.Table, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None") -> Lengths:
-    lengths: Lengths = {"comment_characters": _quantiles(pc.utf8_length(comments["comment"]).to_numpy())}
+def _lengths(comments: pa.Table, data: DataConfig, tokenizer: "PreTrainedTokenizerBase | None") -> LengthCheck:
+    lengths: LengthCheck = {"comment_characters": _quantiles(pc.utf8_length(comments["comment"]).to_numpy())}
     if tokenizer is None or not comments.num_rows:
         return lengths
     comment, comment_unknown = _tokens(comments["comment"], tokenizer)
@@ -410,7 +410,7 @@ TITLES_SHOWN = 15
 BAD_ROWS_SHOWN = 20
 
 
-def render(check: Check) -> str:
+def render(check: DataCheck) -> str:
     """The result of `check_source` as plain text."""
     console = tables.console()
     named: Iterable[tuple[str, SourceCheck]] = check["sources"].items() if "sources" in check else [("", check)]
@@ -523,7 +523,7 @@ def _titles_text(titles: Titles) -> Table:
     return _table(f"Titles: {titles['distinct']:,}{more}", ("title", "rows"), [(each["title"], each["rows"]) for each in listed])
 
 
-def _lengths_text(lengths: Lengths) -> Iterable[Table | str]:
+def _lengths_text(lengths: LengthCheck) -> Iterable[Table | str]:
     every = {
         "comment characters": lengths["comment_characters"],
         "comment tokens": lengths.get("comment_tokens"),
@@ -532,7 +532,7 @@ def _lengths_text(lengths: Lengths) -> Iterable[Table | str]:
     measured = {name: quantiles for name, quantiles in every.items() if quantiles}
     if measured:
         names = list(next(iter(measured.values())))
-        yield _table("Lengths", ("", *names), [(name, *values.values()) for name, values in measured.items()])
+        yield _table("LengthCheck", ("", *names), [(name, *values.values()) for name, values in measured.items()])
     if "cut" in lengths:
         cut = ", ".join(f"data.{key} cuts {share:.1%} of the rows" for key, share in lengths["cut"].items())
         unknown = ", ".join(f"{share:.2%} of {which} tokens" for which, share in lengths["unknown_share"].items())

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from polarity.data.duplicates import GRAM, MIN_CHARACTERS, normalise
 
-Part = Literal["train", "validation", "test"]
-PARTS: tuple[Part, ...] = get_args(Part)
+SplitPart = Literal["train", "validation", "test"]
+PARTS: tuple[SplitPart, ...] = get_args(SplitPart)
 
 Keys = NDArray[np.uint64]
 Signatures = NDArray[np.uint8]
@@ -61,11 +61,11 @@ class Matches:
     """Index in PARTS, -1 where none holds it."""
     near: NDArray[np.bool_]
 
-    def of(self, *parts: Part) -> NDArray[np.bool_]:
+    def of(self, *parts: SplitPart) -> NDArray[np.bool_]:
         """Which rows (N,) are in one of the parts."""
         return np.isin(self.part, [PARTS.index(part) for part in parts])
 
-    def counts(self) -> dict[Part, int]:
+    def counts(self) -> dict[SplitPart, int]:
         """{part: rows}, of parts that hold any."""
         return {part: int(count) for part in PARTS if (count := (self.part == PARTS.index(part)).sum())}
 
@@ -107,15 +107,15 @@ class SeenRows:
             found[signed[alike]], near[signed[alike]] = PARTS.index(part), True
         return Matches(found, near)
 
-    def keys(self, part: Part) -> Keys:
+    def keys(self, part: SplitPart) -> Keys:
         """The different rows of a part, hashed."""
         return np.unique(self._of(part)["key"].to_numpy())
 
-    def titles(self, part: Part) -> Keys:
+    def titles(self, part: SplitPart) -> Keys:
         """The different titles of a part, hashed; rows without a title have none."""
         return np.unique(self._of(part)["title"].drop_null().to_numpy()).astype(np.uint64)
 
-    def _of(self, part: Part) -> pa.Table:
+    def _of(self, part: SplitPart) -> pa.Table:
         return self.table.filter(pc.equal(self.table["part"].cast(pa.string()), part))
 
 
@@ -149,13 +149,13 @@ def row_keys(comments: pa.Table) -> list[pa.Array]:
     return [rows, pa.array([hashed[title] for title in titles], pa.uint64())]
 
 
-def _hashed(part: Part, table: pa.Table, *, signed: bool) -> pa.Table:
+def _hashed(part: SplitPart, table: pa.Table, *, signed: bool) -> pa.Table:
     names = KEYS if not signed and KEYS[0] in table.column_names else ("title", "comment")
     batches = table.select(names).to_batches(max_chunksize=_BLOCK_ROWS)
     return pa.concat_tables([SCHEMA.empty_table(), *(_hashed_batch(part, pa.Table.from_batches([batch]), signed) for batch in batches)])
 
 
-def _hashed_batch(part: Part, batch: pa.Table, signed: bool) -> pa.Table:
+def _hashed_batch(part: SplitPart, batch: pa.Table, signed: bool) -> pa.Table:
     keys = row_keys(batch) if "comment" in batch.column_names else [batch[name].combine_chunks() for name in KEYS]
     named = pa.DictionaryArray.from_arrays(pa.array(np.full(batch.num_rows, PARTS.index(part), np.int8)), pa.array(PARTS))
     return pa.table([named, *keys, _signed(batch) if signed else pa.nulls(batch.num_rows, pa.binary())], schema=SCHEMA)

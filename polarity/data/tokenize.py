@@ -13,6 +13,7 @@ single text and their room. The special tokens come from the tokenizer's own pos
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -22,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from polarity.artifacts import column_of_objects, replacing
+from polarity.artifacts import column_of_objects, replacing, user_cache_dir
 from polarity.config import MIN_COMMENT_TOKENS, DataConfig
 from polarity.data.duplicates import spans
 from polarity.errors import EncoderError, Say
@@ -35,6 +36,16 @@ Int64 = NDArray[np.int64]
 
 BATCH_ROWS = 8192
 FORMAT_VERSION = 1
+
+
+def tokenize_parts(parts: Mapping[str, pa.Table], tokenizer: "PreTrainedTokenizerFast", data: DataConfig, say: Say) -> dict[str, pa.Table]:
+    """What a training needs of its parts: tokens for the texts, which are kept in the user's cache, and no title of a training row."""
+    return {
+        name: tokenize(table, tokenizer, data, cache_dir=user_cache_dir(), say=say).drop_columns(
+            ["comment", "length", *(["title"] if name == "train" else [])]
+        )
+        for name, table in parts.items()
+    }
 
 
 def tokenize(

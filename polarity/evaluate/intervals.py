@@ -35,17 +35,17 @@ _CHUNK_NUMBERS = 4_000_000  # 32 MB of float64 at a time, whatever the number of
 
 
 @dataclass(frozen=True)
-class Scores:
+class ResampledScores:
     """Macro-F1s and per-class F1s of R resamples: overall (R,), macro[task] (R,), f1[task] (R, K)."""
 
     overall: Floats
     macro: dict[str, Floats]
     f1: dict[str, Floats]
 
-    def minus(self, other: "Scores") -> "Scores":
+    def minus(self, other: "ResampledScores") -> "ResampledScores":
         """The differences, resample by resample."""
         macro = {task: self.macro[task] - other.macro[task] for task in self.macro}
-        return Scores(self.overall - other.overall, macro, {task: self.f1[task] - other.f1[task] for task in self.f1})
+        return ResampledScores(self.overall - other.overall, macro, {task: self.f1[task] - other.f1[task] for task in self.f1})
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _grouped(groups: Codes) -> Codes:
     return group_of[groups]
 
 
-def scores_of(predictions: pa.Table, labels: Labels, unit: Unit, *, resamples: int, seed: int) -> tuple[Scores, Scores]:
+def scores_of(predictions: pa.Table, labels: Labels, unit: Unit, *, resamples: int, seed: int) -> tuple[ResampledScores, ResampledScores]:
     """(scores of the rows, each (1, ...); their replicates for `unit.limits`). Raises DataError on an empty table."""
     codes = {task: task_codes(predictions, task, classes) for task, classes in labels.items()}
     ids, first = joint_cells([column for pair in codes.values() for column in pair])
@@ -168,8 +168,8 @@ def scores_of(predictions: pa.Table, labels: Labels, unit: Unit, *, resamples: i
 
 
 def _with_replicates(
-    score: Callable[[Floats], Scores], ids: Codes, cells: int, unit: Unit, resamples: int, seed: int
-) -> tuple[Scores, Scores]:
+    score: Callable[[Floats], ResampledScores], ids: Codes, cells: int, unit: Unit, resamples: int, seed: int
+) -> tuple[ResampledScores, ResampledScores]:
     """`score` of the cells' counts, and of their replicates: resamples of rows, or all rows but one title's."""
     counts_C = np.bincount(ids, minlength=cells).astype(np.float64)
     if unit.groups is None:
@@ -213,7 +213,7 @@ def paired_difference(
     cells_a = {task: (label[first], of_a[first]) for task, (label, of_a, _) in codes.items()}
     cells_b = {task: (label[first], of_b[first]) for task, (label, _, of_b) in codes.items()}
 
-    def difference(counts_RC: Floats) -> Scores:
+    def difference(counts_RC: Floats) -> ResampledScores:
         return _scores(counts_RC, cells_a, labels).minus(_scores(counts_RC, cells_b, labels))
 
     unit = unit_of(a, by_title)
@@ -268,7 +268,7 @@ def _chunks(resamples: int, width: int) -> Iterator[int]:
         yield min(step, resamples - start)
 
 
-def _scores(counts_RC: Floats, cells: Mapping[str, tuple[Codes, Codes]], labels: Labels) -> Scores:
+def _scores(counts_RC: Floats, cells: Mapping[str, tuple[Codes, Codes]], labels: Labels) -> ResampledScores:
     f1 = {}
     for task, (label_C, predicted_C) in cells.items():
         classes = len(labels[task])
@@ -279,11 +279,11 @@ def _scores(counts_RC: Floats, cells: Mapping[str, tuple[Codes, Codes]], labels:
     # Of the classes that have a labelled row among all rows, whichever a resample drew; see polarity.evaluate.metrics.
     occurring = {task: np.unique(label_C[label_C >= 0]) for task, (label_C, _) in cells.items()}
     macro: dict[str, Floats] = {task: values[:, occurring[task]].sum(axis=1) / max(len(occurring[task]), 1) for task, values in f1.items()}
-    return Scores(np.mean(list(macro.values()), axis=0), macro, f1)
+    return ResampledScores(np.mean(list(macro.values()), axis=0), macro, f1)
 
 
-def _stack(parts: list[Scores]) -> Scores:
-    return Scores(
+def _stack(parts: list[ResampledScores]) -> ResampledScores:
+    return ResampledScores(
         np.concatenate([part.overall for part in parts]),
         {task: np.concatenate([part.macro[task] for part in parts]) for task in parts[0].macro},
         {task: np.concatenate([part.f1[task] for part in parts]) for task in parts[0].f1},

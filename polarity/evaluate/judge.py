@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from polarity.errors import DataError
-from polarity.evaluate.intervals import Scores, Unit, no_verdict, paired_difference, scores_of, unit_of
+from polarity.evaluate.intervals import ResampledScores, Unit, no_verdict, paired_difference, scores_of, unit_of
 from polarity.evaluate.metrics import accuracy, class_scores, confusions
 from polarity.evaluate.predictions import Labels, check_predictions, of_split
 from polarity.evaluate.results import (
@@ -116,7 +116,7 @@ def evaluate_split(
     return split
 
 
-def _tasks(predictions: pa.Table, labels: Labels, unit: Unit, spread: Scores) -> dict[str, TaskResult]:
+def _tasks(predictions: pa.Table, labels: Labels, unit: Unit, spread: ResampledScores) -> dict[str, TaskResult]:
     found: dict[str, TaskResult] = {}
     for task, confusion in confusions(predictions, labels).items():
         scores = class_scores(confusion)

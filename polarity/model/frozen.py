@@ -78,7 +78,7 @@ def use_rows(encoder: Any, ids: NDArray[np.int32]) -> WholeTable | None:
 _STACKS = {"bert": "encoder", "distilbert": "transformer", "rembert": "encoder", "roberta": "encoder", "xlm-roberta": "encoder"}
 
 
-class Parts(NamedTuple):
+class SplitModel(NamedTuple):
     """The two views: `lower` maps tokens to the states (B, L, D) that `upper` is given by `given_states`."""
 
     lower: PreTrainedModel
@@ -106,7 +106,7 @@ def check_frozen_layers(frozen: int, pooling: str, encoder_config: PreTrainedCon
         )
 
 
-def split_model(model: MultitaskModel, frozen: int) -> Parts:
+def split_model(model: MultitaskModel, frozen: int) -> SplitModel:
     """Cut the model above the embeddings and its `frozen` lowest layers; raises as `check_frozen_layers`.
 
     With dropout off, `upper` on the states of `lower` gives the whole model's logits.
@@ -130,7 +130,7 @@ def split_model(model: MultitaskModel, frozen: int) -> Parts:
     trained.embeddings = _GivenStates()
     upper = _view(model)
     upper.encoder = trained
-    return Parts(lower, upper)
+    return SplitModel(lower, upper)
 
 
 @contextmanager

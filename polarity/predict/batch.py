@@ -90,7 +90,7 @@ def _write_stream(table: pa.Table, sink: Path | pa.BufferOutputStream, compressi
         stream.write_table(table)
 
 
-class Parts:
+class PartFiles:
     """The parts of one prediction, in its hidden folder: rows with their predictions, so that the input is read no second time.
 
     `part-FILE-ROW-ROWS.arrow` holds so many rows of one input from a row on, as an Arrow stream.

@@ -24,7 +24,7 @@ from polarity.predict import portable
 from polarity.predict.exported import (
     About,
     Exported,
-    Part,
+    ModulePart,
     no_progress_bars,
     package_version,
     standalone,
@@ -38,10 +38,10 @@ MODELING = "modeling_polarity"
 SETTINGS = "DataConfig = Any  # order, max_length, max_comment and max_title of config.json's text_settings"
 
 TEXT_PARTS = (
-    Part(errors, only=("_PASSWORD", "_KEY", "redacted", "PolarityError", "EncoderError", "RunError")),
-    Part(config, only=("MIN_COMMENT_TOKENS",)),
-    Part(predictions, only=("Floats", "Codes")),
-    Part(calibration, only=("SMALLEST", "apply", "_logs")),
+    ModulePart(errors, only=("_PASSWORD", "_KEY", "redacted", "PolarityError", "EncoderError", "RunError")),
+    ModulePart(config, only=("MIN_COMMENT_TOKENS",)),
+    ModulePart(predictions, only=("Floats", "Codes")),
+    ModulePart(calibration, only=("SMALLEST", "apply", "_logs")),
 )
 FRAME_NAMES = ("Int64", "Frame", "frames", "_frame", "_read_frame", "kept_lengths")
 TEXT_NAMES = ("Row", "encode_texts", "_framed", "longest_first", "pad_rows")
@@ -66,12 +66,14 @@ def modeling_source() -> str:
     )
     parts = [
         *TEXT_PARTS,
-        Part(tokenize, only=(*FRAME_NAMES, "plain_backend")),
-        Part(heads),
-        Part(encoder, only=("text_encoder", "empty_encoder")),
-        Part(multitask, without=("model_configuration", "MultitaskModel.from_encoder", "MultitaskModel._freeze_unused", "load_model")),
-        Part(inference, without=LOOP_NAMES),
-        Part(portable, only=(*TEXT_NAMES, "PolarityForSequenceClassification", "PolarityPipeline")),
+        ModulePart(tokenize, only=(*FRAME_NAMES, "plain_backend")),
+        ModulePart(heads),
+        ModulePart(encoder, only=("text_encoder", "empty_encoder")),
+        ModulePart(
+            multitask, without=("model_configuration", "MultitaskModel.from_encoder", "MultitaskModel._freeze_unused", "load_model")
+        ),
+        ModulePart(inference, without=LOOP_NAMES),
+        ModulePart(portable, only=(*TEXT_NAMES, "PolarityForSequenceClassification", "PolarityPipeline")),
     ]
     return standalone(parts, header, aliases=[SETTINGS])
 

@@ -28,10 +28,10 @@ from polarity.predict.export_hf import FRAME_NAMES, SETTINGS, TEXT_NAMES, TEXT_P
 from polarity.predict.exported import (
     README,
     About,
-    Check,
     Exported,
     Int8Cost,
-    Part,
+    ModulePart,
+    OnnxCheck,
     calibration_section,
     labels_section,
     package_version,
@@ -93,7 +93,7 @@ def runner_source() -> str:
         f"Written by `polarity export --to onnx` (polarity {package_version()}, Apache-2.0): texts in, labels out, with onnxruntime,\n"
         "tokenizers and numpy. Do not edit: export again."
     )
-    parts = [*TEXT_PARTS, Part(tokenize, only=FRAME_NAMES), Part(portable, only=(*TEXT_NAMES, "Classified", "OnnxClassifier"))]
+    parts = [*TEXT_PARTS, ModulePart(tokenize, only=FRAME_NAMES), ModulePart(portable, only=(*TEXT_NAMES, "Classified", "OnnxClassifier"))]
     return standalone(parts, header, aliases=[SETTINGS])
 
 
@@ -154,7 +154,7 @@ def _quiet() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def check_against_torch(exported: Exported, onnx: OnnxClassifier, rows: CheckRows) -> Check:
+def check_against_torch(exported: Exported, onnx: OnnxClassifier, rows: CheckRows) -> OnnxCheck:
     """Largest difference of a logit between torch and onnxruntime on the rows, and how many labels differ from the run's own.
 
     Raises RunError where it is above 1e-3.

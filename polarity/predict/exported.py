@@ -33,7 +33,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 @dataclass(frozen=True)
-class Part:
+class ModulePart:
     """A module's share: `only` these top-level names (None: all), `without` these, where `Class.method` drops a method."""
 
     module: ModuleType
@@ -41,7 +41,7 @@ class Part:
     without: Collection[str] = ()
 
 
-def standalone(parts: Sequence[Part], header: str, aliases: Sequence[str] = ()) -> str:
+def standalone(parts: Sequence[ModulePart], header: str, aliases: Sequence[str] = ()) -> str:
     """The file's text: `header` as its docstring, the imports, `aliases` (lines of code), and the parts in order.
 
     Raises ValueError for a name that a part does not define, one that two parts define, and one of this package that is used but
@@ -71,7 +71,7 @@ def standalone(parts: Sequence[Part], header: str, aliases: Sequence[str] = ()) 
     return "\n\n\n".join(["\n\n".join([first, *aliases]), *bodies]) + "\n"
 
 
-def _kept(tree: ast.Module, part: Part) -> Iterator[ast.stmt]:
+def _kept(tree: ast.Module, part: ModulePart) -> Iterator[ast.stmt]:
     """Definitions and assignments that the part takes. Expressions are docstrings and registrations: neither belongs into an export."""
     found = {name for node in tree.body for name in _defines(node)}
     missing = sorted((set(part.only or ()) | {name.partition(".")[0] for name in part.without}) - found)
@@ -90,14 +90,14 @@ def _defines(node: ast.stmt) -> list[str]:
     return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
 
 
-def _dropped(node: ast.stmt, part: Part) -> list[ast.stmt]:
+def _dropped(node: ast.stmt, part: ModulePart) -> list[ast.stmt]:
     """The methods of a class that the part leaves out."""
     if not isinstance(node, ast.ClassDef):
         return []
     return [inner for inner in node.body if isinstance(inner, ast.FunctionDef) and f"{node.name}.{inner.name}" in part.without]
 
 
-def _uses(node: ast.stmt, part: Part) -> set[str]:
+def _uses(node: ast.stmt, part: ModulePart) -> set[str]:
     left_out = {id(inner) for method in _dropped(node, part) for inner in ast.walk(method)}
     kept = [inner for inner in ast.walk(node) if id(inner) not in left_out]
     quoted = {
@@ -134,7 +134,7 @@ def _sorted_imports(lines: Collection[str]) -> str:
     return "\n\n".join("\n".join(group) for group in found if group)
 
 
-def _text(source: str, node: ast.stmt, part: Part) -> str:
+def _text(source: str, node: ast.stmt, part: ModulePart) -> str:
     """The node's own lines, with decorators and the comment above it, less the methods that are left out."""
     lines = source.splitlines()
     first = _first_line(node, lines)
@@ -181,7 +181,7 @@ class Constants(TypedDict):
     biases: list[float] | None
 
 
-class Check(TypedDict):
+class OnnxCheck(TypedDict):
     """How far onnxruntime and torch agree: texts, the largest difference of a logit, and {task: labels that are not the run's own}."""
 
     texts: int
@@ -221,7 +221,7 @@ class About(TypedDict):
     models: NotRequired[dict[str, str]]
     outputs: NotRequired[dict[str, str]]
     not_carried: NotRequired[list[str]]
-    check: NotRequired[Check]
+    check: NotRequired[OnnxCheck]
     int8: NotRequired[Int8Cost]
 
 

@@ -85,7 +85,7 @@ MAX_POINTS = 60
 
 
 @dataclass(frozen=True)
-class Point:
+class PlotPoint:
     """A dot at data position (x, y), `radius` in pixels, with an optional interval of y."""
 
     x: float
@@ -101,7 +101,7 @@ class Series:
     """A line through `points`; `dots` None draws dots where they are few. `dashed` for references."""
 
     label: str
-    points: Sequence[Point]
+    points: Sequence[PlotPoint]
     tone: str = "s1"
     dashed: bool = False
     dots: bool | None = None
@@ -201,7 +201,7 @@ def _y_texts(up: Scale, ticks: Sequence[float], number: Format) -> Markup:
 
 
 __all__ = [
-    "Axis", "Band", "Bar", "Effect", "Mark", "Point", "Series",
+    "Axis", "Band", "Bar", "Effect", "Mark", "PlotPoint", "Series",
     "bars", "confusion", "forest", "fraction", "heat_map", "legend", "lines", "nice_ticks", "short", "signed",
 ]  # fmt: skip
 

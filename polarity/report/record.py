@@ -29,7 +29,7 @@ ORDER: tuple[PartName, ...] = ("test", "validation")
 
 
 @dataclass(frozen=True)
-class Comments:
+class CommentTexts:
     """The comments of the judged rows: {split: table with row_id and comment}; `missing` says why there are none."""
 
     tables: Mapping[str, pa.Table] = field(default_factory=dict)

@@ -6,11 +6,11 @@ from pathlib import PurePosixPath
 from markupsafe import Markup
 
 from polarity.best.plan import clock
-from polarity.best.record import Ceiling, Difference, ceiling_lines, combination_lines
+from polarity.best.record import Ceiling, Gain, ceiling_lines, combination_lines
 from polarity.evaluate.results import what_rows_decided
 from polarity.report.charts import Effect, forest
 from polarity.report.page import Section, render_page, table
-from polarity.report.record import Comments, Record
+from polarity.report.record import CommentTexts, Record
 from polarity.report.run_rows import agreement_section, calibration_section, rows_sections
 from polarity.report.run_scores import classes_section, confusion_section, headline, scores_section, slices_section, verdict_section
 from polarity.report.run_training import configuration_section, curves_section, duration, ledger_section, reproduce_section
@@ -58,7 +58,7 @@ def _score(score: float, ci95: tuple[float, float]) -> str:
     return f"{score:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]"
 
 
-def _worth(found: Difference | None) -> str:
+def _worth(found: Gain | None) -> str:
     return "the only member" if found is None else f"{found.interval}, {found.verdict}"
 
 
@@ -66,10 +66,10 @@ SYNTHETIC = (
     "SYNTHETIC SAMPLE CORPUS: made-up comments. These scores say nothing of real ones. "
     "8 % of the labels are wrong on purpose: 0.92 is the most."
 )
-NO_COMMENTS = Comments(missing="The comments were not read, so that only titles are shown.")
+NO_COMMENTS = CommentTexts(missing="The comments were not read, so that only titles are shown.")
 
 
-def render_record(record: Record, *, texts: bool, comments: Comments = NO_COMMENTS) -> str:
+def render_record(record: Record, *, texts: bool, comments: CommentTexts = NO_COMMENTS) -> str:
     """The page of a run. With `texts` off neither comments, titles nor folders of this machine are in it.
 
     `comments` are those of the judged rows, which a run folder does not keep.

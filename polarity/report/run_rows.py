@@ -18,9 +18,9 @@ from polarity.evaluate.calibration import (
     risk_coverage,
 )
 from polarity.evaluate.predictions import Codes, Floats, task_codes
-from polarity.report.charts import Axis, Point, Series, lines, signed_short
+from polarity.report.charts import Axis, PlotPoint, Series, lines, signed_short
 from polarity.report.page import Section, columns, fragment, table
-from polarity.report.record import Comments, Record
+from polarity.report.record import CommentTexts, Record
 
 BINS = 10
 """Bins of the diagrams; the calibration error is over as many as calibration.json's."""
@@ -28,7 +28,7 @@ SHOWN = 10
 """Rows listed of each kind and task."""
 
 
-class Judged(NamedTuple):
+class TaskRows(NamedTuple):
     """One task of the heading split: labels (N,), predictions (N,), probabilities (N, K)."""
 
     labels: Codes
@@ -55,11 +55,11 @@ class ShownRow(NamedTuple):
     words: str
 
 
-def judged_tasks(record: Record) -> dict[str, Judged]:
+def judged_tasks(record: Record) -> dict[str, TaskRows]:
     """The heading split's predictions as arrays."""
     rows = record.rows(record.main)
     return {
-        task: Judged(*task_codes(rows, task, classes), probabilities_of(rows, task, classes)) for task, classes in record.labels.items()
+        task: TaskRows(*task_codes(rows, task, classes), probabilities_of(rows, task, classes)) for task, classes in record.labels.items()
     }
 
 
@@ -71,7 +71,7 @@ def calibration_section(record: Record) -> Section:
         labels, predicted, probabilities = judged.labels[known], judged.predicted[known], judged.probabilities[known]
         bins = max(1, min(BINS, len(labels) // 10))
         series = [
-            Series("confidence = accuracy", [Point(0, 0), Point(1, 1)], "flat", dashed=True),
+            Series("confidence = accuracy", [PlotPoint(0, 0), PlotPoint(1, 1)], "flat", dashed=True),
             _dots("as trained", reliability(probabilities, labels, bins), "s1"),
         ]
         row: list[Markup | str] = [task, _error_words(calibration_error(probabilities, labels))]
@@ -86,7 +86,7 @@ def calibration_section(record: Record) -> Section:
         unit = Axis("confidence (largest probability)", 0, 1)
         drawn = lines(series, x=unit, y=Axis("accuracy", 0, 1), label=f"reliability of {task}", square=True)
         diagrams.append(Markup("<h3>{}</h3>{}").format(task, drawn))
-        curve = [Point(at["coverage"], at["risk"], _risk_words(task, at)) for at in risk_coverage(probabilities, predicted, labels)]
+        curve = [PlotPoint(at["coverage"], at["risk"], _risk_words(task, at)) for at in risk_coverage(probabilities, predicted, labels)]
         risks.append(Series(task, curve, f"s{number}"))
     risk = lines(
         risks, x=Axis("coverage: share of rows that are answered, the most confident first", 0, 1), y=Axis("error rate among them", 0),
@@ -108,7 +108,7 @@ def _dots(name: str, bins: Iterable[Bin], tone: str) -> Series:
     for found in bins:
         low, high = found["ci95"]
         words = f"{found['rows']:,} rows: confidence {found['confidence']:.3f}, accuracy {found['accuracy']:.3f} [{low:.3f}, {high:.3f}]"
-        points.append(Point(found["confidence"], found["accuracy"], words, 4, low, high))
+        points.append(PlotPoint(found["confidence"], found["accuracy"], words, 4, low, high))
     return Series(name, points, tone)
 
 
@@ -167,13 +167,13 @@ def _rate(count: int, of: int) -> str:
     return f"{count / of:.1%}" if of else "none"
 
 
-def surest_errors(judged: Judged) -> tuple[NDArray[np.int64], int]:
+def surest_errors(judged: TaskRows) -> tuple[NDArray[np.int64], int]:
     """Positions of the errors that are listed, the surest first, and how many errors there are."""
     wrong = np.flatnonzero((judged.labels >= 0) & (judged.predicted != judged.labels))
     return wrong[np.argsort(-judged.confidence[wrong], kind="stable")][:SHOWN], len(wrong)
 
 
-def rows_sections(record: Record, comments: Comments, *, texts: bool) -> list[Section]:
+def rows_sections(record: Record, comments: CommentTexts, *, texts: bool) -> list[Section]:
     """The most confident errors and the likely label errors; rows of the first list are not shown again in the second."""
     errors, doubts = Markup(""), Markup("")
     for task, judged in judged_tasks(record).items():
@@ -201,7 +201,7 @@ def rows_sections(record: Record, comments: Comments, *, texts: bool) -> list[Se
 
 
 def _listed(
-    record: Record, comments: Comments, task: str, judged: Judged, rows: NDArray[np.int64], suggested: dict[int, int], *,
+    record: Record, comments: CommentTexts, task: str, judged: TaskRows, rows: NDArray[np.int64], suggested: dict[int, int], *,
     texts: bool, count: str,
 ) -> Markup:  # fmt: skip
     part = record.rows(record.main).take(rows)

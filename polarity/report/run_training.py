@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from polarity.data.ledger import Ledger
 from polarity.environment import Environment
-from polarity.report.charts import Axis, Bar, Mark, Point, Series, bars, lines, short
+from polarity.report.charts import Axis, Bar, Mark, PlotPoint, Series, bars, lines, short
 from polarity.report.page import Section, columns, details, table
 from polarity.report.record import Record
 from polarity.resolve import leaves, preset_names, resolve
@@ -32,15 +32,15 @@ def curves_section(record: Record) -> Section | None:
     loss += [_smooth(steps, f"loss_{task}", task, f"s{n}") for n, task in enumerate(tasks, 2) if f"loss_{task}" in steps.column_names]
     starts = [0, *(epoch.step for epoch in epochs[:-1])]
     middles = [
-        Point((start + epoch.step) / 2, epoch.loss, f"epoch {epoch.number}: {epoch.loss:.4f}", 4)
+        PlotPoint((start + epoch.step) / 2, epoch.loss, f"epoch {epoch.number}: {epoch.loss:.4f}", 4)
         for start, epoch in zip(starts, epochs, strict=True)
         if epoch.loss is not None
     ]
     loss.append(Series("mean of the epoch", middles, "flat", dots=True, line=False))
     ends = [(epoch.step, f"epoch {epoch.number}") for epoch in epochs if epoch.number == best]
-    scores = [Series("overall", [Point(epoch.number, epoch.scores["overall"]) for epoch in epochs], "s1")]
+    scores = [Series("overall", [PlotPoint(epoch.number, epoch.scores["overall"]) for epoch in epochs], "s1")]
     for n, task in enumerate(tasks, 2):
-        scores.append(Series(task, [Point(epoch.number, epoch.scores[task]) for epoch in epochs], f"s{n}", dashed=True, dots=True))
+        scores.append(Series(task, [PlotPoint(epoch.number, epoch.scores[task]) for epoch in epochs], f"s{n}", dashed=True, dots=True))
     chosen = [(best, "the epoch that was kept")] if best else []
     left = lines(loss, x=Axis("step"), y=Axis("loss", 0), label="training loss", verticals=ends)
     right = lines(
@@ -61,7 +61,7 @@ def _smooth(steps: pa.Table, column: str, label: str, tone: str) -> Series:
     known = steps.select(["step", column]).drop_null()
     values = np.column_stack([known["step"].to_numpy(), known[column].to_numpy()])
     parts = np.array_split(values, min(CURVE_POINTS, len(values))) if len(values) else []
-    return Series(label, [Point(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts], tone, dots=False)
+    return Series(label, [PlotPoint(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts], tone, dots=False)
 
 
 def ledger_section(record: Record) -> Section | None:

@@ -3,7 +3,7 @@
 from markupsafe import Markup
 from scipy.stats import norm
 
-from polarity.report.charts import Axis, Point, Series, heat_map, lines
+from polarity.report.charts import Axis, PlotPoint, Series, heat_map, lines
 from polarity.report.page import Section, columns, details, render_page, table, verdict_pill
 from polarity.report.run import SYNTHETIC, short_path
 from polarity.report.run_training import duration
@@ -47,7 +47,7 @@ def _curves(study: Study, trials: list[TrialRecord], rungs: list[float]) -> Mark
     series = []
     for trial in sorted(trials, key=lambda t: tones[t.arm]):
         dots = [
-            Point(point["progress"], point["overall"], f"{trial.id}, epoch {point['epoch']}: {points(point['overall'], sign=False)}")
+            PlotPoint(point["progress"], point["overall"], f"{trial.id}, epoch {point['epoch']}: {points(point['overall'], sign=False)}")
             for point in trial.curve
         ]
         # More arms than tones: the second round is dashed.
@@ -233,10 +233,10 @@ def half_normal(contrasts: list[Contrast]) -> Markup:
     """Sizes of contrasts over the quantiles of the half-normal distribution (Daniel 1959)."""
     ordered = sorted(contrasts, key=lambda entry: abs(entry.estimate))
     count = len(ordered)
-    of_factors, others = list[Point](), list[Point]()
+    of_factors, others = list[PlotPoint](), list[PlotPoint]()
     for rank, entry in enumerate(ordered):
         quantile, name = float(norm.ppf(0.5 + 0.5 * (rank + 0.5) / count)), entry.name
-        dot = Point(quantile, abs(entry.estimate), f"{name}: {points(entry.estimate)}", 4.0)
+        dot = PlotPoint(quantile, abs(entry.estimate), f"{name}: {points(entry.estimate)}", 4.0)
         (others if name.startswith("unused") or " x " in name else of_factors).append(dot)
     series = [Series("factor", of_factors, "s1", dots=True, line=False)]
     if others:

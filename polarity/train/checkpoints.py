@@ -33,7 +33,7 @@ from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.errors import PolarityError, RunError, first_line
 from polarity.loss import AdaptiveGamma
-from polarity.train.control import Record
+from polarity.train.control import HistoryRow
 from polarity.train.world import World
 
 Weights = dict[str, Tensor]
@@ -58,7 +58,7 @@ class TrainState:
     bad_steps: int = 0
     gammas: dict[str, AdaptiveGamma] = field(default_factory=dict)
     """Adaptive gamma of each task, as of the next epoch."""
-    history: list[Record] = field(default_factory=list)
+    history: list[HistoryRow] = field(default_factory=list)
     precision: str = ""
     """The number format in use: a resumed run keeps it, whatever `auto` would choose now."""
     fingerprint: str = ""

@@ -60,11 +60,11 @@ def checkpoint_names(folder: RunFolder) -> list[str]:
     return [name for name in folder.list(CHECKPOINTS) if re.fullmatch(r"epoch_\d+(_step_\d+)?", name)]
 
 
-Record = Mapping[str, float | str | None]
+HistoryRow = Mapping[str, float | str | None]
 """A row of the history: `kind` is "step" or "epoch"."""
 
 
-def number_of(row: Record, name: str) -> float:
+def number_of(row: HistoryRow, name: str) -> float:
     """A number of the history's row."""
     value = row[name]
     assert isinstance(value, int | float)
@@ -77,7 +77,7 @@ class Events:
     def say(self, line: str) -> None:
         """On every worker: a line for people. Whoever wants the first worker's alone leaves out the others'."""
 
-    def record(self, row: Record) -> None:
+    def record(self, row: HistoryRow) -> None:
         """On the first worker, every `train.log_every` steps and after each epoch: the history's row, and what only a watcher needs:
         `rows_per_s`, `padded_tokens_per_s`, `padded_share`, `epochs_left` (a fraction), `validation_seconds`, and F1 of each class."""
 

@@ -53,10 +53,10 @@ from polarity.train.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from polarity.train.control import Events, Record, Requests, number_of
+from polarity.train.control import Events, HistoryRow, Requests, number_of
 from polarity.train.progress import Progress, Utilisation
 from polarity.train.reduce import reduced
-from polarity.train.validate import Predictions, class_f1_scores, macro_f1_scores, predict
+from polarity.train.validate import PartScores, class_f1_scores, macro_f1_scores, predict
 from polarity.train.world import World, resolve_precision, seed_everything
 
 
@@ -75,7 +75,7 @@ class Result:
     """A finished training: the best epoch's model, its predictions by part, and the record."""
 
     model: MultitaskModel
-    predictions: dict[str, Predictions]
+    predictions: dict[str, PartScores]
     state: TrainState
     seconds: float
 
@@ -129,7 +129,7 @@ def plan_batch(rows: Rows, corpus: Corpus, objectives: dict[str, TaskObjective],
 
 
 @dataclass
-class Share:
+class WorkerShare:
     """This worker's part of a step: each part of the loss (detached), and what adaptive gamma saw of each task."""
 
     parts: dict[str, Tensor]
@@ -204,20 +204,20 @@ class Stepper:
         kinds = ("loss", "consistency") if self.config.loss.r_drop_alpha else ("loss",)
         return [f"{kind}_{task}" for kind in kinds for task in self.objectives]
 
-    def gradient(self, rows: Rows, step: int, alpha: float) -> Share:
+    def gradient(self, rows: Rows, step: int, alpha: float) -> WorkerShare:
         """Accumulate the gradient of the global loss from this worker's micro-batches."""
         plan = plan_batch(rows, self.corpus, self.objectives, self.config, step)
         mine = list(range(len(plan.micros)))[self.world.rank :: self.world.size]
-        share = Share({}, {task: [] for task in self.objectives})
+        share = WorkerShare({}, {task: [] for task in self.objectives})
         for number, micro in enumerate(mine):
             with self._without_sync() if number < len(mine) - 1 else nullcontext():
                 loss = self._forward(plan, micro, step, alpha, share)
                 self.scaler.scale(loss * self.world.size).backward()  # DDP averages over the workers; the loss is a sum
         if not mine:  # a last, short batch may not reach every worker, but DDP waits for all of them
-            self.scaler.scale(self._forward(plan, 0, step, alpha, Share({}, {task: [] for task in self.objectives})) * 0.0).backward()
+            self.scaler.scale(self._forward(plan, 0, step, alpha, WorkerShare({}, {task: [] for task in self.objectives})) * 0.0).backward()
         return share
 
-    def _forward(self, plan: GlobalBatch, micro: int, step: int, alpha: float, share: Share) -> Tensor:
+    def _forward(self, plan: GlobalBatch, micro: int, step: int, alpha: float, share: WorkerShare) -> Tensor:
         """A micro-batch's part of the global loss; its parts and observations are added to `share`."""
         rows, mixing, device = plan.micros[micro], plan.mixings[micro], self.world.device
         passes, samples = 2 if alpha > 0 else 1, max(1, self.config.model.multi_sample.samples)
@@ -360,7 +360,7 @@ class Training:
         elif step.outcome == "bad":
             self._note_bad_step(rows, step)
         self.state.step += 1
-        record: Record = {"kind": "step", "epoch": self.state.epoch + 1, "step": self.state.step, "loss": step.loss, "lr": rate}
+        record: HistoryRow = {"kind": "step", "epoch": self.state.epoch + 1, "step": self.state.step, "loss": step.loss, "lr": rate}
         self.state.history.append({**record, "grad_norm": step.grad_norm, **step.losses})
         self.progress.step(self.state.history[-1], rows, self.train_rows, _passes(alpha))
         return step.requests
@@ -389,7 +389,7 @@ class Training:
                 objective.refresh()
                 self.state.gammas[task] = deepcopy(objective.gamma)
 
-    def predict(self, part: Corpus) -> Predictions:
+    def predict(self, part: Corpus) -> PartScores:
         """The model's scores of a part's rows, from all workers."""
         train = self.config.train
         return predict(bare(self.model), part, self.world, batch_size=train.eval_batch_size, precision=self.precision)
@@ -406,7 +406,7 @@ class Training:
         state.epoch += 1
         mean = float(np.mean(losses)) if losses else None
         plain = float(np.mean(self.epoch.classification)) if losses else None
-        record: Record = {"kind": "epoch", "epoch": state.epoch, "step": state.step, "loss": mean, "classification_loss": plain}
+        record: HistoryRow = {"kind": "epoch", "epoch": state.epoch, "step": state.step, "loss": mean, "classification_loss": plain}
         mfu = self.utilisation.of(self.epoch.computed_tokens / seconds, passes=1)
         speed = {"seconds": seconds, "tokens_per_s": self.epoch.tokens / seconds, "mfu": mfu}
         state.history.append({**record, **speed, "bad_steps": state.bad_steps, **row})

@@ -12,7 +12,7 @@ from polarity.errors import Say
 from polarity.model.flops import peak_flops, training_flops
 from polarity.model.inference import precision_here
 from polarity.strategy import points_on
-from polarity.train.control import Events, Record, clock, number_of
+from polarity.train.control import Events, HistoryRow, clock, number_of
 from polarity.train.world import World
 
 
@@ -85,7 +85,7 @@ class Progress:
         self._epoch, self._padding = epoch, padded_share
         self._since, self._rows, self._tokens = time.monotonic(), 0, 0
 
-    def step(self, record: Record, rows: Rows, corpus: Corpus, passes: int) -> None:
+    def step(self, record: HistoryRow, rows: Rows, corpus: Corpus, passes: int) -> None:
         """Count the step that `record` tells of, and show every `train.log_every` steps."""
         now, step = time.monotonic(), int(number_of(record, "step"))
         self._begun = self._begun or (now, step)
@@ -113,7 +113,7 @@ class Progress:
         done = sum(self._steps[: self._epoch])
         return len(self._steps) - self._epoch - (step - done) / self._steps[self._epoch]
 
-    def end_epoch(self, record: Record, scores: dict[str, float], validation_s: float, best: int) -> None:
+    def end_epoch(self, record: HistoryRow, scores: dict[str, float], validation_s: float, best: int) -> None:
         """Show the scores of the epoch that `record` tells of; `best` counts from 1."""
         epoch, loss, train_s = int(number_of(record, "epoch")), record["loss"], number_of(record, "seconds")
         self._events.record({**record, "validation_seconds": validation_s, "epochs_left": float(len(self._steps) - epoch)})

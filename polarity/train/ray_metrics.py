@@ -17,7 +17,7 @@ from ray.util.metrics import Counter, Gauge
 
 from polarity.config import Config
 from polarity.data.oversample import sampling_plan
-from polarity.train.control import Job, Record
+from polarity.train.control import HistoryRow, Job
 
 PREFIX = "polarity_"
 """Of our metrics' names; Ray puts its own `ray_` in front."""
@@ -89,7 +89,7 @@ def run_tags(job: Job) -> dict[str, str]:
     return {"run": place.rstrip("/").rpartition("/")[2], "study": "", "arm": "", "seed": str(job.config.train.seed)}
 
 
-def samples(record: Record, labels: Mapping[str, list[str]]) -> Iterator[Sample]:
+def samples(record: HistoryRow, labels: Mapping[str, list[str]]) -> Iterator[Sample]:
     """The gauges that a row of the history sets; what the row lacks is left as it was."""
     of_tags: dict[tuple[str, ...], list[dict[str, str]]] = {
         (): [{}],
@@ -149,7 +149,7 @@ class RayMetrics:
         self._ended.set()
         self._thread.join()
 
-    def log(self, record: Record, at: float) -> None:
+    def log(self, record: HistoryRow, at: float) -> None:
         """Publish a row of the history."""
         for name, tags, value in samples(record, self._labels):
             self._hold(name, tags, value)

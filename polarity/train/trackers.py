@@ -27,7 +27,7 @@ from polarity.artifacts import TENSORBOARD, TRACKERS, WANDB, RunFolder, disk_err
 from polarity.config import Config, TrackingConfig
 from polarity.environment import Environment, commit_of, read_environment
 from polarity.errors import ConfigError, Say, first_line
-from polarity.train.control import Record
+from polarity.train.control import HistoryRow
 
 FLUSH_S = 5.0
 """Seconds in which rows for MLflow are gathered into one request."""
@@ -44,7 +44,7 @@ _NO_CURVE = ("kind", "epoch", "step", "epochs_left")
 class Tracker(Protocol):
     """One that has started."""
 
-    def log(self, record: Record, at: float) -> None:
+    def log(self, record: HistoryRow, at: float) -> None:
         """Take a row of the history, told at this time (seconds since 1970)."""
 
     def close(self, finished: bool) -> None:
@@ -86,11 +86,11 @@ def trackers_of(config: Config, folder: RunFolder, say: Say) -> list[Named]:
 
 
 @contextmanager
-def running(trackers: Sequence[Named], *, say: Say) -> Iterator[Callable[[Record], None]]:
+def running(trackers: Sequence[Named], *, say: Say) -> Iterator[Callable[[HistoryRow], None]]:
     """Start the trackers, and end them with the block; yields what takes a row for all of them. Nothing of theirs is raised."""
     started = [_Observer(tracker, say) for tracker in trackers]
 
-    def log(record: Record) -> None:
+    def log(record: HistoryRow) -> None:
         for observer in started:
             observer.log(record)
 
@@ -110,11 +110,11 @@ class _Observer:
 
     def __init__(self, tracker: Named, say: Say) -> None:
         self._name, self._start, self._say = tracker.name, tracker.start, say
-        self._rows: queue.SimpleQueue[tuple[Record, float] | bool] = queue.SimpleQueue()
+        self._rows: queue.SimpleQueue[tuple[HistoryRow, float] | bool] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"polarity-{tracker.name}", daemon=True)
         self._thread.start()
 
-    def log(self, record: Record) -> None:
+    def log(self, record: HistoryRow) -> None:
         """Hand a row over; returns at once."""
         self._rows.put((record, time.time()))
 
@@ -138,7 +138,7 @@ class _Observer:
             self._say(f"{self._name} failed and is given up for the rest of this run, which goes on: {first_line(error)}")
 
 
-def scalars(record: Record) -> dict[str, float]:
+def scalars(record: HistoryRow) -> dict[str, float]:
     """{curve: value} of a row of the history: train/..., speed/..., epoch/..., validation/macro_f1_TASK and validation/f1/TASK/CLASS."""
     of_step = record["kind"] == "step"
     return {
@@ -160,13 +160,13 @@ def _curve(name: str, of_step: bool) -> str:
     return f"epoch/{name}"
 
 
-Settings = dict[str, str | int | float | bool | None]
+FlatSettings = dict[str, str | int | float | bool | None]
 """{dotted key: value} of a configuration; a mapping or a list is one value, as JSON."""
 
 
-def flattened(section: BaseModel, prefix: str = "") -> Settings:
+def flattened(section: BaseModel, prefix: str = "") -> FlatSettings:
     """The settings of a section."""
-    found: Settings = {}
+    found: FlatSettings = {}
     for name, value in section:
         if isinstance(value, BaseModel):
             found |= flattened(value, f"{prefix}{name}.")
@@ -200,7 +200,7 @@ class TrackedRun:
         return commit_of(self.environment)
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> FlatSettings:
         """The flat configuration, less what says nothing of the run."""
         return {name: value for name, value in flattened(self.config).items() if not name.startswith("tracking.")}
 
@@ -236,7 +236,7 @@ class TensorBoard:
         self._events = EventsWriter(str(self._place / "events"), f".{len(run.folder.list(TENSORBOARD)):04d}")
         self._begun = False
 
-    def log(self, record: Record, at: float) -> None:
+    def log(self, record: HistoryRow, at: float) -> None:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
 
@@ -305,7 +305,7 @@ class Mlflow:
                     raise
         return str(found.experiment_id)
 
-    def log(self, record: Record, at: float) -> None:
+    def log(self, record: HistoryRow, at: float) -> None:
         from mlflow.entities import Metric
 
         now, step = int(1000 * at), int(record["step"] or 0)
@@ -351,7 +351,7 @@ class Wandb:
         where = f"offline: wandb sync {self._run.sync_dir} uploads it" if self._run.offline else self._run.url
         say(f"Weights & Biases: run {run.name} ({run_id}), {where}")
 
-    def log(self, record: Record, at: float) -> None:
+    def log(self, record: HistoryRow, at: float) -> None:
         step = int(record["step"] or 0)
         if step >= self._run.starting_step:  # a resumed run repeats steps, with the same numbers, that W&B may have
             self._run.log(scalars(record), step=step)

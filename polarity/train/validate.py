@@ -13,14 +13,14 @@ from polarity.train.world import World
 
 
 @dataclass(frozen=True)
-class Predictions:
+class PartScores:
     """{task: (N, K) float32 probabilities} and {task: (N,) predicted classes}, in the table's row order."""
 
     probabilities: dict[str, NDArray[np.float32]]
     predicted: dict[str, NDArray[np.int64]]
 
 
-def predict(model: MultitaskModel, corpus: Corpus, world: World, *, batch_size: int, precision: str) -> Predictions:
+def predict(model: MultitaskModel, corpus: Corpus, world: World, *, batch_size: int, precision: str) -> PartScores:
     """Score every row of the corpus over all workers; the result is whole, and the same, on every one of them."""
     training = model.training
     model.train(False)
@@ -36,10 +36,10 @@ def predict(model: MultitaskModel, corpus: Corpus, world: World, *, batch_size: 
         raise RuntimeError("evaluation did not see every row exactly once")
     place = np.argsort(rows)
     whole = {t: [np.concatenate([part[1][t][i] for part in gathered])[place] for i in (0, 1)] for t in corpus.labels}
-    return Predictions({t: pair[0] for t, pair in whole.items()}, {t: pair[1] for t, pair in whole.items()})
+    return PartScores({t: pair[0] for t, pair in whole.items()}, {t: pair[1] for t, pair in whole.items()})
 
 
-def macro_f1_scores(predictions: Predictions, corpus: Corpus, labels: dict[str, list[str]]) -> dict[str, float]:
+def macro_f1_scores(predictions: PartScores, corpus: Corpus, labels: dict[str, list[str]]) -> dict[str, float]:
     """{task: macro-F1} over the labelled rows, and `overall`, the tasks' mean."""
     scores = {}
     for task, classes in labels.items():
@@ -52,7 +52,7 @@ def class_f1_key(task: str, name: str) -> str:
     return f"f1/{task}/{name}"
 
 
-def class_f1_scores(predictions: Predictions, corpus: Corpus, labels: dict[str, list[str]]) -> dict[str, float]:
+def class_f1_scores(predictions: PartScores, corpus: Corpus, labels: dict[str, list[str]]) -> dict[str, float]:
     """{`class_f1_key`: F1} of every class over the labelled rows; 0 for a class that is neither there nor predicted."""
     scores = {}
     for task, classes in labels.items():

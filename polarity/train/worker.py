@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from transformers import logging as transformers_logging
 
 from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, Fill, RunFolder, disk_errors
 from polarity.data.batch import Corpus
-from polarity.encoders import load_tokenizer, same_encoder
+from polarity.encoders import load_tokenizer, quiet_transformers, same_encoder
 from polarity.errors import PolarityError, RunError, Say
 from polarity.evaluate import build_predictions
 from polarity.model.multitask import MultitaskModel
 from polarity.train.checkpoints import temporary_room, verify
-from polarity.train.control import Events, Job, Record, checkpoint_names
+from polarity.train.control import Events, HistoryRow, Job, checkpoint_names
 from polarity.train.loop import Result, Tables, run_training
 from polarity.train.trackers import Named, running, trackers_of
 from polarity.train.world import World, use_threads
@@ -31,14 +30,14 @@ class RunEvents(Events):
 
     folder: RunFolder
     lines: Say
-    rows: Callable[[Record], None]
+    rows: Callable[[HistoryRow], None]
     epochs: Callable[[Mapping[str, float]], None]
     keep: int = 2
 
     def say(self, line: str) -> None:
         self.lines(line)
 
-    def record(self, row: Record) -> None:
+    def record(self, row: HistoryRow) -> None:
         self.rows(row)
 
     def epoch_ended(self, metrics: Mapping[str, float]) -> None:
@@ -64,8 +63,7 @@ def launch(
     `keep` checkpoints stay. `gauges` are the tags of Ray's metrics (`ray_metrics.RUN_TAGS`), None where there is no Ray; returned are those
     metrics' last values, for `ray_metrics.publish`, or None.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     use_threads(job.config.cluster.cpus_per_worker)
     folder, tell = RunFolder.open(job.run_dir), say if world.is_first else _silent
     with tempfile.TemporaryDirectory(prefix="polarity-resume-") as temporary:
@@ -144,6 +142,6 @@ def _write(job: Job, parts: Mapping[str, pa.Table], result: Result, encoder: Pat
     folder.write_parquet(PREDICTIONS, pa.concat_tables(judged))
 
 
-def _same_columns(rows: Sequence[Record]) -> list[Record]:
+def _same_columns(rows: Sequence[HistoryRow]) -> list[HistoryRow]:
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]

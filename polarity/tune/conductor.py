@@ -187,7 +187,7 @@ _SLACK = 0.01  # epochs differ by a few steps where oversampling draws row by ro
 
 Curve = Sequence[tuple[float, float]]
 """(progress 0..1, overall score) of each epoch."""
-Run = tuple[Curve, bool]
+TrialCurve = tuple[Curve, bool]
 """A trial's curve, and whether it ended of itself."""
 
 
@@ -216,7 +216,7 @@ def score_at(curve: Curve, rung: float, *, ended: bool) -> float | None:
     return best if ended and curve else None
 
 
-def stops_at(curve: Curve, others: Iterable[Run], asha: Asha, reference: Run | None = None) -> float | None:
+def stops_at(curve: Curve, others: Iterable[TrialCurve], asha: Asha, reference: TrialCurve | None = None) -> float | None:
     """The rung at which the trial's newest point ends it, or None.
 
     `others`: the other trials of its seed; `reference`: the one it is compared with, for `keep_ahead`. At a rung that the newest point
@@ -237,7 +237,7 @@ def stops_at(curve: Curve, others: Iterable[Run], asha: Asha, reference: Run | N
     return None
 
 
-def _ahead(own: float, rung: float, reference: Run | None, asha: Asha) -> bool:
+def _ahead(own: float, rung: float, reference: TrialCurve | None, asha: Asha) -> bool:
     if not asha.keep_ahead or reference is None:
         return False
     its = score_at(reference[0], rung, ended=reference[1])
@@ -256,7 +256,7 @@ def replay(trials: Sequence[TrialRecord], references: Mapping[str, str | None], 
     seeds = sorted({trial.seed for trial in trials})
     best = max(scores, key=lambda arm: scores[arm])
     for seed in seeds:
-        seen: dict[str, Run] = {}
+        seen: dict[str, TrialCurve] = {}
         for trial in (t for t in trials if t.seed == seed):
             curve, cut = trial.points, None
             full += len(curve)

@@ -23,7 +23,7 @@ from polarity.train.loop import Tables, Training
 from polarity.train.world import World, use_threads
 from polarity.tune.conductor import plan_asha, trials_of
 from polarity.tune.designs import Screen
-from polarity.tune.runner import Prepared, StudyRows, pad_id, token_key
+from polarity.tune.runner import PreparedStudy, StudyRows, pad_id, token_key
 from polarity.tune.variance import Forecast, forecast_pairs, forecast_screen
 
 _TIMED_BATCHES = 2
@@ -135,7 +135,7 @@ class TrialTime:
     features: float
 
 
-def trial_time(prepared: Prepared, arm: str) -> TrialTime:
+def trial_time(prepared: PreparedStudy, arm: str) -> TrialTime:
     """Of an arm on a machine like this one, from a few timed micro-batches."""
     config = prepared.configs[arm]
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
@@ -186,7 +186,7 @@ class Costs:
     """Once for each process that runs trials."""
 
     @classmethod
-    def measured(cls, off: str, factors: Sequence[str], prepared: Prepared) -> "Costs":
+    def measured(cls, off: str, factors: Sequence[str], prepared: PreparedStudy) -> "Costs":
         """From a few timed batches of each."""
         cold = trial_time(prepared, off)  # the first one finds everything cold, and computes the frozen layers' output
         base = trial_time(prepared, off)
@@ -242,7 +242,7 @@ def _sees(effect: float | None) -> str:
     return "-" if effect is None else f"{100 * effect:.1f}"
 
 
-def describe(plan: StudyPlan, arms: Sequence[Arm], prepared: Prepared, concurrent: int, costs: Costs | None = None) -> str:
+def describe(plan: StudyPlan, arms: Sequence[Arm], prepared: PreparedStudy, concurrent: int, costs: Costs | None = None) -> str:
     """The dry run in words: trials, epochs, estimated time, and what the study can detect. `costs`: of a screen's factors."""
     lines, total, features = [], 0.0, costs.features if costs else 0.0
     stages = plan.seeds + len(plan.explore)

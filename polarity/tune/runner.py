@@ -17,14 +17,14 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polarity.artifacts import CHECKPOINTS, CONFIG, LEDGER, RunFolder, user_cache_dir
+from polarity.artifacts import CHECKPOINTS, CONFIG, LEDGER, RunFolder
 from polarity.config import Config, SplitConfig
 from polarity.data.batch import Corpus, steps_per_epoch
 from polarity.data.duplicates import without_leaks
 from polarity.data.ledger import Ledger, TaskStatistics, build_ledger
 from polarity.data.seen import title_keys, titles_apart
 from polarity.data.split import load_splits, split_indices
-from polarity.data.tokenize import tokenize
+from polarity.data.tokenize import tokenize_parts
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, resolve_encoder
 from polarity.errors import ConfigError, DataError, RunError, Say
 from polarity.resolve import dump_config
@@ -146,12 +146,7 @@ def tokenized(rows: StudyRows, configs: Mapping[str, Config], say: Say) -> dict[
         except ConfigError as error:
             raise ConfigError(f"arm {name}: {error}") from error
         tokenizer = load_tokenizer(encoder.folder)
-        found[key] = {
-            part: tokenize(table, tokenizer, config.data, cache_dir=user_cache_dir(), say=say).drop_columns(
-                ["comment", "length", *(["title"] if part == "train" else [])]
-            )
-            for part, table in rows.parts.items()
-        }
+        found[key] = tokenize_parts(rows.parts, tokenizer, config.data, say)
     return found
 
 
@@ -175,7 +170,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedStudy:
     """The arms' configurations, the rows, the tokens by key, and each arm's account of its training rows and encoder."""
 
     configs: Mapping[str, Config]
@@ -200,7 +195,7 @@ class Prepared:
         return {name: config.train.epochs for name, config in self.configs.items()}
 
 
-def prepare_study(configs: Mapping[str, Config], rows: StudyRows, say: Say) -> Prepared:
+def prepare_study(configs: Mapping[str, Config], rows: StudyRows, say: Say) -> PreparedStudy:
     """Tokenize once for each way in which arms cut the texts, and draw up each arm's ledger of the inner training rows.
 
     The configurations are kept with absolute places and the hub's commit: trials, and a study that goes on, find the same files.
@@ -211,10 +206,10 @@ def prepare_study(configs: Mapping[str, Config], rows: StudyRows, say: Say) -> P
     encoders = {name: files[config.model.encoder, config.model.revision] for name, config in configs.items()}
     configs = {name: pinned(config, encoders[name]) for name, config in configs.items()}
     ledgers = {name: build_ledger(rows.parts["train"], config) for name, config in configs.items()}
-    return Prepared(configs, rows, tokenized(rows, configs, say), ledgers, encoders)
+    return PreparedStudy(configs, rows, tokenized(rows, configs, say), ledgers, encoders)
 
 
-def run_study(study: Study, prepared: Prepared, limits: Limits, watching: Watching, say: Say) -> str | None:
+def run_study(study: Study, prepared: PreparedStudy, limits: Limits, watching: Watching, say: Say) -> str | None:
     """Run the study's trials until they are done or the budget is used up (then the reason is returned); all is in study.json.
 
     Raises RunError where no trial can start, naming what is lacking, and where Tune was interrupted.
@@ -247,7 +242,7 @@ def trial_config(study: Study, config: Config, seed: int) -> Config:
     return with_settings(config, {"train.seed": seed, **precision})
 
 
-def trial_specs(study: Study, prepared: Prepared) -> dict[str, TrialSpec]:
+def trial_specs(study: Study, prepared: PreparedStudy) -> dict[str, TrialSpec]:
     """{trial id: what its process needs} of every trial that this study may yet run."""
     later = [] if study.file.screen else trials_of("confirm", study.arm_names, study.file.seeds.confirm, prepared.epochs)
     known = {trial.id: trial for trial in [*later, *study.trials]}
@@ -288,7 +283,7 @@ def trial_place(study: Study, trial: TrialRecord) -> str:
     return f"{root.uri.rstrip('/')}/{trial.run_dir}" if root.local is None else str(root.local / trial.run_dir)
 
 
-def make_run_folder(study: Study, prepared: Prepared, trial: TrialRecord) -> None:
+def make_run_folder(study: Study, prepared: PreparedStudy, trial: TrialRecord) -> None:
     """Make the trial's run folder with what is known before its first step."""
     folder = study.folder
     if not folder.exists(f"{trial.run_dir}/{CONFIG}"):

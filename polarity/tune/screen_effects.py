@@ -34,8 +34,8 @@ from polarity.tune.designs import Screen, estimable_interactions, main_aliases, 
 from polarity.tune.statistics import EFFECTS_SCHEMA, SeedRows, Trial, by_seed, effect_rows, known, mean_seconds
 from polarity.tune.variance import (
     Interval,
-    Judged,
     SeedSpread,
+    TrialScores,
     by_unit,
     combine,
     detectable_effect,
@@ -191,7 +191,7 @@ def _mean_square(fit: _Fit, values_TM: Floats) -> Floats:
 
 
 def _rows_part(
-    weights_JT: Floats, fit: _Fit, judged: Sequence[Judged], placed: Sequence[Codes | None], units: int
+    weights_JT: Floats, fit: _Fit, judged: Sequence[TrialScores], placed: Sequence[Codes | None], units: int
 ) -> tuple[Floats, Floats]:
     """(v (J, M), its degrees of freedom (J, M)) of the module's words."""
     sums = [np.zeros((len(weights_JT), len(judged[0].scores_M))) for _ in range(2)]
@@ -209,7 +209,7 @@ def _rows_part(
     return np.maximum(v_JM, 0), rows_degrees(v_JM, np.maximum(sums[1] - v_JM**2 / count, 0), count)
 
 
-def _parts(judged: Sequence[Judged], placed: Sequence[Codes | None], units: int) -> Iterator[Floats]:
+def _parts(judged: Sequence[TrialScores], placed: Sequence[Codes | None], units: int) -> Iterator[Floats]:
     """The trials' influences by unit (T, G, M): in parts where each row is a unit, at once where rows are added by title or differ."""
     if all(place is None for place in placed):
         scale = math.sqrt(units / max(1, units - 1))

@@ -16,10 +16,10 @@ from polarity.tune.variance import (
     OVERALL,
     ArmSpreads,
     Interval,
-    Judged,
     PairedRows,
     SeedSpread,
     TaskCodes,
+    TrialScores,
     arm_spreads,
     by_unit,
     combine,
@@ -144,7 +144,7 @@ def compare(seeds: Sequence[SeedRows], units: int, arms: Sequence[Arm], labels: 
     return _with_precision(table, found, spread)
 
 
-def _add(compared: Compared, rows: SeedRows, arm: Judged, reference: Judged, units: int) -> None:
+def _add(compared: Compared, rows: SeedRows, arm: TrialScores, reference: TrialScores, units: int) -> None:
     compared.differences[rows.seed] = arm.scores_M - reference.scores_M
     compared.scores.append(arm.scores_M)
     compared.reference_scores.append(reference.scores_M)

@@ -66,7 +66,7 @@ TaskCodes = Mapping[str, tuple[Codes, Codes]]
 
 
 @dataclass(frozen=True)
-class Judged:
+class TrialScores:
     """One trial's scores (M,), and per task its codes and what a row of a label and a prediction moves (K + 1, K, 1 + K)."""
 
     scores_M: Floats
@@ -89,7 +89,7 @@ def metric_names(labels: Labels) -> list[str]:
     return [OVERALL, *labels, *(f"{task}/{name}" for task, names in labels.items() for name in names)]
 
 
-def judge_rows(codes: TaskCodes, classes: Sequence[int]) -> Judged:
+def judge_rows(codes: TaskCodes, classes: Sequence[int]) -> TrialScores:
     """Scores and influences of one trial; `classes` holds each task's K, in the order of `codes`.
 
     F1 = 2 TP / (P + S) with P predicted and S labelled rows of a class, so a row moves it by
@@ -106,7 +106,7 @@ def judge_rows(codes: TaskCodes, classes: Sequence[int]) -> Judged:
         # A further row of zeros for the label -1 of rows that have none.
         tables.append((label, predicted, np.concatenate([with_macro, np.zeros((1, count, count + 1))])))
     macro_T = np.array(macro)
-    return Judged(np.concatenate([[macro_T.mean()], macro_T, *f1]), tuple(tables))
+    return TrialScores(np.concatenate([[macro_T.mean()], macro_T, *f1]), tuple(tables))
 
 
 def by_unit(influence_NM: Floats, unit_N: Codes | None, units: int) -> Floats:

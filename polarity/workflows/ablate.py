@@ -36,7 +36,7 @@ from polarity.tune.designs import (
 from polarity.tune.findings import conclude, inner_effects, missing
 from polarity.tune.plan import Costs, StudyOrigin, StudyPlan, compare_designs, describe, detectable_line, new_study
 from polarity.tune.ray_tune import place_trials
-from polarity.tune.runner import Limits, Prepared, check_same_rows, prepare_study, run_study, study_rows
+from polarity.tune.runner import Limits, PreparedStudy, check_same_rows, prepare_study, run_study, study_rows
 from polarity.tune.terminal import Pace, live_or_lines, render_effects, shared_notes
 from polarity.workflows.train import require_data
 
@@ -122,7 +122,7 @@ def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool =
     return _run_and_conclude(study, prepared, limits or Limits(), say)
 
 
-def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say) -> tuple[Study, Prepared]:
+def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say) -> tuple[Study, PreparedStudy]:
     """The record of a study that `command` began, with its data read again; with `retry_failed` its failed trials wait again too.
 
     Raises RunError: the folder holds no study, another command's, or the data is no longer what it was.
@@ -184,14 +184,14 @@ def checked_configs(question: Question, arms: Sequence[Arm]) -> dict[str, Config
     return configs
 
 
-def _prepare(configs: Mapping[str, Config], effects_on: str, folder: RunFolder | None, say: Say) -> Prepared:
+def _prepare(configs: Mapping[str, Config], effects_on: str, folder: RunFolder | None, say: Say) -> PreparedStudy:
     reference = next(iter(configs.values()))
     start_ray(reference.cluster, say)  # before anything else does: it knows which cluster to join, and quietens it
     check_nodes(configs.values(), folder, say, with_data=True)
     return prepare_study(configs, study_rows(reference, effects_on=effects_on, say=say), say)
 
 
-def _run_and_conclude(study: Study, prepared: Prepared, limits: Limits, say: Say) -> Study:
+def _run_and_conclude(study: Study, prepared: PreparedStudy, limits: Limits, say: Say) -> Study:
     reason = run_study(study, prepared, limits, lambda concurrent: live_or_lines(say, Pace(concurrent)), say)
     if reason is None and _plan_confirmation(study, say):
         configs = {**prepared.configs, **{arm.name: configs_of(study)[arm.name] for arm in study.arms if arm.name not in prepared.configs}}

@@ -22,19 +22,19 @@ from numpy.typing import NDArray
 
 from polarity import artifacts, quiet
 from polarity.artifacts import RunFolder
-from polarity.best.plan import Plan, Speed, Training, clock, make_plan
+from polarity.best.plan import EncoderTraining, Plan, Speed, clock, make_plan
 from polarity.best.record import (
     LABEL_ERRORS,
     BestRecord,
     Ceiling,
-    Difference,
+    Gain,
     MemberWorth,
     Outcome,
     Started,
     ceiling_lines,
     combination_lines,
 )
-from polarity.best.rows import Asked, Folds, Rows, check_asked, make_folds, read_rows
+from polarity.best.rows import Asked, BestRows, Folds, check_asked, make_folds, read_rows
 from polarity.best.stacking import FROZEN, FUSED, Choice, Judge, choose_rule, drop_one, fit_stack, member_alone, overall
 from polarity.config import Config, SplitConfig
 from polarity.data.ledger import build_ledger
@@ -103,7 +103,7 @@ def _precision(config: Config) -> str:
     return resolve_precision(config.train.precision, World(device=device_here(config.cluster.gpu)))
 
 
-def _started(folder: RunFolder, config: Config, asked: Asked, rows: Rows, resume: bool, say: Say) -> BestRecord:
+def _started(folder: RunFolder, config: Config, asked: Asked, rows: BestRows, resume: bool, say: Say) -> BestRecord:
     """The run's plan: made now, or with `resume` the one that it began with."""
     mark = _fingerprint(config, asked, rows)
     if resume:
@@ -119,7 +119,7 @@ def _started(folder: RunFolder, config: Config, asked: Asked, rows: Rows, resume
     return record
 
 
-def _fingerprint(config: Config, asked: Asked, rows: Rows) -> str:
+def _fingerprint(config: Config, asked: Asked, rows: BestRows) -> str:
     """Of what decides the numbers: settings, options and rows; not where it runs."""
     numberless: Mapping[str, bool | set[str]] = {"cluster": True, "tracking": True, "data": {"source"}}
     settings = config.model_dump(mode="json", exclude=numberless)
@@ -130,7 +130,7 @@ def _fingerprint(config: Config, asked: Asked, rows: Rows) -> str:
     return digest.hexdigest()
 
 
-def _plan(config: Config, asked: Asked, rows: Rows, precision: str, say: Say) -> Plan:
+def _plan(config: Config, asked: Asked, rows: BestRows, precision: str, say: Say) -> Plan:
     from polarity.best.speed import measure_speed
     from polarity.train.world import device_here
 
@@ -163,7 +163,7 @@ class _Work:
 
     config: Config
     asked: Asked
-    rows: Rows
+    rows: BestRows
     folder: RunFolder
     record: BestRecord
     say: Say
@@ -274,7 +274,7 @@ class _Work:
             save_features(self.folder, kept, embedder.features(rows["comment"].to_pylist(), rows["title"].to_pylist()))
         return load_features(self.folder, kept)
 
-    def _maker_of_encoder(self, training: Training) -> Callable[[StackMember], Probabilities]:
+    def _maker_of_encoder(self, training: EncoderTraining) -> Callable[[StackMember], Probabilities]:
         def make(member: StackMember) -> Probabilities:
             config = fold_config(self.config, training, self.record.started.precision)
             self._train_folds(config, member)
@@ -426,7 +426,7 @@ class _Work:
         found = paired_difference(rows.take(order), stack, self.labels, resamples=self.config.train.resamples, by_title=self.by_title)[
             "overall"
         ]
-        difference = Difference(difference=found["difference"], ci95=(found["ci95"][0], found["ci95"][1]), verdict=found["verdict"])
+        difference = Gain(difference=found["difference"], ci95=(found["ci95"][0], found["ci95"][1]), verdict=found["verdict"])
         return f"against the stack there {difference.interval}, {difference.verdict}"
 
     def _pseudo_labelled(self) -> tuple[pa.Table, Probabilities] | None:
@@ -489,7 +489,7 @@ class _Work:
 
     def _judge(self, predictions: pa.Table, members: dict[str, dict[str, Floats]]) -> Metrics:
         """Calibration, metrics beside the floors (out of fold as the stack is), and the report."""
-        from polarity.report.record import Comments
+        from polarity.report.record import CommentTexts
         from polarity.workflows.calibrate import calibrate_run
         from polarity.workflows.report import report_run
 
@@ -508,7 +508,7 @@ class _Work:
             metrics["data"] = "SYNTHETIC sample corpus"
         self.folder.write_json(artifacts.METRICS, metrics)
         tables = {"validation": self.rows.labelled} | ({} if self.rows.test is None else {"test": self.rows.test})
-        report_run(self.folder, say=self.say, comments=Comments(tables))
+        report_run(self.folder, say=self.say, comments=CommentTexts(tables))
         return metrics
 
     def _floors(self, members: dict[str, dict[str, Floats]]) -> dict[str, dict[str, pa.Table]]:

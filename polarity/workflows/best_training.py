@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity.artifacts import METRICS, STUDENT, RunFolder
-from polarity.best.plan import Training, clock
+from polarity.best.plan import EncoderTraining, clock
 from polarity.config import Config, SplitConfig
 from polarity.data.batch import soft_column
 from polarity.data.duplicates import without_leaks
@@ -36,7 +36,7 @@ def for_encoder(config: Config, encoder: str) -> Config:
     return with_absolute_paths(with_settings(config, {"model.encoder": encoder, "model.revision": revision}))
 
 
-def fold_config(config: Config, training: Training, precision: str) -> Config:
+def fold_config(config: Config, training: EncoderTraining, precision: str) -> Config:
     """One fold's training: in one process, a fixed number of epochs, and the last weights, for the fold's scored rows decide nothing."""
     return with_settings(
         for_encoder(config, training.encoder),
@@ -107,7 +107,7 @@ def place_scores(predictions: pa.Table, comments: pa.Table, rows: Any, labels: d
 
 
 def teach_student(
-    config: Config, training: Training, precision: str, folder: RunFolder, labelled: pa.Table, soft: Probabilities,
+    config: Config, training: EncoderTraining, precision: str, folder: RunFolder, labelled: pa.Table, soft: Probabilities,
     unlabelled: tuple[pa.Table, Probabilities] | None, test: pa.Table | None, say: Say,
 ) -> Metrics:  # fmt: skip
     """Train one encoder on the stack's probabilities (Hinton et al. 2015) into student/, a run of its own; returns its metrics.

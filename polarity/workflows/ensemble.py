@@ -21,7 +21,7 @@ from polarity.evaluate.calibration import probabilities_of
 from polarity.evaluate.predictions import Codes, Floats, Labels, title_codes
 from polarity.evaluate.results import Difference
 from polarity.predict.scorers import LINEAR, Probabilities, combine, fit_weights
-from polarity.run import Choice, EnsembleRecord, Run
+from polarity.run import EnsembleRecord, Run, WeightChoice
 from polarity.workflows.members import aligned_predictions, copy_folder, new_run, open_members, write_run, writing
 
 WEIGHTS = ("auto", "equal")
@@ -38,7 +38,7 @@ class Weighting:
     """`weights` one a member, and how they were chosen."""
 
     weights: list[float]
-    choice: Choice
+    choice: WeightChoice
 
 
 def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: str = "auto", say: Say = print) -> Metrics:
@@ -154,7 +154,7 @@ def choose_weights(members: Sequence[Probabilities], comments: pa.Table, labels:
     by_fitted = build_predictions("validation", comments, crossed, labels)
     by_equal = build_predictions("validation", comments, pool(members, equal, labels), labels)
     difference = paired_difference(by_fitted, by_equal, labels, resamples=resamples, by_title=by_title)["overall"]
-    choice: Choice = {"chosen": "equal", "folds": FOLDS, "fitted_minus_equal_cross_fitted": difference}
+    choice: WeightChoice = {"chosen": "equal", "folds": FOLDS, "fitted_minus_equal_cross_fitted": difference}
     if difference["verdict"] != "gain":
         return Weighting(equal, choice)
     return Weighting(fit_weights(members, codes), {**choice, "chosen": "fitted"})

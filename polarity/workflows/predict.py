@@ -13,7 +13,7 @@ from polarity.evaluate.shares import Shares, Tally
 from polarity.predict.batch import (
     ChunkScorer,
     Identity,
-    Parts,
+    PartFiles,
     ScoreOptions,
     fingerprint,
     in_process,
@@ -113,7 +113,7 @@ def predict(options: ScoreOptions, data: str, out: str, given: PredictOptions | 
         say(f"the rows have columns of the predictions' names: they are kept, and the added ones begin with {prefix!r} (--prefix)")
     started = time.monotonic()
     with working_folder(target, _identity(options, columns, inputs), overwrite=given.overwrite) as (folder, resumed):
-        parts = Parts(folder)
+        parts = PartFiles(folder)
         if resumed:
             say(f"going on with the prediction that stopped after {parts.rows():,} rows")
         scored = _score(parts, inputs, options, scorer, given.workers, say)
@@ -189,7 +189,7 @@ def absolute(run: str) -> str:
 
 
 def _score(
-    parts: Parts, inputs: list[Input], options: ScoreOptions, scorer: ChunkScorer | None, workers: int | None, say: Say
+    parts: PartFiles, inputs: list[Input], options: ScoreOptions, scorer: ChunkScorer | None, workers: int | None, say: Say
 ) -> int:  # fmt: skip
     """Score what no part holds yet; the number of rows that were scored now."""
     todo = chunk_reads(inputs, parts.next_place())
@@ -204,7 +204,7 @@ def _score(
     return _keep(parts, scored, say)
 
 
-def _keep(parts: Parts, scored: Iterator[Chunk], say: Say) -> int:
+def _keep(parts: PartFiles, scored: Iterator[Chunk], say: Say) -> int:
     started = said = time.monotonic()
     rows = 0
     try:

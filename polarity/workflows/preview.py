@@ -4,16 +4,15 @@ import json
 import time
 from collections.abc import Callable
 from importlib.resources import files
-from typing import TypedDict
 
 import numpy as np
 import torch
-from transformers import logging as transformers_logging
 
 from polarity import tables
+from polarity.benchmark.timing import PointFigures
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
-from polarity.encoders import load_tokenizer
+from polarity.encoders import load_tokenizer, quiet_transformers
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import Resolved, leaves, resolve
 from polarity.strategy import CLAIMS_NOTE, POINTS
@@ -29,8 +28,7 @@ PLAN_BYTES = 48
 
 def estimate(config: Config, *, say: Callable[[str], None]) -> str:
     """The plan in words: rows, steps and padding are exact, time and memory extrapolated from steps of one worker on this machine."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet_transformers()
     prepared = prepare(config, say)
     tokenizer = load_tokenizer(prepared.encoder.folder)
     corpus = Corpus.from_table(prepared.tokens["train"], list(config.labels), tokenizer.pad_token_id)
@@ -92,24 +90,9 @@ def _seconds_per_token(training: Training, batches: list[Rows], alpha: float) ->
     return (time.perf_counter() - started) / sum(int(corpus.lengths[rows].sum()) for rows in timed)
 
 
-class Spread(TypedDict):
-    """Ratios of interleaved repeats."""
-
-    median: float
-    low: float
-    high: float
-
-
-class PointCosts(TypedDict):
-    """What was measured, and on what; `step` is by point, and of `all`."""
-
-    about: dict[str, str | int]
-    step: dict[str, Spread]
-
-
-def recorded_costs() -> PointCosts:
-    """The ratios that were measured when this version was made."""
-    costs: PointCosts = json.loads(files("polarity.benchmark").joinpath("point_costs.json").read_text(encoding="utf-8"))
+def recorded_costs() -> PointFigures:
+    """The ratios that were measured when this version was made, by point, and of `all`."""
+    costs: PointFigures = json.loads(files("polarity.benchmark").joinpath("point_costs.json").read_text(encoding="utf-8"))
     return costs
 
 

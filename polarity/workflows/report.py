@@ -12,7 +12,7 @@ from polarity.config import Config, DataConfig, SplitConfig
 from polarity.environment import describe_environment
 from polarity.errors import PolarityError, Say
 from polarity.evaluate.predictions import prediction_column
-from polarity.report.record import Comments, Record
+from polarity.report.record import CommentTexts, Record
 
 CARD = f"{artifacts.MODEL}/README.md"
 
@@ -30,7 +30,7 @@ def report(path: str, *, texts: bool = True, explain: bool = False, say: Say = p
 
 
 def report_run(
-    folder: RunFolder, *, texts: bool = True, explain: bool = False, say: Say, comments: Comments | None = None
+    folder: RunFolder, *, texts: bool = True, explain: bool = False, say: Say, comments: CommentTexts | None = None
 ) -> str:  # fmt: skip
     """A run's report.html and model card. `comments` of the judged rows; None reads them from the configuration's data."""
     from polarity.report.card import render_card
@@ -42,7 +42,7 @@ def report_run(
         comments = read_texts(record, say)
     if explain and comments is not None and comments.tables:
         comments = replace(comments, words=_words(folder, record, comments, say))
-    folder.write_text(artifacts.REPORT, render_record(record, texts=texts, comments=comments or Comments()))
+    folder.write_text(artifacts.REPORT, render_record(record, texts=texts, comments=comments or CommentTexts()))
     say(f"report: {folder.path(artifacts.REPORT)}")
     if folder.exists(artifacts.MODEL):
         folder.write_text(CARD, render_card(record))
@@ -50,7 +50,7 @@ def report_run(
     return folder.path(artifacts.REPORT)
 
 
-def _words(folder: RunFolder, record: Record, comments: Comments, say: Say) -> dict[str, dict[str, str]]:
+def _words(folder: RunFolder, record: Record, comments: CommentTexts, say: Say) -> dict[str, dict[str, str]]:
     """{task: {row id: words}} of the errors that the report lists."""
     from polarity.predict import load_classifier
     from polarity.predict.explain import explain, top_words
@@ -73,26 +73,26 @@ def _words(folder: RunFolder, record: Record, comments: Comments, say: Say) -> d
     return words
 
 
-def read_texts(record: Record, say: Say) -> Comments:
+def read_texts(record: Record, say: Say) -> CommentTexts:
     """The comments of the judged rows, from the sources that the run was trained on, where these are there and unchanged."""
     if record.config is None:
-        return Comments(missing="The run names no data, so that its comments cannot be shown.")
+        return CommentTexts(missing="The run names no data, so that its comments cannot be shown.")
     changed = _changed_source(record, record.config)
     if changed:
         missing = f"{changed} is not the file that the run was trained on (its hash differs): its comments are not shown."
         say(f"no comments in the report: {missing}")
-        return Comments(missing=missing)
+        return CommentTexts(missing=missing)
     try:
         tables = {name: _judged_rows(record, name, record.config.data, say) for name in record.splits}
     except PolarityError as error:
         say(f"no comments in the report: {error}")
-        return Comments(missing=f"The comments are not shown, because the data could not be read again: {error}.")
+        return CommentTexts(missing=f"The comments are not shown, because the data could not be read again: {error}.")
     lacking = [name for name, table in tables.items() if table is None]
     if lacking:
         missing = f"The data does not hold the {lacking[0]} rows of this run (row ids or titles differ): comments are not shown."
         say(f"no comments in the report: {missing}")
-        return Comments(missing=missing)
-    return Comments({name: table for name, table in tables.items() if table is not None})
+        return CommentTexts(missing=missing)
+    return CommentTexts({name: table for name, table in tables.items() if table is not None})
 
 
 def _changed_source(record: Record, config: Config) -> str | None:

@@ -25,7 +25,8 @@ from polarity.predict.exported import no_progress_bars
 from polarity.predict.scorers import load_parts
 from polarity.resolve import leaves
 from polarity.run import Run, SoupRecord
-from polarity.train.validate import Predictions, macro_f1_scores, predict
+from polarity.train.checkpoints import Weights
+from polarity.train.validate import PartScores, macro_f1_scores, predict
 from polarity.train.world import World, device_here, use_threads
 from polarity.workflows.members import aligned_predictions, new_run, open_members, write_run, writing
 
@@ -33,7 +34,6 @@ _CHECKPOINT = re.compile(rf"(?P<run>.+)/(?P<name>{artifacts.CHECKPOINTS}/epoch_\
 _WEIGHTS = "model.safetensors"
 # What decides a row's tokens; all else of `data` may differ.
 _LENGTHS = ("order", "max_length", "max_comment", "max_title")
-Weights = dict[str, torch.Tensor]
 _NO_MATTER = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
 
 
@@ -189,7 +189,7 @@ class _Averaging:
             raise RunError(f"the weights of a run or checkpoint do not fit the model: {', '.join(unfit[:5])}")
         self.model.load_state_dict(weights)
 
-    def _predict(self, split: str) -> Predictions:
+    def _predict(self, split: str) -> PartScores:
         return predict(self.model, self.corpora[split], self.world, batch_size=self.config.train.eval_batch_size, precision="fp32")
 
     def _predictions(self) -> pa.Table:
@@ -233,7 +233,7 @@ def average(members: Sequence[Callable[[], Weights]]) -> Weights:
     return {name: (sum_ / len(members)).to(kinds[name].dtype) if kinds[name].is_floating_point() else sum_ for name, sum_ in total.items()}
 
 
-class Step(TypedDict):
+class Attempt(TypedDict):
     """What was tried: a member (its position), the score with it, and whether it was kept."""
 
     member: int
@@ -241,18 +241,18 @@ class Step(TypedDict):
     kept: bool
 
 
-def greedy(scores: Sequence[float], score_of: Callable[[list[int]], float]) -> tuple[list[int], list[Step]]:
+def greedy(scores: Sequence[float], score_of: Callable[[list[int]], float]) -> tuple[list[int], list[Attempt]]:
     """The members (positions in `scores`) of the greedy soup, and what was tried in order.
 
     From the best single score down, a member is added where `score_of` the members so far with it is not below their score without it.
     """
     order = sorted(range(len(scores)), key=lambda position: (-scores[position], position))
     kept, best = [order[0]], scores[order[0]]
-    tried = [Step(member=order[0], score=best, kept=True)]
+    tried = [Attempt(member=order[0], score=best, kept=True)]
     for position in order[1:]:
         found = score_of([*kept, position])
         better = found >= best
-        tried.append(Step(member=position, score=found, kept=better))
+        tried.append(Attempt(member=position, score=found, kept=better))
         if better:
             kept, best = [*kept, position], found
     return kept, tried

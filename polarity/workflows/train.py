@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polarity import artifacts
-from polarity.artifacts import CONFIG, RunFolder, user_cache_dir
+from polarity.artifacts import CONFIG, RunFolder
 from polarity.config import Config
 from polarity.data.annotators import votes_column, votes_of
 from polarity.data.batch import Shards
@@ -21,7 +21,7 @@ from polarity.data.ledger import Ledger, build_ledger
 from polarity.data.seen import SeenRows
 from polarity.data.shards import Preparation, shard_place
 from polarity.data.split import Splits, check_columns, in_shards, load_splits
-from polarity.data.tokenize import tokenize
+from polarity.data.tokenize import tokenize_parts
 from polarity.encoders import EncoderFiles, load_tokenizer, pinned, require_encoders, resolve_encoder
 from polarity.environment import describe_environment, source_hashes
 from polarity.errors import ConfigError, RunError, Say
@@ -33,7 +33,7 @@ from polarity.evaluate.render import Facts, last_screen
 from polarity.evaluate.results import SYNTHETIC
 from polarity.paths import DATA_KEYS, is_local_data, is_sample, typed, with_absolute_paths
 from polarity.quiet import importing, verbose
-from polarity.report.record import Comments
+from polarity.report.record import CommentTexts
 from polarity.resolve import Option, dump_config
 from polarity.run import Run
 from polarity.train.trackers import check_trackers
@@ -86,7 +86,7 @@ def finish(config: Config, folder: RunFolder, splits: Splits, say: Say, *, verbo
     calibrate_run(folder, say, labels=config.labels, whole=verbose)
     _record_agreement(config, folder, splits, say)
     try:
-        report_run(folder, say=say, comments=Comments(splits.held_out))
+        report_run(folder, say=say, comments=CommentTexts(splits.held_out))
     except Exception as error:  # whatever it is: the run is finished and judged, and its page can be made again
         say(f"report: not written ({type(error).__name__}: {error}); polarity report {folder.uri} makes it")
     say(last_screen(metrics, _facts(config, folder, splits)))
@@ -206,12 +206,7 @@ def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Split
     ledger = build_ledger(splits.train, config)
     say(ledger.render(whole=verbose()))
     if shards is None:
-        tokens = {
-            name: tokenize(table, tokenizer, config.data, cache_dir=user_cache_dir(), say=say).drop_columns(
-                ["comment", "length", *(["title"] if name == "train" else [])]
-            )
-            for name, table in splits.parts.items()
-        }
+        tokens = tokenize_parts(splits.parts, tokenizer, config.data, say)
     return Prepared(splits, encoder, tokens, ledger, int(tokenizer.pad_token_id), tokenizer.unk_token_id, shards)
 
 

@@ -31,7 +31,7 @@ from polarity.tune.designs import Base, arm_config
 from polarity.tune.findings import effect_rows, missing, overall_score, savings
 from polarity.tune.plan import StudyOrigin, StudyPlan, new_study, trial_time
 from polarity.tune.ray_tune import place_trials
-from polarity.tune.runner import Limits, Prepared, check_same_rows, prepare_study, run_study, study_rows
+from polarity.tune.runner import Limits, PreparedStudy, check_same_rows, prepare_study, run_study, study_rows
 from polarity.tune.terminal import Pace, live_or_lines
 from polarity.workflows.ablate import resumed_study, tell
 from polarity.workflows.train import require_data
@@ -179,7 +179,7 @@ def _checked(search: Search, seed: int) -> tuple[list[Arm], dict[str, Config]]:
     return arms, configs
 
 
-def _prepare(configs: dict[str, Config], folder: RunFolder | None, say: Say) -> Prepared:
+def _prepare(configs: dict[str, Config], folder: RunFolder | None, say: Say) -> PreparedStudy:
     start_ray(configs[BASE].cluster, say)
     check_nodes(configs.values(), folder, say, with_data=True)
     return prepare_study(configs, study_rows(configs[BASE], effects_on="validation", say=say), say)
@@ -204,7 +204,7 @@ def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool =
     return _run_and_conclude(study, prepared, limits or Limits(), say)
 
 
-def _run_and_conclude(study: Study, prepared: Prepared, limits: Limits, say: Say) -> Study:
+def _run_and_conclude(study: Study, prepared: PreparedStudy, limits: Limits, say: Say) -> Study:
     configs = prepared.configs
     reason = run_study(study, prepared, limits, lambda concurrent: live_or_lines(say, Pace(concurrent)), say)
     best = best_trial(study)

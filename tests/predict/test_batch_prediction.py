@@ -15,7 +15,7 @@ import pytest
 
 from polarity.errors import DataError, RunError
 from polarity.predict import batch
-from polarity.predict.batch import Parts, actor_resources, score_rows, working_folder
+from polarity.predict.batch import PartFiles, actor_resources, score_rows, working_folder
 from polarity.predict.input import CHUNK_ROWS, Chunk, Columns, Input, Place, chunk_reads, open_inputs
 from polarity.predict.output import Written, check_out, join, plan_targets, put_in_place
 from polarity.predict.scorers import Scores
@@ -48,7 +48,7 @@ def predicted(data: str, out: Path, *, columns: Columns = COLUMNS, prefix: str =
     inputs, _ = open_inputs(data, columns, leave_out=out)
     targets = plan_targets(out, inputs, is_folder=is_folder)
     with working_folder(out, {"test": 1}, overwrite=False) as (folder, _):
-        parts = Parts(folder)
+        parts = PartFiles(folder)
         for each in scored(inputs, parts.next_place()):
             parts.add(each)
         parts.flush()
@@ -176,14 +176,14 @@ def test_a_kill_loses_and_doubles_no_row(tmp_path: Path, monkeypatch: pytest.Mon
         for stop in range(1, len(whole)):
             work = tmp_path / f"{part_rows}-{stop}"
             work.mkdir()
-            killed = Parts(work)
+            killed = PartFiles(work)
             for each in whole[:stop]:
                 killed.add(each)
-            again = Parts(work)
+            again = PartFiles(work)
             for each in scored(inputs, again.next_place()):
                 again.add(each)
             again.flush()
-            found = [(file, *tables) for file in range(len(inputs)) for tables in Parts(work).tables([file])]
+            found = [(file, *tables) for file in range(len(inputs)) for tables in PartFiles(work).tables([file])]
             assert [(file, text) for file, _, rows in found for text in rows["Comment"].to_pylist()] == expected
             assert pa.concat_tables([of for _, of, _ in found]).equals(pa.concat_tables([each.beside for each in whole]))
 
@@ -206,14 +206,14 @@ def test_an_unfinished_prediction_of_something_else_is_refused(tmp_path: Path) -
 def test_damaged_part(tmp_path: Path) -> None:
     (tmp_path / "part-00000000-000000000000-5.arrow").write_bytes(b"PAR1 cut")
     with pytest.raises(RunError, match="damaged"):
-        Parts(tmp_path).next_place()
+        PartFiles(tmp_path).next_place()
 
 
 def test_an_input_is_read_once_and_may_change_afterwards(tmp_path: Path) -> None:
     """What is written are the rows that were scored, whatever has become of the file."""
     data = write_csv(tmp_path / "in.csv", [[i, f"text {i}"] for i in range(10)])
     inputs, _ = open_inputs(str(data), COLUMNS)
-    parts = Parts(tmp_path)
+    parts = PartFiles(tmp_path)
     for each in scored(inputs):
         parts.add(each)
     parts.flush()

@@ -21,7 +21,7 @@ from polarity.errors import RunError
 from polarity.model.multitask import MultitaskModel
 from polarity.predict import export_onnx, load_classifier, portable
 from polarity.predict.export_hf import modeling_source
-from polarity.predict.exported import Part, standalone
+from polarity.predict.exported import ModulePart, standalone
 from polarity.predict.portable import encode_texts, pad_rows
 from polarity.workflows.export import Push, export
 from tests.tiny import tiny_comments, tiny_encoder
@@ -287,6 +287,6 @@ def test_standalone_file_has_every_name_that_it_uses() -> None:
         done = subprocess.run(command, input=source, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
     with pytest.raises(ValueError, match=r"used but in no part: .*kept_lengths"):
-        standalone([Part(portable, without=("OnnxClassifier",))], "")
+        standalone([ModulePart(portable, without=("OnnxClassifier",))], "")
     with pytest.raises(ValueError, match="defines no nothing"):
-        standalone([Part(portable, only=("nothing",))], "")
+        standalone([ModulePart(portable, only=("nothing",))], "")

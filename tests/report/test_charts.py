@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from polarity.report.charts import Axis, Band, Bar, Effect, Mark, Point, Series, bars, confusion, forest, lines, nice_ticks
+from polarity.report.charts import Axis, Band, Bar, Effect, Mark, PlotPoint, Series, bars, confusion, forest, lines, nice_ticks
 from polarity.report.page import Section, columns, details, render_page, table, verdict_pill
 from polarity.report.study import render_study
 
@@ -53,7 +53,7 @@ def test_forest_has_one_zero_line_a_row_and_the_verdicts_colour() -> None:
 
 
 def test_lines_leave_out_what_is_not_finite_and_turn_the_y_axis_up() -> None:
-    series = Series("loss", [Point(0, 0), Point(1, float("nan")), Point(2, 1), Point(4, float("inf"))])
+    series = Series("loss", [PlotPoint(0, 0), PlotPoint(1, float("nan")), PlotPoint(2, 1), PlotPoint(4, float("inf"))])
     chart = lines([series], x=Axis("step", 0, 4), y=Axis("loss", 0, 2), label="loss")
     (line,) = found(chart, "polyline", "line")
     assert line.get("points") == "0.00,100.00 50.00,50.00"
@@ -61,7 +61,7 @@ def test_lines_leave_out_what_is_not_finite_and_turn_the_y_axis_up() -> None:
 
 
 def test_lines_of_nothing_and_of_one_point_are_drawn() -> None:
-    for points in ([], [Point(3, 3)]):
+    for points in ([], [PlotPoint(3, 3)]):
         chart = lines([Series("a", points)], x=Axis("x"), y=Axis("y"), label="empty")
         assert not found(chart, "polyline", "line")
 
@@ -96,7 +96,7 @@ def every_part() -> str:
     parts = [
         bars([Bar(EVIL, 0.4, 0.3, 0.5, note=EVIL, marks=(Mark(0.2, EVIL, "floor"),), bands=(Band(0, 1, EVIL),)), EVIL], label=EVIL),
         forest([Effect(EVIL, 0.1, 0.0, 0.2, note=EVIL, group=EVIL)], label=EVIL),
-        lines([Series(EVIL, [Point(0, 0, EVIL), Point(1, 1)])], x=Axis(EVIL), y=Axis(EVIL), label=EVIL, verticals=[(0.5, EVIL)]),
+        lines([Series(EVIL, [PlotPoint(0, 0, EVIL), PlotPoint(1, 1)])], x=Axis(EVIL), y=Axis(EVIL), label=EVIL, verticals=[(0.5, EVIL)]),
         confusion([EVIL, "b"], [[1, 2], [3, 4]], label=EVIL),
         table([EVIL], [[EVIL]], caption=EVIL),
         details(EVIL, columns(verdict_pill(EVIL))),

@@ -22,7 +22,7 @@ from polarity.loss import TaskObjective
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import resolve
 from polarity.strategy import apply_points
-from polarity.train.control import Events, Record
+from polarity.train.control import Events, HistoryRow
 from polarity.train.loop import Stepper, Tables
 from polarity.train.worker import RunEvents
 from polarity.train.world import World
@@ -79,7 +79,7 @@ class Heard(Events):
     """Keeps what a training says, and shows rows and checkpoints to whoever wants them."""
 
     def __init__(
-        self, lines: list[str] | None = None, record: Callable[[Record], None] = lambda row: None, folder: Path | None = None
+        self, lines: list[str] | None = None, record: Callable[[HistoryRow], None] = lambda row: None, folder: Path | None = None
     ) -> None:
         self.lines, self._record, self.folder = [] if lines is None else lines, record, folder
         self.epochs: list[float] = []
@@ -87,7 +87,7 @@ class Heard(Events):
     def say(self, line: str) -> None:
         self.lines.append(line)
 
-    def record(self, row: Record) -> None:
+    def record(self, row: HistoryRow) -> None:
         self._record(row)
 
     def epoch_ended(self, metrics: Mapping[str, float]) -> None:

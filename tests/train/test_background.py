@@ -17,7 +17,7 @@ from polarity.artifacts import CHECKPOINTS, Fill, RunFolder
 from polarity.config import Config
 from polarity.errors import RunError
 from polarity.train.checkpoints import Background, Checkpoint, load_checkpoint, verify
-from polarity.train.control import Control, Events, Record, Requests
+from polarity.train.control import Control, Events, HistoryRow, Requests
 from polarity.train.loop import Result, run_training
 from polarity.train.world import World
 from tests.train.runs import Heard, all_ten, configured, fresh_model, on_ranks, saved, tables, timeless
@@ -48,7 +48,7 @@ class Slow(Heard):
             self.overtaken[name] = self.stepped[name].wait(PATIENCE_S)
         super().save(name, write)
 
-    def record(self, row: Record) -> None:
+    def record(self, row: HistoryRow) -> None:
         for name, (field, least) in self.until.items():
             if row["kind"] == "step" and int(row[field] or 0) >= least:
                 self.stepped[name].set()
@@ -68,7 +68,7 @@ class SaveAfter(Control):
 class Failing(Heard):
     """Events that cannot write one of the checkpoints, and fail at a row where they are told to."""
 
-    def __init__(self, name: str, record: Callable[[Record], None] = lambda row: None) -> None:
+    def __init__(self, name: str, record: Callable[[HistoryRow], None] = lambda row: None) -> None:
         super().__init__(record=record)
         self.name = name
 
@@ -80,7 +80,7 @@ class Failing(Heard):
 class Into(Heard):
     """Checkpoints go into a run folder, or whatever `save` does with them."""
 
-    def __init__(self, save: Callable[[str, Fill], None], record: Callable[[Record], None] = lambda row: None) -> None:
+    def __init__(self, save: Callable[[str, Fill], None], record: Callable[[HistoryRow], None] = lambda row: None) -> None:
         super().__init__(record=record)
         self._save = save
 
@@ -162,8 +162,8 @@ def test_storage_that_cannot_be_written(tmp_path: Path) -> None:
         run(configured(train=SIZES | {"epochs": 1}), Into(partial(saved, folder)))
 
 
-def breaking(error: Exception, before: Callable[[], None]) -> Callable[[Record], None]:
-    def record(record: Record) -> None:
+def breaking(error: Exception, before: Callable[[], None]) -> Callable[[HistoryRow], None]:
+    def record(record: HistoryRow) -> None:
         if record["epoch"] == 2:
             before()
             raise error

@@ -19,7 +19,7 @@ from polarity.train.control import Job
 from polarity.train.driver import _train_run
 from polarity.train.progress import Utilisation
 from polarity.train.ray_metrics import COUNTERS, GAUGES, _stood_at, oversampling_ratio, run_tags, samples
-from polarity.train.validate import Predictions, class_f1_key, class_f1_scores
+from polarity.train.validate import PartScores, class_f1_key, class_f1_scores
 from polarity.train.world import World
 from tests.tiny import tiny_comments
 from tests.train.runs import configured, encoder_folder, tables
@@ -70,7 +70,7 @@ def test_f1_of_a_class_is_scikit_learns() -> None:
     part = tables(config).validation
     rng = np.random.default_rng(0)
     predicted = {task: rng.integers(0, len(names), len(part)) for task, names in config.labels.items()}
-    scores = class_f1_scores(Predictions({}, predicted), part, config.labels)
+    scores = class_f1_scores(PartScores({}, predicted), part, config.labels)
     for task, names in config.labels.items():
         known = part.labels[task] >= 0
         theirs = f1_score(part.labels[task][known], predicted[task][known], labels=range(len(names)), average=None, zero_division=0)

@@ -24,7 +24,7 @@ from polarity.config import Config
 from polarity.errors import ConfigError
 from polarity.resolve import resolve
 from polarity.train.checkpoints import fingerprint
-from polarity.train.control import Record
+from polarity.train.control import HistoryRow
 from polarity.train.trackers import Named, TrackedRun, flattened, running, scalars, trackers_of
 from tests.tiny import tiny_csv, tiny_encoder
 from tests.train.runs import configured, tables
@@ -53,7 +53,7 @@ def new_folder(place: Path) -> RunFolder:
     return folder
 
 
-def open_trackers(config: Config, folder: RunFolder, *, say: Callable[[str], None]) -> AbstractContextManager[Callable[[Record], None]]:
+def open_trackers(config: Config, folder: RunFolder, *, say: Callable[[str], None]) -> AbstractContextManager[Callable[[HistoryRow], None]]:
     return running(trackers_of(config, folder, say), say=say)
 
 
@@ -65,11 +65,11 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def step(number: int, loss: float = 1.0) -> Record:
+def step(number: int, loss: float = 1.0) -> HistoryRow:
     return {"kind": "step", "epoch": 1, "step": number, "loss": loss, "lr": 1e-4, "rows_per_s": 50.0, "epochs_left": 0.5}
 
 
-def epoch(number: int, at: int, overall: float) -> Record:
+def epoch(number: int, at: int, overall: float) -> HistoryRow:
     return {"kind": "epoch", "epoch": number, "step": at, "loss": 0.8, "validation_overall": overall, "seconds": 2.0}
 
 
@@ -143,7 +143,7 @@ def test_all_trackers_at_once_change_nothing_of_the_run(tmp_path: Path) -> None:
 
 def offline_rows(run: Path) -> list[dict[str, Any]]:
     """The rows of the history of an offline run of W&B, from the file that `wandb sync` uploads."""
-    from wandb.proto.wandb_internal_pb2 import Record as Entry
+    from wandb.proto.wandb_internal_pb2 import HistoryRow as Entry
 
     rows: list[dict[str, Any]] = []
     for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
@@ -295,7 +295,7 @@ class Broken:
     def __init__(self, at: int, error: Exception | None) -> None:
         self.at, self.error, self.seen, self.never = at, error, list[int](), threading.Event()
 
-    def log(self, record: Record, at: float) -> None:
+    def log(self, record: HistoryRow, at: float) -> None:
         self.seen.append(int(record["step"] or 0))
         if self.seen[-1] == self.at:
             if self.error is None:

@@ -8,17 +8,17 @@ import torch
 from sklearn.metrics import f1_score
 
 from polarity.config import Config
-from polarity.train.validate import Predictions, macro_f1_scores, predict
+from polarity.train.validate import PartScores, macro_f1_scores, predict
 from polarity.train.world import World
 from tests.train.runs import configured, fresh_model, on_ranks, tables
 
 
-def predicted(config: Config, batch_size: int) -> Predictions:
+def predicted(config: Config, batch_size: int) -> PartScores:
     world = World.current(torch.device("cpu"))
     return predict(fresh_model(config), tables(config).validation, world, batch_size=batch_size, precision="fp32")
 
 
-def assert_same(one: Predictions, other: Predictions) -> None:
+def assert_same(one: PartScores, other: PartScores) -> None:
     for task, p in one.probabilities.items():
         np.testing.assert_allclose(other.probabilities[task], p, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(other.predicted[task], one.predicted[task])

@@ -12,7 +12,7 @@ from polarity.study import Arm, Seeds, Study, StudyFile, TrialRecord
 from polarity.tune.conductor import Watcher
 from polarity.tune.designs import Base, arm_configs
 from polarity.tune.plan import StudyOrigin, StudyPlan, new_study
-from polarity.tune.runner import Prepared, prepare_study, study_rows
+from polarity.tune.runner import PreparedStudy, prepare_study, study_rows
 from tests.tiny import tiny_csv, tiny_encoder
 
 ARMS = [
@@ -54,14 +54,14 @@ def make_inputs(folder: Path, rows: int = 400, workers: int = 1) -> Inputs:
     return Inputs(tiny_encoder(folder / "encoder", "bert", hidden=16), tiny_csv(folder / "comments.csv", rows), workers)
 
 
-def prepared(inputs: Inputs, arms: Sequence[Arm] = ARMS, *sets: str) -> Prepared:
+def prepared(inputs: Inputs, arms: Sequence[Arm] = ARMS, *sets: str) -> PreparedStudy:
     """Rows, tokens and ledgers of a study of these arms."""
     configs: dict[str, Config] = arm_configs(inputs.base(*sets), arms)
     rows = study_rows(configs[arms[0].name], effects_on="validation", say=lambda _: None)
     return prepare_study(configs, rows, lambda _: None)
 
 
-def begun(folder: Path, ready: Prepared, plan: StudyPlan, arms: Sequence[Arm] = ARMS) -> Study:
+def begun(folder: Path, ready: PreparedStudy, plan: StudyPlan, arms: Sequence[Arm] = ARMS) -> Study:
     """The record of a study that has not run."""
     return new_study(RunFolder.create(folder), plan, arms, ready.configs, ready.rows, StudyOrigin("tiny", "custom", "custom"))
 

@@ -20,7 +20,7 @@ from polarity.tune.conductor import Budget, Conductor
 from polarity.tune.findings import conclude
 from polarity.tune.plan import StudyPlan
 from polarity.tune.ray_tune import Placement, place_trials, run_trials
-from polarity.tune.runner import Limits, Prepared, make_run_folder, run_study, token_key, trial_specs
+from polarity.tune.runner import Limits, PreparedStudy, make_run_folder, run_study, token_key, trial_specs
 from polarity.tune.trial import StudyTrial, begin_alone
 from tests.tune.studies import ARMS, Inputs, begun, make_inputs, prepared, silent
 
@@ -34,7 +34,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
 
 
 @pytest.fixture(scope="module")
-def ready(inputs: Inputs, ray_cluster: None) -> Prepared:
+def ready(inputs: Inputs, ray_cluster: None) -> PreparedStudy:
     return prepared(inputs)
 
 
@@ -43,7 +43,7 @@ PUT: list[pa.Table] = []
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ready: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Study:
+def undisturbed(ready: PreparedStudy, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Three arms explored and the survivors confirmed, one trial at a time."""
     study, put = begun(tmp_path_factory.mktemp("whole") / "study", ready, PLAN), ray.put
 
@@ -75,7 +75,7 @@ def test_when_the_second_of_three_stops_the_third_starts(undisturbed: Study) -> 
 
 
 @pytest.mark.slow
-def test_tokens_are_put_into_the_object_store_once(undisturbed: Study, ready: Prepared) -> None:
+def test_tokens_are_put_into_the_object_store_once(undisturbed: Study, ready: PreparedStudy) -> None:
     """Five trials of three arms, which cut texts alike: three tables; what a trial is sent names them and holds none."""
     (tokens,) = ready.tokens.values()
     assert len(undisturbed.trials) == 5
@@ -87,7 +87,7 @@ def test_tokens_are_put_into_the_object_store_once(undisturbed: Study, ready: Pr
 
 
 @pytest.mark.slow
-def test_only_confirming_trials_are_effects_and_what_asha_saved_is_counted(undisturbed: Study, ready: Prepared) -> None:
+def test_only_confirming_trials_are_effects_and_what_asha_saved_is_counted(undisturbed: Study, ready: PreparedStudy) -> None:
     table = conclude(undisturbed, ready.configs)
     (overall,) = [row for row in table.to_pylist() if row["metric"] == "overall"]
     assert (overall["arm"], overall["seeds"], overall["difference"], overall["verdict"]) == ("twin", 1, 0.0, "no evidence")
@@ -113,7 +113,7 @@ def models_in_memory() -> int:
 
 
 @pytest.mark.slow
-def test_a_stopped_trial_computes_nothing_and_holds_nothing(ready: Prepared, tmp_path: Path) -> None:
+def test_a_stopped_trial_computes_nothing_and_holds_nothing(ready: PreparedStudy, tmp_path: Path) -> None:
     """The process that Tune keeps, driven here by hand: it is reset while its first trial waits after an epoch."""
     study = begun(tmp_path / "study", ready, PLAN)
     study.file.precision = "fp32"
@@ -174,7 +174,7 @@ def test_what_no_cluster_has_is_named(ray_cluster: None) -> None:
 
 
 @pytest.mark.slow
-def test_trials_that_wait_for_ever_end_the_study_with_a_word(ready: Prepared, tmp_path: Path) -> None:
+def test_trials_that_wait_for_ever_end_the_study_with_a_word(ready: PreparedStudy, tmp_path: Path) -> None:
     """As where nodes go away between the plan and the start."""
     study = begun(tmp_path / "study", ready, PLAN)
     course = Conductor(study, ready.epochs, Asha((0.25,)), 1, Budget(), lambda study, trial, event: None)
@@ -192,5 +192,5 @@ def test_places_follow_from_the_cluster(ray_cluster: None) -> None:
     assert group.concurrent == 1 and group.bundle["CPU"] == 0  # it must not use up what its own workers need
 
 
-def test_arms_share_tokens_where_they_cut_alike(ready: Prepared) -> None:
+def test_arms_share_tokens_where_they_cut_alike(ready: PreparedStudy) -> None:
     assert len({token_key(config) for config in ready.configs.values()}) == len(ready.tokens) == 1
