@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from polarity import tables
-from polarity.benchmark.timing import PointFigures
+from polarity.benchmark.timing import PointFigures, Spread
 from polarity.config import Config
 from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
 from polarity.encoders import load_tokenizer, quiet_transformers
