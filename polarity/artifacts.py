@@ -6,10 +6,12 @@ Local writes are atomic: a temporary file in the same folder, then a rename. A r
 import errno
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -75,6 +77,32 @@ def user_cache_dir() -> Path:
 def has_secret(text: str) -> bool:
     """Whether a URI in `text` carries a password or key, which would show in logs, on the dashboard and in the run's own files."""
     return redacted(text) != text
+
+
+_MAPS: "weakref.WeakSet[mmap.mmap]" = weakref.WeakSet()
+"""The Arrow files that are mapped in this process; one leaves with the last table that reads it."""
+
+
+def mapped_table(path: Path) -> pa.Table:
+    """An Arrow file as a table of mapped columns: the system may drop them from memory and read them again.
+
+    Raises OSError, ValueError for an empty file, and Arrow's errors for what is not such a file.
+    """
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    _MAPS.add(mapped)
+    return pa.ipc.open_file(pa.py_buffer(mapped)).read_all()
+
+
+def release_mapped_pages() -> None:
+    """Take what was read of mapped tables out of this process's memory; what is asked for again is mapped again.
+
+    Without it all that was ever looked at counts as this process's memory until the system is short of it: single rows drawn from all
+    over a file bring their neighbours with them, and so most of the file.
+    """
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        for mapped in list(_MAPS):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def column_of_objects(schema: pa.Schema) -> str | None:

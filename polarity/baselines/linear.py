@@ -21,6 +21,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from polarity.artifacts import release_mapped_pages
 from polarity.baselines.majority import class_shares, label_codes
 from polarity.errors import DataError, RunError, Say
 from polarity.evaluate.predictions import Codes, Floats, Labels
@@ -100,7 +101,7 @@ def fit_linear(train: pa.Table, labels: Labels, *, say: Say) -> LinearFloor:
     """
     if train.num_rows > MOST_ROWS:
         say(f"linear baseline: fitted on a random sample of {MOST_ROWS:,} of the {train.num_rows:,} training rows")
-        train = _rows(train, np.sort(np.random.default_rng(0).choice(train.num_rows, MOST_ROWS, replace=False)))
+        train = draw_rows(train, np.sort(np.random.default_rng(0).choice(train.num_rows, MOST_ROWS, replace=False)))
     features = fit_features(train, say)
     if not features:
         raise DataError("no training comment or title holds a word or character to build the linear baseline on")
@@ -114,13 +115,15 @@ def fit_linear(train: pa.Table, labels: Labels, *, say: Say) -> LinearFloor:
     return LinearFloor(features, classifiers, shares)
 
 
-def _rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
-    """The rows at these ascending positions, batch by batch: `Table.take` would first copy all texts into one piece."""
+def draw_rows(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """The rows at these ascending positions, batch by batch: `Table.take` would first copy all texts into one piece, and of mapped files
+    everything near a drawn row would stay in memory."""
     parts, start = [], 0
     for batch in table.to_batches():
         first, last = np.searchsorted(rows, [start, start + batch.num_rows])
         parts.append(batch.take(pa.array(rows[first:last] - start)))
         start += batch.num_rows
+        release_mapped_pages()
     return pa.Table.from_batches(parts, schema=table.schema)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
-from polarity.artifacts import RunFolder, column_of_objects, disk_errors, user_cache_dir
+from polarity.artifacts import RunFolder, column_of_objects, disk_errors, mapped_table, user_cache_dir
 from polarity.config import Config
 from polarity.data.oversample import ID_HASH, epoch_sizes, mix64, multiplicities, table_hash
 from polarity.errors import DataError
@@ -113,7 +113,7 @@ def _local(shards: Shards) -> Path:
 
 
 def _mapped(path: Path, size: int) -> pa.Table:
-    """A file's columns, mapped: the system may drop them from memory and read them again."""
+    """A file's columns, mapped, if it is what was written."""
     if not path.exists():
         raise DataError(f"{path}: is not on this machine: set data.shard_dir to a folder that every node sees, or to a URI")
     remedy = "start again: it is made anew"
@@ -121,7 +121,7 @@ def _mapped(path: Path, size: int) -> pa.Table:
         found = path.stat().st_size
         if found != size:
             raise DataError(f"{path}: is truncated or was changed ({found:,} bytes, {size:,} were written); {remedy}")
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        table = mapped_table(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
     if column_of_objects(table.schema) is not None:

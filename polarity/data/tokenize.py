@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from polarity.artifacts import column_of_objects, replacing, user_cache_dir
+from polarity.artifacts import column_of_objects, mapped_table, replacing, user_cache_dir
 from polarity.config import MIN_COMMENT_TOKENS, DataConfig
 from polarity.data.duplicates import spans
 from polarity.errors import EncoderError, Say
@@ -301,7 +301,7 @@ def _load(path: Path, print_: str, rows: int, say: Say) -> pa.Table | None:
     if not path.is_file():
         return None
     try:
-        columns = pa.ipc.open_file(pa.memory_map(str(path))).read_all()  # mapped: the system may drop it and read it again
+        columns = mapped_table(path)
         meta = columns.schema.metadata or {}
         sound = (
             column_of_objects(columns.schema) is None  # first: to look at such a column runs code

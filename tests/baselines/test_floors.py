@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -6,7 +7,9 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from polarity.artifacts import mapped_table
 from polarity.baselines import fit_linear, floors, linear, majority, title_only
+from polarity.baselines.linear import draw_rows
 from polarity.errors import DataError
 from polarity.evaluate import evaluate_split
 
@@ -153,3 +156,25 @@ def test_the_linear_floor_of_many_rows_is_fitted_on_a_sample_and_says_so(monkeyp
     assert said == ["linear baseline: fitted on a random sample of 100 of the 400 training rows"]
     expected = linear(train.take(pa.array(rows)), held_out, LABELS, say=said.append)
     assert all(np.array_equal(expected[task], sampled[task]) for task in LABELS)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="counts memory as Linux tells it")
+def test_rows_drawn_from_mapped_files_leave_nothing_else_in_memory(tmp_path: Path) -> None:
+    """The linear floor of many rows draws some from all over them; their neighbours are given back."""
+
+    def mapped_mb() -> int:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("Pss_File:"))) // 1024
+
+    batch = pa.record_batch({"comment": [f"{i:06d}" + "salita " * 200 for i in range(5_000)]})
+    path = tmp_path / "rows.arrow"
+    with pa.ipc.new_file(str(path), batch.schema) as writer:
+        for _ in range(12):
+            writer.write_batch(batch)
+    table = mapped_table(path)
+    drawn = np.arange(0, table.num_rows, 7)
+    before = mapped_mb()
+    found = draw_rows(table, drawn)
+    assert mapped_mb() < before + 20, "80 MB were looked at"
+    assert found["comment"].to_pylist() == [f"{i % 5_000:06d}" + "salita " * 200 for i in drawn]
+    assert table["comment"][59_999].as_py().startswith("004999")  # what was given back is read again
