@@ -228,8 +228,11 @@ class Run:
 
     @cached_property
     def epochs(self) -> list[Epoch]:
-        """The whole epochs of the history; none where nothing was trained here."""
-        return [] if self.history is None else [Epoch.of(row) for row in self.history.to_pylist() if row["kind"] == "epoch"]
+        """The whole epochs of the history; none where nothing was trained here. Raises RunError where a column of them is missing."""
+        try:
+            return [] if self.history is None else [Epoch.of(row) for row in self.history.to_pylist() if row["kind"] == "epoch"]
+        except KeyError as error:
+            raise RunError(f"{self.uri}/{artifacts.HISTORY}: has no column {error}; copy the run again") from error
 
     @property
     def stability(self) -> Stability | None:

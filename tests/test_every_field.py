@@ -252,4 +252,5 @@ def test_resamples_are_those_behind_the_intervals(places: dict[str, str], tmp_pa
 def _history() -> Any:
     import pyarrow as pa
 
-    return pa.Table.from_pylist([{"kind": "epoch", "validation_overall": 0.5, "classification_loss": 1.0, "bad_steps": 0}])
+    epoch = {"kind": "epoch", "epoch": 1, "step": 1, "loss": 1.0, "classification_loss": 1.0, "seconds": 1.0, "bad_steps": 0}
+    return pa.Table.from_pylist([{**epoch, "validation_overall": 0.5}])

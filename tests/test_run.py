@@ -65,3 +65,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         _ = run.predictions
     with pytest.raises(RunError, match=r"ledger\.json: .*damaged or was edited"):
         _ = run.ledger
+
+
+def test_a_history_without_a_column_is_named(tmp_path: Path) -> None:
+    run = polarity.Run.open(trained_run(tmp_path / "run"))
+    assert run.epochs and run.history is not None
+    run.folder.write_parquet("history.parquet", run.history.drop_columns(["seconds"]))
+    with pytest.raises(RunError, match=r"history\.parquet: has no column 'seconds'"):
+        _ = polarity.Run.open(tmp_path / "run").epochs

@@ -143,7 +143,7 @@ def test_all_trackers_at_once_change_nothing_of_the_run(tmp_path: Path) -> None:
 
 def offline_rows(run: Path) -> list[dict[str, Any]]:
     """The rows of the history of an offline run of W&B, from the file that `wandb sync` uploads."""
-    from wandb.proto.wandb_internal_pb2 import HistoryRow as Entry
+    from wandb.proto.wandb_internal_pb2 import Record as Entry
 
     rows: list[dict[str, Any]] = []
     for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
