@@ -41,8 +41,6 @@ from polarity.train.validate import predict
 from polarity.train.worker import RunEvents
 from polarity.train.world import World, device_here, resolve_precision
 
-PEERS = ("bare loop", "Trainer, length grouping", "Trainer")
-
 
 def describe_machine(device: torch.device) -> dict[str, str | int]:
     """What the figures were measured on."""

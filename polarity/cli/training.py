@@ -31,6 +31,10 @@ from polarity.cli.options import (
 from polarity.errors import ConfigError
 from polarity.resolve import Option
 
+if TYPE_CHECKING:
+    from polarity.tune.designs import Base, Design, Level
+    from polarity.tune.runner import Limits
+
 GO_ON = "go on from its last checkpoint with\n  polarity train --resume --run-dir {}"
 
 
@@ -115,10 +119,6 @@ def points() -> None:
 
     typer.echo(points_table())
 
-
-if TYPE_CHECKING:
-    from polarity.tune.designs import Base, Design, Level
-    from polarity.tune.runner import Limits
 
 StudyDir = Annotated[str | None, typer.Option(help="The study's folder or URI; default studies/NAME-TIME.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the study in --study-dir; finished trials are kept.")]

@@ -532,7 +532,7 @@ def _lengths_text(lengths: LengthCheck) -> Iterable[Table | str]:
     measured = {name: quantiles for name, quantiles in every.items() if quantiles}
     if measured:
         names = list(next(iter(measured.values())))
-        yield _table("LengthCheck", ("", *names), [(name, *values.values()) for name, values in measured.items()])
+        yield _table("Lengths", ("", *names), [(name, *values.values()) for name, values in measured.items()])
     if "cut" in lengths:
         cut = ", ".join(f"data.{key} cuts {share:.1%} of the rows" for key, share in lengths["cut"].items())
         unknown = ", ".join(f"{share:.2%} of {which} tokens" for which, share in lengths["unknown_share"].items())

@@ -25,7 +25,6 @@ from charset_normalizer import from_bytes
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source, number_text, readable
 from polarity.errors import DataError
 
-BOM = codecs.BOM_UTF8
 CHUNK_BYTES = 4 << 20
 GUESS_BYTES = 200_000
 """Bytes of lines with foreign letters that an encoding is guessed from."""

@@ -126,7 +126,8 @@ def test_tokens_and_unknown_share(path: str) -> None:
     assert (lengths["comment_tokens"]["min"], lengths["comment_tokens"]["max"]) == (2, 4)
     assert lengths["unknown_share"] == {"comment": 3 / 6, "title": 0.0}
     assert lengths["cut"] == {"max_comment": 0.0, "max_title": 0.0, "max_length": 0.0}
-    assert "50.00% of comment tokens" in render(check_source(path, DataConfig(), tokenizer))
+    text = render(check_source(path, DataConfig(), tokenizer))
+    assert "50.00% of comment tokens" in text and "Lengths" in text
 
 
 def test_rendering_shows_the_findings_and_no_more_of_a_comment_than_60_characters(path: str) -> None:
