@@ -20,6 +20,9 @@ from polarity.data.split import Splits, split_indices
 from polarity.errors import ConfigError, DataError, Say
 
 FEWEST_ROWS = 30
+NO_ENCODER = "none"
+APART = 0.1
+"""Share of the labelled rows that is kept apart to judge a student where there are no test rows."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Asked:
     seconds: float
     encoders: list[str] = field(default_factory=list)
     test: str | None = None
-    hold_out: float = 0.0
+    hold_out: float | None = None
     unlabelled: str | None = None
     student: bool = True
     workers: int | None = None
@@ -44,11 +47,13 @@ class BestRows:
 
 
 def check_asked(config: Config, asked: Asked) -> str:
-    """The labelled file. Raises ConfigError where none is named, or test rows are asked for in two ways."""
+    """The labelled file. Raises ConfigError where none is named, test rows are asked for in two ways, or a student would have none."""
     if not config.data.source:
         raise ConfigError("no data: name the one labelled file, such as polarity best comments.csv, or as data.source in the YAML file")
     if asked.test and (asked.hold_out or config.data.split.kind == "column"):
         raise ConfigError("--test names the test rows: leave --hold-out and data.split.kind=column out")
+    if asked.hold_out == 0 and asked.student and asked.encoders != [NO_ENCODER] and not asked.test and config.data.split.kind != "column":
+        raise ConfigError("--hold-out 0 leaves no rows to judge the student on: add --no-student, or leave --hold-out out")
     return config.data.source
 
 
@@ -62,7 +67,7 @@ def read_rows(config: Config, asked: Asked, say: Say) -> BestRows:
         plain = data.model_copy(update={"split": SplitConfig()})
         test = without_votes(read_comments(asked.test, plain, say=say), data.tasks)
     elif data.split.kind == "column" or asked.hold_out:
-        comments, test = _cut(comments, data.split, asked.hold_out, list(config.labels))
+        comments, test = _cut(comments, data.split, asked.hold_out or 0.0, list(config.labels))
     if "split" in comments.column_names:
         comments = comments.drop_columns(["split"])
     rows = _without_leaks(BestRows(comments, test), say)
@@ -70,6 +75,24 @@ def read_rows(config: Config, asked: Asked, say: Say) -> BestRows:
     shown = "" if rows.test is None else f", {rows.test.num_rows:,} test rows that decide nothing"
     say(f"{source}: {rows.labelled.num_rows:,} labelled rows{shown}")
     return rows
+
+
+def for_student(rows: BestRows, config: Config, say: Say) -> BestRows:
+    """A tenth of the labelled rows becomes test rows, if there are none.
+
+    A student is taught what models say of rows that they were not trained on. But each of these models was trained on the rest, so that
+    its words hold the labels of the rest, and the student can learn these: rows that judge a student must be kept from its teachers, too.
+    """
+    if rows.test is not None:
+        return rows
+    labelled, test = _cut(rows.labelled, config.data.split, APART, list(config.labels))
+    apart = _without_leaks(BestRows(labelled, test), say)
+    _check_rows(apart, config)
+    say(
+        f"{0 if test is None else test.num_rows:,} of these rows are kept apart as test rows, for a student needs rows "
+        "that its teachers have not seen either; with --no-student they train, and with --test FILE others judge"
+    )
+    return apart
 
 
 def _cut(comments: pa.Table, split: SplitConfig, hold_out: float, tasks: list[str]) -> tuple[pa.Table, pa.Table | None]:

@@ -253,7 +253,10 @@ def best(
         list[str] | None, typer.Option(help="A hub name, a folder, or offline:minilm; repeat it for more. none: without an encoder.")
     ] = None,
     test: Annotated[str | None, typer.Option(help="Rows that decide nothing, scored once at the end.")] = None,
-    hold_out: Annotated[float, typer.Option(help="Share of the file's rows to keep apart as test rows.", min=0.0, max=0.5)] = 0.0,
+    hold_out: Annotated[
+        float | None,
+        typer.Option(help="Share of the rows to keep apart as test rows; default: 0.1 for a student, else none.", min=0.0, max=0.5),
+    ] = None,
     unlabelled: Annotated[
         str | None, typer.Option(help="Comments without labels: the student is taught what the stack says of them.")
     ] = None,

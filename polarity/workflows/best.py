@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +34,7 @@ from polarity.best.record import (
     ceiling_lines,
     combination_lines,
 )
-from polarity.best.rows import Asked, BestRows, Folds, check_asked, make_folds, read_rows
+from polarity.best.rows import NO_ENCODER, Asked, BestRows, Folds, check_asked, for_student, make_folds, read_rows
 from polarity.best.stacking import FROZEN, FUSED, Choice, Judge, choose_rule, drop_one, fit_stack, member_alone, overall
 from polarity.config import Config, SplitConfig
 from polarity.data.ledger import build_ledger
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from polarity.model.embedding import Embedder
 
 OOF, MEMBERS, FEATURES = "out_of_fold", "members", "features"
-NO_ENCODER = "none"
 LATEST = 1.1
 """The student is begun where it would end by so much of the budget: what the plan did not foresee may take that much."""
 
@@ -76,6 +75,8 @@ def best(config: Config, asked: Asked, run_dir: str, *, resume: bool = False, sa
         rows = read_rows(config, asked, say)
         record = _started(folder, config, asked, rows, resume, say)
     say(record.started.plan.describe())
+    if record.started.plan.student is not None:
+        rows = for_student(rows, config, say)
     work = _Work(config, asked, rows, folder, record, say)
     members = work.members()
     metrics = work.finish(members, begun)
@@ -94,7 +95,10 @@ def plan_only(config: Config, asked: Asked, *, say: Say = print) -> Plan:
     check_asked(config, asked)
     require_encoders(for_encoder(config, encoder) for encoder in _encoders(config, asked))
     rows = read_rows(config, asked, say)
-    return _plan(config, asked, rows, _precision(config), say)
+    plan = _plan(config, asked, rows, _precision(config), say)
+    if plan.student is not None:
+        for_student(rows, config, say)
+    return plan
 
 
 def _precision(config: Config) -> str:
@@ -394,8 +398,8 @@ class _Work:
 
     def _student(self, choice: Choice, begun: float) -> str | None:
         """The student, and how good it is beside the stack on the rows that it was not taught."""
-        training = self.plan.student
-        if training is None:
+        training, test = self.plan.student, self.rows.test
+        if training is None or test is None:
             return None
         left = self.plan.budget * LATEST - (time.monotonic() - begun)
         if left < training.seconds and not self.folder.exists(artifacts.STUDENT):
@@ -406,22 +410,19 @@ class _Work:
         started = time.monotonic()
         metrics = teach_student(
             self.config, training, self.record.started.precision, self.folder, self.rows.labelled, choice.crossed.probabilities,
-            self._pseudo_labelled(), self.rows.test, self.say,
+            self._pseudo_labelled(), test, self.say,
         )  # fmt: skip
         self.record.seconds.setdefault(artifacts.STUDENT, time.monotonic() - started)
-        student = RunFolder.open(self.folder.inside(artifacts.STUDENT)).read_parquet(artifacts.PREDICTIONS)
-        split: Literal["test", "validation"] = "test" if self.rows.test is not None else "validation"
-        score = _percent(metrics[split]["overall"]["macro_f1"])
-        return f"{score} on {metrics[split]['rows']:,} rows that it was not taught; {self._beside(student, split)}"
+        judged = metrics["validation"]
+        score = _percent(judged["overall"]["macro_f1"])
+        return f"{score} on {judged['rows']:,} rows that neither it nor the stack has seen; {self._beside()}"
 
-    def _beside(self, student: pa.Table, split: str) -> str:
-        """The paired difference of the student to the stack on the student's own held-out rows."""
+    def _beside(self) -> str:
+        """The paired difference of the student to the stack on the test rows, which are the student's held-out rows."""
         from polarity.evaluate import paired_difference
 
-        rows = of_split(student, split)
-        stack = self.folder.read_parquet(artifacts.PREDICTIONS)
-        stack = of_split(stack, split)
-        stack = stack.filter(pc.is_in(stack["row_id"], value_set=rows["row_id"].combine_chunks()))
+        student = RunFolder.open(self.folder.inside(artifacts.STUDENT)).read_parquet(artifacts.PREDICTIONS)
+        rows, stack = of_split(student, "validation"), of_split(self.folder.read_parquet(artifacts.PREDICTIONS), "test")
         order = pc.index_in(stack["row_id"].combine_chunks(), value_set=rows["row_id"].combine_chunks())
         found = paired_difference(rows.take(order), stack, self.labels, resamples=self.config.train.resamples, by_title=self.by_title)[
             "overall"

@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 
 from polarity.artifacts import METRICS, STUDENT, RunFolder
 from polarity.best.plan import EncoderTraining, clock
-from polarity.config import Config, SplitConfig
+from polarity.config import Config
 from polarity.data.batch import soft_column
 from polarity.data.duplicates import without_leaks
 from polarity.data.read import original_error
-from polarity.data.split import Splits, split_indices
+from polarity.data.split import Splits
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics
 from polarity.evaluate.predictions import Floats, of_split
@@ -26,8 +26,6 @@ from polarity.predict.scorers import Probabilities
 from polarity.strategy import with_settings
 
 PROGRESS_SECONDS = 60.0
-HELD_OUT = 0.1
-"""Share of the labelled rows that the student is judged and calibrated on, and is not taught."""
 
 
 def for_encoder(config: Config, encoder: str) -> Config:
@@ -108,12 +106,13 @@ def place_scores(predictions: pa.Table, comments: pa.Table, rows: Any, labels: d
 
 def teach_student(
     config: Config, training: EncoderTraining, precision: str, folder: RunFolder, labelled: pa.Table, soft: Probabilities,
-    unlabelled: tuple[pa.Table, Probabilities] | None, test: pa.Table | None, say: Say,
+    unlabelled: tuple[pa.Table, Probabilities] | None, test: pa.Table, say: Say,
 ) -> Metrics:  # fmt: skip
     """Train one encoder on the stack's probabilities (Hinton et al. 2015) into student/, a run of its own; returns its metrics.
 
     `soft[task]` (N, K) are out of fold for the labelled rows, so that no row's own label reaches its soft label; `unlabelled` are comments
-    with the stack's probabilities of them. A tenth of the labelled rows is kept apart: on these the student is judged and calibrated.
+    with the stack's probabilities of them. The student is judged and calibrated on the `test` rows, whose labels no teacher has seen:
+    other labelled rows would not do, for their labels are in what the teachers say of the rest.
     """
     from polarity.workflows.train import finish, train_on
 
@@ -121,27 +120,15 @@ def teach_student(
     run = RunFolder.at(place)
     if run.exists(METRICS):
         return cast(Metrics, run.read_json(METRICS))
-    splits = _student_splits(config, labelled, soft, unlabelled, test)
+    taught = _with_soft(labelled, soft)
+    if unlabelled is not None:
+        more = _with_soft(unlabelled[0].select(taught.column_names[: len(labelled.column_names)]), unlabelled[1])
+        taught = pa.concat_tables([taught, more])
+    apart = without_leaks(taught, test)
+    splits = Splits(apart.train.combine_chunks(), test.select(labelled.column_names), None, apart.leaks, apart.dropped)
     chosen = fold_config(config, training, precision)
     train_on(chosen, place, splits, say=say)
     return finish(chosen, run, splits, say)
-
-
-def _student_splits(
-    config: Config, labelled: pa.Table, soft: Probabilities, unlabelled: tuple[pa.Table, Probabilities] | None, test: pa.Table | None
-) -> Splits:
-    kind: Any = "group" if config.data.split.kind == "group" else "joint"
-    asked = SplitConfig(kind=kind, seed=config.data.split.seed, validation=HELD_OUT, test=0.0)
-    train, validation, _ = split_indices(labelled, asked, list(config.labels))
-    taught = _with_soft(labelled.take(pa.array(train)), {task: chances[train] for task, chances in soft.items()})
-    if unlabelled is not None:
-        taught = pa.concat_tables(
-            [taught, _with_soft(unlabelled[0].select(taught.column_names[: len(labelled.column_names)]), unlabelled[1])]
-        )
-    held = labelled.take(pa.array(validation))
-    judged = held if test is None else pa.concat_tables([held, test.select(held.column_names)])
-    apart = without_leaks(taught, judged)
-    return Splits(apart.train.combine_chunks(), held, test, apart.leaks, apart.dropped)
 
 
 def _with_soft(table: pa.Table, soft: Probabilities) -> pa.Table:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +15,7 @@ from polarity.best.record import BestRecord
 from polarity.best.rows import make_folds
 from polarity.cli import main
 from polarity.config import SplitConfig
+from polarity.data.seen import SeenRows
 from polarity.errors import RunError
 from polarity.predict import load_classifier
 from polarity.run import Run
@@ -58,13 +60,18 @@ def test_the_run_is_taken_by_other_commands_and_a_killed_one_ends_the_same(tmp_p
     test = tiny_csv(tmp_path / "test.csv", 60, seed=1)
     unlabelled = tmp_path / "unlabelled.csv"
     unlabelled.write_text("Title,Comment\n" + "".join(f"mayor opens the new road,bulok na daan {i} {i * i}\n" for i in range(30)))
-    asked = [data, "--encoder", encoder, "--test", test, "--unlabelled", unlabelled, *QUICK]
+    asked = [data, "--encoder", encoder, "--unlabelled", unlabelled, *QUICK]
     whole = tmp_path / "whole"
     run(monkeypatch, "best", *asked, "--run-dir", whole)
     record = BestRecord.read(RunFolder.open(whole))
     assert record.outcome is not None and [m.kind for m in record.outcome.members] == ["title", "linear", "frozen", "fused", "encoder"]
     predictions = pq.read_table(whole / "predictions.parquet")
-    assert predictions["split"].to_pylist().count("validation") == 440
+    apart = set(predictions.filter(pc.equal(predictions["split"], "test"))["row_id"].to_pylist())
+    assert len(apart) == 44 and predictions["split"].to_pylist().count("validation") <= 396
+    judging = tiny_comments(440).filter(pc.is_in(tiny_comments(440)["row_id"], value_set=pa.array(apart)))
+    for place in [*(whole / "members").glob("*/fold-*"), whole / "student"]:  # no teacher has seen the labels that judge the student
+        seen = SeenRows(pq.read_table(place / "seen.parquet")).match(judging)
+        assert not (seen.of("train") & ~seen.near).any()
 
     out = tmp_path / "predicted.csv"
     run(monkeypatch, "predict", whole, "--data", test, "--out", out, "--workers", "0")
@@ -73,8 +80,8 @@ def test_the_run_is_taken_by_other_commands_and_a_killed_one_ends_the_same(tmp_p
     run(monkeypatch, "report", whole)
 
     student = Run.open(whole / "student")
-    assert student.rows("validation").num_rows == 44 and student.rows("test").num_rows == 60
-    assert student.row_counts["train"] == 396 + 30 - student.environment["dropped_from_train"]["rows"]
+    assert set(student.rows("validation")["row_id"].to_pylist()) == apart
+    assert student.row_counts["train"] == len(predictions) - 44 + 30 - student.environment["dropped_from_train"]["rows"]
     run(monkeypatch, "export", whole, "--to", "hf", "--out", tmp_path / "exported")
 
     killed = tmp_path / "killed"
@@ -107,6 +114,17 @@ def test_few_rows_without_an_encoder_and_rows_to_hold_out(tmp_path: Path, monkey
     assert "<h3>out-of-fold, " in page and "validation rows" not in page
     with pytest.raises(RunError):
         RunFolder.create(tmp_path / "run")
+
+
+def test_a_student_without_rows_to_judge_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["polarity", "best", tiny_csv(tmp_path / "rows.csv", 90), "--hold-out", "0", "--run-dir", tmp_path / "run"]
+    monkeypatch.setattr("sys.argv", [*map(str, asked)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and "add --no-student" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
 
 
 def test_rows_out_of_fold_are_nowhere_called_validation_rows(
