@@ -7,8 +7,9 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict, get_args, get_type_hints
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SkipValidation, ValidationError, field_validator
 from pydantic.json_schema import JsonSchemaValue
 
@@ -100,7 +101,7 @@ def new_trial(arm: str, seed: int, stage: Stage, planned: int) -> TrialRecord:
 
 
 class EffectRow(TypedDict):
-    """A row of effects.parquet, of which `tune.statistics.EFFECTS_SCHEMA` is the schema: fractions, and seconds of training a trial.
+    """A row of effects.parquet, one for each arm with a reference and metric: scores and claims are fractions, seconds of training a trial.
 
     A screen's rows are about factors; their reference is the factor off.
     """
@@ -123,6 +124,11 @@ class EffectRow(TypedDict):
     claim_low: float | None
     claim_high: float | None
     stage: NotRequired[str | None]
+
+
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+EFFECTS_SCHEMA = pa.schema([(name, _ARROW[(get_args(kind) or [kind])[0]]) for name, kind in get_type_hints(EffectRow).items()])
+"""The columns of effects.parquet."""
 
 
 def excludes_zero(row: EffectRow) -> bool:
@@ -420,7 +426,7 @@ class Study:
 
     @cached_property
     def effects(self) -> list[EffectRow]:
-        """The rows of effects.parquet (the columns are `tune.statistics.EFFECTS_SCHEMA`); none before anything is decided."""
+        """The rows of effects.parquet; none before anything is decided."""
         return self.folder.read_parquet(EFFECTS).to_pylist() if self.folder.exists(EFFECTS) else []
 
     def effects_of(self, stage: Stage) -> list[EffectRow]:

@@ -19,7 +19,7 @@ from polarity.data.read import read_comments
 from polarity.data.seen import SeenRows
 from polarity.evaluate import metrics_schema
 from polarity.run import Run
-from polarity.workflows.calibrate import calibrate_run
+from polarity.workflows.train import calibrate_run
 from tests.tiny import tiny_csv
 from tests.trained import trained_run, training_file
 

@@ -10,11 +10,11 @@ from polarity.config import Config
 from polarity.errors import RunError
 from polarity.evaluate.metrics import class_scores, confusions
 from polarity.evaluate.predictions import Labels, of_split
-from polarity.study import ArmCompute, Asha, Detectable, EqualCompute, Replay, Savings, Score, Spread, Study, TrialRecord
+from polarity.study import EFFECTS_SCHEMA, ArmCompute, Asha, Detectable, EqualCompute, Replay, Savings, Score, Spread, Study, TrialRecord
 from polarity.tune.conductor import plan_asha, replay
 from polarity.tune.designs import Screen
 from polarity.tune.screen_effects import linear_effects, screen_effects
-from polarity.tune.statistics import EFFECTS_SCHEMA, Trial, study_effects
+from polarity.tune.statistics import Trial, study_effects
 
 _TOLERANCE = 1e-9
 _NAMED = 3

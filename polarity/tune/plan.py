@@ -23,7 +23,7 @@ from polarity.train.loop import Tables, Training
 from polarity.train.world import World, use_threads
 from polarity.tune.conductor import plan_asha, trials_of
 from polarity.tune.designs import Screen
-from polarity.tune.runner import PreparedStudy, StudyRows, pad_id, token_key
+from polarity.tune.runner import PreparedStudy, pad_id, token_key
 from polarity.tune.variance import Forecast, forecast_pairs, forecast_screen
 
 _TIMED_BATCHES = 2
@@ -89,28 +89,18 @@ class StudyPlan:
         return forecast_pairs("study", sum(arm.reference is not None for arm in arms), self.seeds, rows)
 
 
-@dataclass(frozen=True)
-class StudyOrigin:
-    """What a study is called, what made its arms, and where it was begun."""
-
-    name: str
-    design: str
-    level: str
-    command: str | None = None
-    environment: Environment | None = None
-
-
 def new_study(
-    folder: RunFolder, plan: StudyPlan, arms: Sequence[Arm], configs: Mapping[str, Config], rows: StudyRows, origin: StudyOrigin
-) -> Study:
-    """The record of a study that has not begun."""
-    reference = arms[0].name
+    folder: RunFolder, plan: StudyPlan, arms: Sequence[Arm], prepared: PreparedStudy, *, design: str, level: str,
+    command: str | None = None, environment: Environment | None = None,
+) -> Study:  # fmt: skip
+    """The record of a study that has not begun; `design` and `level` made its arms, `command` began it in `environment`."""
+    reference, configs, rows = arms[0].name, prepared.configs, prepared.rows
     file = StudyFile(
-        name=origin.name,
-        design=origin.design,
-        level=origin.level,
-        command=origin.command,
-        environment=origin.environment or {},
+        name=folder.root.rstrip("/").rpartition("/")[2],
+        design=design,
+        level=level,
+        command=command,
+        environment=environment or {},
         config=dump_config(configs[reference]),
         configs={name: dump_config(config) for name, config in configs.items()},
         data=StudyData(rows=rows.counts, effects_on=plan.effects_on, fingerprint=rows.fingerprint, unit=rows.unit),
@@ -125,18 +115,10 @@ def new_study(
     return Study.create(folder, file)
 
 
-@dataclass(frozen=True)
-class TrialTime:
-    """Seconds of one trial, its start included, and beside them those of the frozen layers' output, which a process computes once for
-    all.
+def trial_time(prepared: PreparedStudy, arm: str) -> tuple[float, float]:
+    """Seconds of one trial, its start included, on a machine like this one, from a few timed micro-batches; and those of the frozen layers'
+    output, which a process computes once for all trials.
     """
-
-    seconds: float
-    features: float
-
-
-def trial_time(prepared: PreparedStudy, arm: str) -> TrialTime:
-    """Of an arm on a machine like this one, from a few timed micro-batches."""
     config = prepared.configs[arm]
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
     pad = pad_id(config.model.encoder, config.model.revision)
@@ -160,7 +142,7 @@ def trial_time(prepared: PreparedStudy, arm: str) -> TrialTime:
     grown = prepared.ledgers[arm].epoch_rows / max(1, prepared.ledgers[arm].rows)
     epoch = tokens["train"] * grown * train + tokens["validation"] * predict
     ends = (tokens["validation"] + tokens["test"]) * predict
-    return TrialTime(float(config.train.epochs * epoch + ends + _START_S), float(sum(tokens.values()) * features))
+    return float(config.train.epochs * epoch + ends + _START_S), float(sum(tokens.values()) * features)
 
 
 def _timed_config(config: Config) -> Config:
@@ -188,10 +170,9 @@ class Costs:
     @classmethod
     def measured(cls, off: str, factors: Sequence[str], prepared: PreparedStudy) -> "Costs":
         """From a few timed batches of each."""
-        cold = trial_time(prepared, off)  # the first one finds everything cold, and computes the frozen layers' output
-        base = trial_time(prepared, off)
-        times = {name: trial_time(prepared, name) for name in factors}
-        return cls(base.seconds, {name: time.seconds for name, time in times.items()}, cold.features)
+        _, features = trial_time(prepared, off)  # the first one finds everything cold, and computes the frozen layers' output
+        base, _ = trial_time(prepared, off)
+        return cls(base, {name: trial_time(prepared, name)[0] for name in factors}, features)
 
     def of(self, on: Iterable[str]) -> float:
         """Of a combination: each factor multiplies the time by as much as it does alone."""
@@ -251,8 +232,8 @@ def describe(plan: StudyPlan, arms: Sequence[Arm], prepared: PreparedStudy, conc
         if costs and plan.screen:
             seconds = costs.of(on)
         else:
-            timed = trial_time(prepared, arm.name)
-            seconds, features = timed.seconds, max(features, timed.features)
+            seconds, of_features = trial_time(prepared, arm.name)
+            features = max(features, of_features)
         total += seconds * stages
         against = "" if plan.screen else f", against {arm.reference}" if arm.reference else ", the reference"
         points = f", points {','.join(map(str, arm.points))}" if arm.points else ""

@@ -8,8 +8,7 @@ test        the effect rows: the configuration's validation rows, or its test ro
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Literal
@@ -32,8 +31,9 @@ from polarity.strategy import with_settings
 from polarity.study import Study, TrialRecord
 from polarity.train.cluster import start_ray
 from polarity.train.world import World, resolve_precision
-from polarity.tune.conductor import Budget, Conductor, Watcher, trials_of
+from polarity.tune.conductor import Budget, Conductor, trials_of
 from polarity.tune.ray_tune import Tokens, place_trials, run_trials
+from polarity.tune.terminal import live_or_lines
 from polarity.tune.trial import TrialSpec
 
 INNER_SHARE = 0.15
@@ -156,10 +156,6 @@ def pad_id(encoder: str, revision: str | None) -> int:
     return int(load_tokenizer(resolve_encoder(encoder, revision).folder).pad_token_id)
 
 
-Watching = Callable[[int], AbstractContextManager[Watcher]]
-"""From the number of trials at a time to the display."""
-
-
 @dataclass(frozen=True)
 class Limits:
     """How a study is run: none of it changes a score."""
@@ -209,7 +205,7 @@ def prepare_study(configs: Mapping[str, Config], rows: StudyRows, say: Say) -> P
     return PreparedStudy(configs, rows, tokenized(rows, configs, say), ledgers, encoders)
 
 
-def run_study(study: Study, prepared: PreparedStudy, limits: Limits, watching: Watching, say: Say) -> str | None:
+def run_study(study: Study, prepared: PreparedStudy, limits: Limits, say: Say) -> str | None:
     """Run the study's trials until they are done or the budget is used up (then the reason is returned); all is in study.json.
 
     Raises RunError where no trial can start, naming what is lacking, and where Tune was interrupted.
@@ -219,7 +215,7 @@ def run_study(study: Study, prepared: PreparedStudy, limits: Limits, watching: W
     placement = place_trials(cluster, gpus_per_trial=limits.gpus_per_trial, max_concurrent=limits.max_concurrent)
     say(str(placement))
     _decide_precision(study, on_gpu="GPU" in placement.need)
-    with watching(placement.concurrent) as watcher:
+    with live_or_lines(say, placement.concurrent) as watcher:
         conductor = Conductor(study, prepared.epochs, study.file.asha, placement.concurrent, limits.budget, watcher)
         conductor.prepare = lambda trial: make_run_folder(study, prepared, trial)
         run_trials(conductor, trial_specs(study, prepared), prepared.tokens, placement, cluster)

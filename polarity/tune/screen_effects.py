@@ -29,9 +29,9 @@ import pyarrow as pa
 
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Codes, Floats, Labels
-from polarity.study import Contrast, Interaction
+from polarity.study import EFFECTS_SCHEMA, Contrast, Interaction
 from polarity.tune.designs import Screen, estimable_interactions, main_aliases, pair_columns, unused_columns
-from polarity.tune.statistics import EFFECTS_SCHEMA, SeedRows, Trial, by_seed, effect_rows, known, mean_seconds
+from polarity.tune.statistics import SeedRows, Trial, by_seed, effect_rows, known, mean_seconds
 from polarity.tune.variance import (
     Interval,
     SeedSpread,

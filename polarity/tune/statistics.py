@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictions, task_codes
-from polarity.study import Arm, EffectRow, Stage
+from polarity.study import EFFECTS_SCHEMA, Arm, EffectRow, Stage
 from polarity.tune.variance import (
     OVERALL,
     ArmSpreads,
@@ -34,31 +34,6 @@ Trial = tuple[str, int]
 
 LEVEL = 0.05
 HELPS, HURTS, NO_EVIDENCE = "helps", "hurts", "no evidence"
-
-EFFECTS_SCHEMA = pa.schema(
-    [
-        ("arm", pa.string()),
-        ("reference", pa.string()),
-        ("metric", pa.string()),
-        ("difference", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("p", pa.float64()),
-        ("p_holm", pa.float64()),
-        ("verdict", pa.string()),
-        ("score", pa.float64()),
-        ("reference_score", pa.float64()),
-        ("seeds", pa.int64()),
-        ("seconds", pa.float64()),
-        ("reference_seconds", pa.float64()),
-        ("claim_low", pa.float64()),
-        ("claim_high", pa.float64()),
-        ("stage", pa.string()),
-    ]
-)
-"""`stage`: a screen's rows are about factors, their reference is the factor off. A row per arm with a reference and metric ("overall",
-task, task/class). Scores and claims are fractions, seconds of training a trial.
-"""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pyarrow as pa
 from rich.console import Console, RenderableType
@@ -191,38 +190,31 @@ def _table(first: str, *columns: str | Text) -> Table:
 _STATUS_COLOURS = {"finished": "green", "stopped": "yellow", "failed": "red", "running": "cyan", "pending": "dim"}
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Seconds left of a study at the pace so far; `concurrent` trials run at a time."""
-
-    concurrent: int
-
-    def seconds_left(self, study: Study) -> float | None:
-        """From the wall time of each arm's epochs so far, of all arms' where it has none; None before anything is known.
-
-        The confirmation of an exploring study is counted for all arms until it is known whom it needs.
-        """
-        spent: dict[str, list[float]] = {}
-        for trial in study.trials:
-            if trial.epochs:
-                spent.setdefault(trial.arm, []).append(max(trial.seconds, trial.train_seconds) / trial.epochs)
-        if not spent:
-            return None
-        means = {arm: sum(values) / len(values) for arm, values in spent.items()}
-        anywhere = sum(means.values()) / len(means)
-        left = [(trial.arm, trial.planned - trial.epochs) for trial in study.of(None, "pending", "running")]
-        if study.of("explore") and not study.of("confirm"):
-            planned = {trial.arm: trial.planned for trial in study.of("explore")}
-            left += [(arm, epochs) for arm, epochs in planned.items() for _ in study.file.seeds.confirm]
-        return sum(epochs * means.get(arm, anywhere) for arm, epochs in left) / self.concurrent
+def seconds_left(study: Study, concurrent: int) -> float | None:
+    """Seconds until the study ends with so many trials at a time, from the wall time of each arm's epochs so far, of all arms' where it has
+    none; None before anything is known. The confirmation of an exploring study is counted for all arms until it is known whom it needs.
+    """
+    spent: dict[str, list[float]] = {}
+    for trial in study.trials:
+        if trial.epochs:
+            spent.setdefault(trial.arm, []).append(max(trial.seconds, trial.train_seconds) / trial.epochs)
+    if not spent:
+        return None
+    means = {arm: sum(values) / len(values) for arm, values in spent.items()}
+    anywhere = sum(means.values()) / len(means)
+    left = [(trial.arm, trial.planned - trial.epochs) for trial in study.of(None, "pending", "running")]
+    if study.of("explore") and not study.of("confirm"):
+        planned = {trial.arm: trial.planned for trial in study.of("explore")}
+        left += [(arm, epochs) for arm, epochs in planned.items() for _ in study.file.seeds.confirm]
+    return sum(epochs * means.get(arm, anywhere) for arm, epochs in left) / concurrent
 
 
-def counts(study: Study, pace: Pace) -> str:
+def counts(study: Study, concurrent: int) -> str:
     """One line: how many trials are where, the best score so far, the time left."""
     by_status = {status: len(study.of(None, status)) for status in ("finished", "running", "pending", "stopped", "failed")}
     shown = ", ".join(f"{count} {status}" for status, count in by_status.items() if count or status in ("finished", "pending"))
     best = max((t for t in study.trials if t.overall is not None), key=lambda t: t.overall or 0.0, default=None)
-    left = pace.seconds_left(study)
+    left = seconds_left(study, concurrent)
     ends = [
         shown,
         *([f"best {best.overall:.4f} ({best.id})"] if best else []),
@@ -231,19 +223,19 @@ def counts(study: Study, pace: Pace) -> str:
     return "; ".join(ends)
 
 
-def event_line(study: Study, trial: TrialRecord, event: str, pace: Pace) -> str:
+def event_line(study: Study, trial: TrialRecord, event: str, concurrent: int) -> str:
     """One line for one event."""
     if event == "epoch":
         now = trial.curve[-1]["overall"]
         return f"{trial.id}: epoch {trial.epochs}/{trial.planned} ({trial.progress:.0%}), overall {now:.4f}, best {trial.overall:.4f}"
     if trial.status in ("finished", "stopped"):
-        return f"{trial.id}: {event} after {trial.epochs} epochs, {clock(trial.seconds)}; {counts(study, pace)}"
+        return f"{trial.id}: {event} after {trial.epochs} epochs, {clock(trial.seconds)}; {counts(study, concurrent)}"
     return f"{trial.id}: {event}"
 
 
-def progress_table(study: Study, pace: Pace) -> Table:
+def progress_table(study: Study, concurrent: int) -> Table:
     """Arms down, seeds across; a cell has the state, the epochs and the best score so far."""
-    table = Table(caption=counts(study, pace), caption_justify="left")
+    table = Table(caption=counts(study, concurrent), caption_justify="left")
     table.add_column("arm")
     seeds = study.file.seeds
     of_stage: dict[Stage, list[int]] = {"explore": seeds.explore, "screen": seeds.screen, "confirm": seeds.confirm}
@@ -265,16 +257,16 @@ def _cell(trial: TrialRecord | None) -> Text:
 
 
 @contextmanager
-def live_or_lines(say: Say, pace: Pace, console: Console | None = None) -> Iterator[Watcher]:
+def live_or_lines(say: Say, concurrent: int, console: Console | None = None) -> Iterator[Watcher]:
     """A watcher that redraws the table on a terminal; where `console` is none, it says a line for each event."""
     shown = console or Console()
     if not shown.is_terminal:
-        yield lambda study, trial, event: say(event_line(study, trial, event, pace))
+        yield lambda study, trial, event: say(event_line(study, trial, event, concurrent))
         return
     with Live(console=shown, auto_refresh=False) as live:
 
         def draw(study: Study, trial: TrialRecord, event: str) -> None:
-            table: RenderableType = progress_table(study, pace)
+            table: RenderableType = progress_table(study, concurrent)
             if event.startswith("failed"):
                 live.console.print(f"{trial.id}: {event}", style="red")
             live.update(table, refresh=True)

@@ -13,31 +13,13 @@ from polarity.errors import ConfigError, RunError, Say
 from polarity.resolve import dump_config, parse_config
 from polarity.study import Arm, Chosen, Study, open_study_folder
 from polarity.train.cluster import check_nodes, start_ray
+from polarity.tune import designs
 from polarity.tune.conductor import trials_of
-from polarity.tune.designs import (
-    ALL,
-    BEST,
-    SCREEN,
-    Base,
-    Design,
-    Level,
-    Screen,
-    arm_config,
-    arm_configs,
-    best_combination,
-    design_arms,
-    everything_on,
-    factor_alone,
-    factor_changes,
-    plan_screen,
-    put_together,
-    shared_settings,
-)
 from polarity.tune.findings import conclude, inner_effects, missing
-from polarity.tune.plan import Costs, StudyOrigin, StudyPlan, compare_designs, describe, detectable_line, new_study
+from polarity.tune.plan import Costs, StudyPlan, compare_designs, describe, detectable_line, new_study
 from polarity.tune.ray_tune import place_trials
 from polarity.tune.runner import Limits, PreparedStudy, check_same_rows, prepare_study, run_study, study_rows
-from polarity.tune.terminal import Pace, live_or_lines, render_effects, shared_notes
+from polarity.tune.terminal import render_effects, shared_notes
 from polarity.workflows.train import require_data
 
 
@@ -50,28 +32,28 @@ def tell(line: str) -> None:
 class Question:
     """What a study asks: which arms, over which configuration. A `screen` asks about each factor of its level or of the file `custom`."""
 
-    base: Base
-    design: Design = "only"
-    level: Level = "tiers"
+    base: designs.Base
+    design: designs.Design = "only"
+    level: designs.Level = "tiers"
     custom: Path | None = None
     runs: int | None = None
     """Of a screen; None: the most that it may have."""
 
     def __post_init__(self) -> None:
-        if self.runs is not None and self.design != SCREEN:
+        if self.runs is not None and self.design != designs.SCREEN:
             raise ConfigError(f"--runs {self.runs} is the number of runs of --design screen; the design {self.design} has no such choice")
 
     @property
-    def screen(self) -> Screen | None:
-        return plan_screen(self.level, self.runs, self.custom) if self.design == SCREEN else None
+    def screen(self) -> designs.Screen | None:
+        return designs.plan_screen(self.level, self.runs, self.custom) if self.design == designs.SCREEN else None
 
     def arms(self) -> list[Arm]:
         screen = self.screen
-        return screen.arms() if screen else design_arms(self.design, self.level, self.custom)
+        return screen.arms() if screen else designs.design_arms(self.design, self.level, self.custom)
 
     def configure(self, arm: Arm) -> Config:
         """The configuration of an arm."""
-        return arm_config(self.base, arm)
+        return designs.arm_config(self.base, arm)
 
 
 def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limits | None = None, say: Say = tell) -> Study:
@@ -83,15 +65,10 @@ def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limit
     plan = replace(plan, screen=question.screen)
     configs = checked_configs(question, arms)
     folder = open_study_folder(study_dir, resume=False)
-    prepared = _prepare(configs, plan.effects_on, folder, say)
-    origin = StudyOrigin(
-        name=Path(study_dir.rstrip("/")).name,
-        design=question.design,
-        level=question.level if question.custom is None else "custom",
-        command="polarity " + " ".join(sys.argv[1:]),
-        environment=_environment(configs[arms[0].name]),
-    )
-    study = new_study(folder, plan, arms, prepared.configs, prepared.rows, origin)
+    prepared = prepare(configs, plan.effects_on, folder, say)
+    level, command = "custom" if question.custom else question.level, "polarity " + " ".join(sys.argv[1:])
+    environment = _environment(configs[arms[0].name])
+    study = new_study(folder, plan, arms, prepared, design=question.design, level=level, command=command, environment=environment)
     if plan.screen:
         _note_screen(study, question, plan)
     say(detectable_line(study.file.detectable.before, plan.seeds))
@@ -101,8 +78,8 @@ def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limit
 def _note_screen(study: Study, question: Question, plan: StudyPlan) -> None:
     """What a confirmation will need, and what settings that factors share mean in each run."""
     assert plan.screen is not None and study.file.screen is not None
-    changes = factor_changes(plan.screen, question.configure)
-    study.file.screen.changes, study.file.screen.shared = changes, shared_settings(changes)
+    changes = designs.factor_changes(plan.screen, question.configure)
+    study.file.screen.changes, study.file.screen.shared = changes, designs.shared_settings(changes)
     study.save()
 
 
@@ -133,7 +110,7 @@ def resumed_study(study_dir: str, command: str, *, retry_failed: bool, say: Say)
         raise RunError(f"{study_dir}: this study was begun by polarity {began}: go on with polarity {began} --resume")
     configs = configs_of(study)
     require_encoders(configs.values())
-    prepared = _prepare(configs, study.file.data.effects_on, study.folder, say)
+    prepared = prepare(configs, study.file.data.effects_on, study.folder, say)
     if prepared.rows.fingerprint != study.file.data.fingerprint:
         raise RunError(f"{study_dir}: the data is not what the study began with; its finished trials cannot be compared with new ones")
     study.file.data.unit = study.file.data.unit or prepared.rows.unit
@@ -152,21 +129,21 @@ def dry_run(question: Question, plan: StudyPlan, *, concurrent: int | None = Non
     screen = question.screen
     plan = replace(plan, screen=screen)
     configs = checked_configs(question, arms)
-    compared = screen or (plan_screen(question.level) if question.design in ("only", "without") else None)
+    compared = screen or (designs.plan_screen(question.level) if question.design in ("only", "without") else None)
     if compared is not None:
-        configs |= {factor.name: question.configure(factor_alone(compared, factor)) for factor in compared.factors}
+        configs |= {factor.name: question.configure(designs.factor_alone(compared, factor)) for factor in compared.factors}
         configs |= {compared.off.name: question.configure(compared.off)}
-    prepared = _prepare(configs, plan.effects_on, None, say)
+    prepared = prepare(configs, plan.effects_on, None, say)
     concurrent = place_trials(prepared.configs[arms[0].name].cluster, max_concurrent=concurrent).concurrent
     if compared is None:
         return describe(plan, arms, prepared, concurrent)
     costs = Costs.measured(compared.off.name, compared.names, prepared)
     screens = {f"screen --runs {len(compared.runs)}": compared}
     if len(compared.runs) == 24 and question.custom is None:
-        screens["screen --runs 12"] = plan_screen(question.level, 12)
+        screens["screen --runs 12"] = designs.plan_screen(question.level, 12)
     lines = [describe(plan, arms, prepared, concurrent, costs)]
     if screen:
-        lines += shared_notes(shared_settings(factor_changes(screen, question.configure)))
+        lines += shared_notes(designs.shared_settings(designs.factor_changes(screen, question.configure)))
     lines.append(compare_designs(screens, costs, plan.seeds, prepared.rows.counts["test"], concurrent))
     return "\n".join(lines)
 
@@ -176,15 +153,16 @@ def checked_configs(question: Question, arms: Sequence[Arm]) -> dict[str, Config
     screen = question.screen
     if screen:
         require_data(question.configure(screen.off))
-        factor_changes(screen, question.configure)
-    configs = arm_configs(question.base, arms)
+        designs.factor_changes(screen, question.configure)
+    configs = designs.arm_configs(question.base, arms)
     require_data(configs[arms[0].name])
     check_same_rows(configs, arms[0].name)
     require_encoders(configs.values())
     return configs
 
 
-def _prepare(configs: Mapping[str, Config], effects_on: str, folder: RunFolder | None, say: Say) -> PreparedStudy:
+def prepare(configs: Mapping[str, Config], effects_on: str, folder: RunFolder | None, say: Say) -> PreparedStudy:
+    """Rows and tokens of the arms' configurations, the reference's first, with Ray running and every node seeing what a trial needs."""
     reference = next(iter(configs.values()))
     start_ray(reference.cluster, say)  # before anything else does: it knows which cluster to join, and quietens it
     check_nodes(configs.values(), folder, say, with_data=True)
@@ -192,11 +170,11 @@ def _prepare(configs: Mapping[str, Config], effects_on: str, folder: RunFolder |
 
 
 def _run_and_conclude(study: Study, prepared: PreparedStudy, limits: Limits, say: Say) -> Study:
-    reason = run_study(study, prepared, limits, lambda concurrent: live_or_lines(say, Pace(concurrent)), say)
+    reason = run_study(study, prepared, limits, say)
     if reason is None and _plan_confirmation(study, say):
         configs = {**prepared.configs, **{arm.name: configs_of(study)[arm.name] for arm in study.arms if arm.name not in prepared.configs}}
         prepared = prepare_study(configs, prepared.rows, say)
-        reason = run_study(study, prepared, limits, lambda concurrent: live_or_lines(say, Pace(concurrent)), say)
+        reason = run_study(study, prepared, limits, say)
     gaps = missing(study, reason)
     study.file.notes = gaps
     table = conclude(study, prepared.configs)
@@ -213,17 +191,20 @@ def _plan_confirmation(study: Study, say: Say) -> bool:
 
     The combination is chosen on the inner validation rows: the effect rows that judge it have decided nothing.
     """
-    screen, entry, seeds = Screen.of(study), study.file.screen, study.file.seeds.confirm
+    screen, entry, seeds = designs.Screen.of(study), study.file.screen, study.file.seeds.confirm
     if screen is None or entry is None or not seeds or study.of("confirm") or study.of("screen", "failed"):
         if screen is not None and seeds and not study.of("confirm"):
             say("the confirmation waits: failed runs of the screen are missing (--resume --retry-failed)")
         return False
     effects = inner_effects(study, screen)
-    best, every = best_combination(screen, list(effects.values())), everything_on(screen)
+    best, every = designs.best_combination(screen, list(effects.values())), designs.everything_on(screen)
     changes = entry.changes
     best_on = [name for name, effect in effects.items() if effect > 0]
     reference = configs_of(study)[study.reference]  # the baseline: everything off
-    own = {BEST: put_together(reference, [changes[name] for name in best_on]), ALL: put_together(reference, changes.values())}
+    own = {
+        designs.BEST: designs.put_together(reference, [changes[name] for name in best_on]),
+        designs.ALL: designs.put_together(reference, changes.values()),
+    }
     chosen = [arm for arm in (best, every) if own[arm.name] != reference]
     if own[best.name] == own[every.name]:
         chosen = [every]

@@ -52,7 +52,7 @@ from polarity.predict.scorers import Probabilities
 from polarity.predict.stacked import ENCODER, Stack, StackMember
 from polarity.resolve import dump_config
 from polarity.workflows.best_training import fold_config, for_encoder, place_scores, teach_student, train_all
-from polarity.workflows.train import new_or_resumed
+from polarity.workflows.train import calibrate_run, new_or_resumed
 
 if TYPE_CHECKING:
     from polarity.model.embedding import Embedder
@@ -491,7 +491,6 @@ class _Work:
     def _judge(self, predictions: pa.Table, members: dict[str, dict[str, Floats]]) -> Metrics:
         """Calibration, metrics beside the floors (out of fold as the stack is), and the report."""
         from polarity.report.record import CommentTexts
-        from polarity.workflows.calibrate import calibrate_run
         from polarity.workflows.report import report_run
 
         calibrate_run(self.folder, self.say, labels=self.labels, whole=quiet.verbose())

@@ -21,8 +21,9 @@ from polarity.environment import MadeFrom, describe_environment
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, render_metrics
 from polarity.evaluate.predictions import label_column
+from polarity.resolve import dump_config
 from polarity.run import Run
-from polarity.workflows.calibrate import calibrate_run
+from polarity.workflows.train import calibrate_run, judge
 
 
 def read_again(run: Run, say: Say) -> Splits:
@@ -177,9 +178,6 @@ def write_run(
     folder: RunFolder, members: Sequence[Run], made_from: list[MadeFrom], splits: Splits, predictions: pa.Table, say: Say
 ) -> Metrics:
     """Write configuration, environment, predictions (of all held-out splits), calibration and metrics; returns the last."""
-    from polarity.resolve import dump_config
-    from polarity.workflows.train import judge
-
     config, before = members[0].config, members[0].environment
     now = describe_environment(seeds={"split": config.data.split.seed}, sources=config.data.sources)
     now["made_from"] = made_from

@@ -27,8 +27,9 @@ from polarity.environment import describe_environment, source_hashes
 from polarity.errors import ConfigError, RunError, Say
 from polarity.evaluate import Metrics, build_metrics, render_metrics
 from polarity.evaluate.agreement import Agreement, agreement, error_of_labels, in_words
+from polarity.evaluate.calibration import Calibration, CalibrationError, FittedTask, TestedTask, calibrate, check_on
 from polarity.evaluate.drift import describe_tokens
-from polarity.evaluate.predictions import of_split, task_codes
+from polarity.evaluate.predictions import Labels, of_split, task_codes
 from polarity.evaluate.render import Facts, last_screen
 from polarity.evaluate.results import SYNTHETIC
 from polarity.paths import DATA_KEYS, is_local_data, is_sample, typed, with_absolute_paths
@@ -37,7 +38,6 @@ from polarity.report.record import CommentTexts
 from polarity.resolve import Option, dump_config
 from polarity.run import Run
 from polarity.train.trackers import check_trackers
-from polarity.workflows.calibrate import calibrate_run
 from polarity.workflows.report import report_run
 
 MOST_IDS = 1000
@@ -228,6 +228,70 @@ def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> Metric
         metrics["data"] = SYNTHETIC
     folder.write_json(artifacts.METRICS, metrics)
     return metrics
+
+
+def calibrate_run(folder: RunFolder, say: Say, *, labels: Labels | None = None, whole: bool = True) -> Calibration:
+    """Fit on the validation rows of the run's predictions.parquet, write model/calibration.json, and return its content.
+
+    `labels` are the tasks with their classes, by default those of the run's config.yaml. Where there are test rows, the content says
+    under `test` what the calibration does on them. `whole` says all that was found, else one plain sentence a task. Raises RunError
+    where the run has no validation predictions.
+    """
+    labels = Run(folder).labels if labels is None else labels
+    predictions = folder.read_parquet(artifacts.PREDICTIONS)
+    rows = of_split(predictions, "validation")
+    if not rows.num_rows:
+        raise RunError(f"{folder.uri}/{artifacts.PREDICTIONS}: holds no validation rows, so there is nothing to calibrate on")
+    content = calibrate(rows, labels, "validation")
+    test = of_split(predictions, "test")
+    if test.num_rows:
+        content["test"] = check_on(test, labels, content["tasks"])
+    folder.write_json(artifacts.CALIBRATION, content)
+    for task, entry in content["tasks"].items():
+        say(_line(task, entry, content.get("test", {}).get(task)) if whole else _short_line(task, entry))
+    return content
+
+
+def _short_line(task: str, entry: FittedTask) -> str:
+    if "calibration_error" not in entry:
+        return f"calibration of {task}: {entry['note']}"
+    kept = "; predict and evaluate shift the scores of its classes too, which helps; what follows is without" if entry["biases"] else ""
+    before, after = (entry["calibration_error"]["before"]["ece"], entry["calibration_error"]["after"]["ece"])
+    found = f"{after:.3f} once calibrated" if after < before else "and calibration does not show a gain on these rows"
+    return f"{task}: confidence is off by {before:.3f} on average, {found}{kept}"
+
+
+def _line(task: str, entry: FittedTask, test: TestedTask | None) -> str:
+    if "calibration_error" not in entry:
+        return f"calibration of {task}: {entry['note']}"
+    errors = entry["calibration_error"]
+    parts = [
+        f"temperature {entry['temperature']:.2f}, calibration error {_error(errors['before'])} -> {_error(errors['after'])} (cross-fitted)"
+    ]
+    gain = entry.get("bias_gain")
+    if gain is None:
+        parts.append(entry["note"])
+    elif gain["gain_ci95"] is not None:
+        low, high = gain["gain_ci95"]
+        parts.append(f"class biases kept: macro-F1 {gain['gain']:+.3f} [{low:+.3f}, {high:+.3f}], corrected for having been chosen")
+    else:
+        low, high = gain["ci95"]
+        parts.append(
+            f"class biases not kept: macro-F1 {gain['cross_fitted']:+.3f} [{low:+.3f}, {high:+.3f}] cross-fitted, no evidence of a gain"
+        )
+    if test is not None:
+        errors, (low, high) = test["calibration_error"], test["macro_f1_change_ci95"]
+        parts.append(f"on test: error {_error(errors['before'])} -> {_error(errors['after'])}")
+        if entry["biases"] is not None:
+            change = test["macro_f1_after"] - test["macro_f1_before"]
+            parts[-1] += f", macro-F1 {change:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"calibration of {task}: {'; '.join(parts)}"
+
+
+def _error(error: CalibrationError) -> str:
+    low, high = error["ci95"]
+    noise = "" if error["evidence"] else f", no evidence: chance gives up to {error['noise95']:.3f}"
+    return f"{error['ece']:.3f} [{low:.3f}, {high:.3f}{noise}]"
 
 
 @contextmanager

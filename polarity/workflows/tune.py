@@ -19,21 +19,18 @@ from typing import Any
 import numpy as np
 
 from polarity import tables
-from polarity.artifacts import RunFolder
 from polarity.config import Config
 from polarity.encoders import require_encoders
 from polarity.errors import ConfigError, RunError, Say, nearest
 from polarity.resolve import dump_config, leaves
 from polarity.study import Arm, Best, Study, TrialRecord, open_study_folder
-from polarity.train.cluster import check_nodes, start_ray
 from polarity.train.control import clock
 from polarity.tune.designs import Base, arm_config
 from polarity.tune.findings import effect_rows, missing, overall_score, savings
-from polarity.tune.plan import StudyOrigin, StudyPlan, new_study, trial_time
+from polarity.tune.plan import StudyPlan, new_study, trial_time
 from polarity.tune.ray_tune import place_trials
-from polarity.tune.runner import Limits, PreparedStudy, check_same_rows, prepare_study, run_study, study_rows
-from polarity.tune.terminal import Pace, live_or_lines
-from polarity.workflows.ablate import resumed_study, tell
+from polarity.tune.runner import Limits, PreparedStudy, check_same_rows, run_study
+from polarity.workflows.ablate import prepare, resumed_study, tell
 from polarity.workflows.train import require_data
 from polarity.yaml_text import Tree, read_yaml_mapping
 
@@ -143,6 +140,7 @@ def search_arms(space: Space, samples: int, seed: int, *, grid: bool = False) ->
 BEST = "best.yaml"
 SEARCH = "search"
 """The design of a study that searches."""
+PLAN = StudyPlan(seeds=1, keep_ahead=False)
 
 
 @dataclass(frozen=True)
@@ -159,9 +157,8 @@ def tune(search: Search, study_dir: str, *, seed: int = 0, limits: Limits | None
     """Run the search into `study_dir` and write best.yaml. Raises ConfigError naming the draw that does not make a configuration."""
     arms, configs = _checked(search, seed)
     folder = open_study_folder(study_dir, resume=False)
-    prepared, plan = _prepare(configs, folder, say), StudyPlan(seeds=1, explore_seeds=1, keep_ahead=False)
-    origin = StudyOrigin(folder.uri.rstrip("/").rpartition("/")[2], SEARCH, "samples", "polarity " + " ".join(sys.argv[1:]))
-    study = new_study(folder, plan, arms, prepared.configs, prepared.rows, origin)
+    prepared, command = prepare(configs, "validation", folder, say), "polarity " + " ".join(sys.argv[1:])
+    study = new_study(folder, PLAN, arms, prepared, design=SEARCH, level="samples", command=command)
     study.file.seeds.confirm = []  # the search ranks by the inner rows; nothing is confirmed
     study.save()
     return _run_and_conclude(study, prepared, limits or Limits(), say)
@@ -179,19 +176,13 @@ def _checked(search: Search, seed: int) -> tuple[list[Arm], dict[str, Config]]:
     return arms, configs
 
 
-def _prepare(configs: dict[str, Config], folder: RunFolder | None, say: Say) -> PreparedStudy:
-    start_ray(configs[BASE].cluster, say)
-    check_nodes(configs.values(), folder, say, with_data=True)
-    return prepare_study(configs, study_rows(configs[BASE], effects_on="validation", say=say), say)
-
-
 def dry_run(search: Search, *, seed: int = 0, concurrent: int | None = None, say: Say = tell) -> str:
     """Check everything, then the plan in words: each configuration, ASHA's rungs, and a time from a few timed batches of the given one."""
     arms, configs = _checked(search, seed)
-    prepared = _prepare(configs, None, say)
-    asha = StudyPlan(seeds=1, explore_seeds=1, keep_ahead=False).asha(prepared.configs)
+    prepared = prepare(configs, "validation", None, say)
+    asha = PLAN.asha(prepared.configs)
     beside = place_trials(prepared.configs[BASE].cluster, max_concurrent=concurrent).concurrent
-    seconds = trial_time(prepared, BASE).seconds * len(arms) / beside
+    seconds = trial_time(prepared, BASE)[0] * len(arms) / beside
     rungs = "" if asha is None else f"; at {', '.join(f'{rung:.0%}' for rung in asha.rungs)} of its epochs a trial may be stopped"
     lines = [f"{len(arms)} trials, {beside} at a time{rungs}"]
     lines += [line for arm in arms for line in tables.wrapped(f"{arm.name}: {described(arm)}", first="  ", later="    ")]
@@ -206,7 +197,7 @@ def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool =
 
 def _run_and_conclude(study: Study, prepared: PreparedStudy, limits: Limits, say: Say) -> Study:
     configs = prepared.configs
-    reason = run_study(study, prepared, limits, lambda concurrent: live_or_lines(say, Pace(concurrent)), say)
+    reason = run_study(study, prepared, limits, say)
     best = best_trial(study)
     config = configs[best.arm]
     study.folder.write_text(BEST, dump_config(config))

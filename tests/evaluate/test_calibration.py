@@ -26,7 +26,7 @@ from polarity.evaluate.calibration import (
 )
 from polarity.evaluate.calibration import log_loss as own_log_loss
 from polarity.evaluate.predictions import build_predictions
-from polarity.workflows.calibrate import calibrate_run
+from polarity.workflows.train import calibrate_run
 from tests.evaluate.judged import PLAN, judged
 
 CLASSES = {"sentiment": PLAN["sentiment"]}

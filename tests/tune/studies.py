@@ -1,7 +1,6 @@
 """Tiny studies for the tests of this folder: a random encoder, random comments, arms that differ in what is plain to see."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,8 @@ from typing import Any
 from polarity.artifacts import RunFolder
 from polarity.config import Config
 from polarity.study import Arm, Seeds, Study, StudyFile, TrialRecord
-from polarity.tune.conductor import Watcher
 from polarity.tune.designs import Base, arm_configs
-from polarity.tune.plan import StudyOrigin, StudyPlan, new_study
+from polarity.tune.plan import StudyPlan, new_study
 from polarity.tune.runner import PreparedStudy, prepare_study, study_rows
 from tests.tiny import tiny_csv, tiny_encoder
 
@@ -63,10 +61,4 @@ def prepared(inputs: Inputs, arms: Sequence[Arm] = ARMS, *sets: str) -> Prepared
 
 def begun(folder: Path, ready: PreparedStudy, plan: StudyPlan, arms: Sequence[Arm] = ARMS) -> Study:
     """The record of a study that has not run."""
-    return new_study(RunFolder.create(folder), plan, arms, ready.configs, ready.rows, StudyOrigin("tiny", "custom", "custom"))
-
-
-@contextmanager
-def silent(concurrent: int) -> Iterator[Watcher]:
-    """A display that shows nothing."""
-    yield lambda study, trial, event: None
+    return new_study(RunFolder.create(folder), plan, arms, ready, design="custom", level="custom")

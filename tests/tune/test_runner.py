@@ -22,7 +22,7 @@ from polarity.tune.plan import StudyPlan
 from polarity.tune.ray_tune import Placement, place_trials, run_trials
 from polarity.tune.runner import Limits, PreparedStudy, make_run_folder, run_study, token_key, trial_specs
 from polarity.tune.trial import StudyTrial, begin_alone
-from tests.tune.studies import ARMS, Inputs, begun, make_inputs, prepared, silent
+from tests.tune.studies import ARMS, Inputs, begun, make_inputs, prepared
 
 ONE = Limits(max_concurrent=1)
 PLAN = StudyPlan(seeds=1)
@@ -53,7 +53,7 @@ def undisturbed(ready: PreparedStudy, tmp_path_factory: pytest.TempPathFactory) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray, "put", noted)
-        assert run_study(study, ready, ONE, silent, lambda line: None) is None
+        assert run_study(study, ready, ONE, lambda line: None) is None
     return study
 
 

@@ -9,7 +9,7 @@ import ray
 from polarity.tune.conductor import Budget
 from polarity.tune.plan import StudyPlan
 from polarity.tune.runner import Limits, run_study
-from tests.tune.studies import ARMS, begun, make_inputs, prepared, silent
+from tests.tune.studies import ARMS, begun, make_inputs, prepared
 
 
 @pytest.mark.slow
@@ -17,7 +17,7 @@ def test_a_stopped_group_ends_and_gives_its_cpus_back(tmp_path: Path, ray_cluste
     inputs, arms = make_inputs(tmp_path, workers=2), ARMS[:2]
     ready = prepared(inputs, arms)
     study = begun(tmp_path / "study", ready, StudyPlan(seeds=1), arms)
-    closed = run_study(study, ready, Limits(budget=Budget(epochs=8)), silent, lambda line: None)
+    closed = run_study(study, ready, Limits(budget=Budget(epochs=8)), lambda line: None)
     first, second = study.of("explore")
     assert (first.status, first.epochs) == ("finished", 4), first.error
     assert (second.status, second.epochs, second.rung) == ("stopped", 1, 0.25), second.error

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from polarity.artifacts import RunFolder
 from polarity.study import Arm, Study, new_trial
-from polarity.tune.terminal import Pace, event_line, live_or_lines, progress_table
+from polarity.tune.terminal import event_line, live_or_lines, progress_table, seconds_left
 from tests.tune.studies import record
 
 ARMS = [Arm("baseline"), Arm("tier-1", reference="baseline")]
@@ -27,25 +27,25 @@ def study(tmp_path: Path) -> Study:
 
 
 def test_time_left_is_epochs_times_their_wall_time(study: Study) -> None:
-    assert Pace(1).seconds_left(study) == pytest.approx((4 + 8) * 2.0)  # both arms may yet be confirmed
-    assert Pace(2).seconds_left(study) == pytest.approx((4 + 8) * 2.0 / 2)
+    assert seconds_left(study, 1) == pytest.approx((4 + 8) * 2.0)  # both arms may yet be confirmed
+    assert seconds_left(study, 2) == pytest.approx((4 + 8) * 2.0 / 2)
     study.trials.append(new_trial("baseline", 1, "confirm", 4))
-    assert Pace(1).seconds_left(study) == pytest.approx(4 * 2.0)  # now it is known who is
+    assert seconds_left(study, 1) == pytest.approx(4 * 2.0)  # now it is known who is
     for trial in study.trials:
         trial.epochs = 0
-    assert Pace(1).seconds_left(study) is None
+    assert seconds_left(study, 1) is None
 
 
 def test_lines_say_what_happened_and_what_is_left(study: Study) -> None:
-    line = event_line(study, study.trials[1], "stopped at the rung of 25% of its schedule", Pace(1))
+    line = event_line(study, study.trials[1], "stopped at the rung of 25% of its schedule", 1)
     for words in ("explore-tier-1-s0: stopped at the rung of 25%", "after 2 epochs", "1 finished", "1 stopped", "best 0.4000", "0:24 left"):
         assert words in line
-    assert "epoch 4/4 (100%), overall 0.4000" in event_line(study, study.trials[0], "epoch", Pace(1))
+    assert "epoch 4/4 (100%), overall 0.4000" in event_line(study, study.trials[0], "epoch", 1)
 
 
 def test_the_table_has_arms_and_seeds(study: Study) -> None:
     out = StringIO()
-    Console(file=out, width=120).print(progress_table(study, Pace(1)))
+    Console(file=out, width=120).print(progress_table(study, 1))
     shown = out.getvalue()
     for words in ("explore 0", "confirm 1", "finished 4/4 0.400", "stopped 2/8 0.200", "tier-1"):
         assert words in shown
@@ -53,10 +53,10 @@ def test_the_table_has_arms_and_seeds(study: Study) -> None:
 
 def test_a_terminal_gets_the_table_and_a_file_gets_lines(study: Study) -> None:
     lines: list[str] = []
-    with live_or_lines(lines.append, Pace(1), Console(file=StringIO())) as watch:
+    with live_or_lines(lines.append, 1, Console(file=StringIO())) as watch:
         watch(study, study.trials[0], "finished")
     assert len(lines) == 1
     out = StringIO()
-    with live_or_lines(lines.append, Pace(1), Console(file=out, force_terminal=True, width=120)) as watch:
+    with live_or_lines(lines.append, 1, Console(file=out, force_terminal=True, width=120)) as watch:
         watch(study, study.trials[1], "failed for good: boom")
     assert len(lines) == 1 and "boom" in out.getvalue() and "stopped 2/8" in out.getvalue()

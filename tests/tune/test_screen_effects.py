@@ -8,9 +8,10 @@ from planted import LABELS, ScreenWorld, World
 
 from polarity.errors import DataError
 from polarity.evaluate.metrics import confusion_matrix, macro_f1
+from polarity.study import EFFECTS_SCHEMA
 from polarity.tune.designs import plan_screen
 from polarity.tune.screen_effects import ScreenEffects, fit_screen, linear_effects
-from polarity.tune.statistics import EFFECTS_SCHEMA, SeedRows
+from polarity.tune.statistics import SeedRows
 from polarity.tune.variance import detectable_effect, judge_rows
 
 POINTS = plan_screen("points")

@@ -13,9 +13,9 @@ from sklearn.metrics import f1_score
 from polarity.errors import ConfigError, DataError
 from polarity.evaluate.intervals import scores_of, unit_of
 from polarity.evaluate.predictions import build_predictions, task_codes
-from polarity.study import Arm, Detectable, Stage, Status, TrialRecord
+from polarity.study import EFFECTS_SCHEMA, Arm, Detectable, Stage, Status, TrialRecord
 from polarity.tune.findings import equal_compute
-from polarity.tune.statistics import EFFECTS_SCHEMA, study_effects
+from polarity.tune.statistics import study_effects
 from polarity.tune.terminal import render_effects
 from polarity.tune.variance import (
     MEASURED_SEED_SD,
