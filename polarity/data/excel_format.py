@@ -40,7 +40,7 @@ def open_excel(name: str, path: Path) -> Source:
         chosen = next((title for title in filled if _wide(next(_rows(book[title]))[1])), filled[0])
         number, header = next(_rows(book[chosen]))
         above = next(_filled(book[chosen]))[0] < number
-    columns = ["" if cell is None else str(cell) for cell in _trimmed(header)]
+    columns = _names(header)
     twice = [column for column in columns if column.strip() and columns.count(column) > 1]
     if twice:
         raise DataError(f"{name}: the column {twice[0]!r} is in the header {columns.count(twice[0])} times: rename or remove one")
@@ -82,11 +82,12 @@ def _workbook(name: str, path: Path) -> Iterator["Workbook"]:
 
 
 def _filled(sheet: Any) -> Iterator[tuple[int, Cells]]:
-    """(number, cells) of the rows that hold anything."""
+    """(number, cells) of the rows that hold anything, without the empty cells at a row's end."""
     sheet.reset_dimensions()  # some programs write wrong ones, and rows behind them would be lost
     for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
-        if any(cell is not None and cell != "" for cell in cells):
-            yield number, cells
+        filled = [place for place, cell in enumerate(cells, start=1) if cell not in (None, "")]
+        if filled:
+            yield number, cells[: filled[-1]]
 
 
 def _rows(sheet: Any) -> Iterator[tuple[int, Cells]]:
@@ -102,27 +103,22 @@ def _rows(sheet: Any) -> Iterator[tuple[int, Cells]]:
 
 
 def _wide(cells: Cells) -> bool:
-    return len([cell for cell in cells if cell is not None and cell != ""]) > 1
+    return sum(cell not in (None, "") for cell in cells) > 1
 
 
-def _trimmed(cells: Cells) -> Cells:
-    end = len(cells)
-    while end and (cells[end - 1] is None or cells[end - 1] == ""):
-        end -= 1
-    return cells[:end]
+def _names(header: Cells) -> list[str]:
+    return ["" if cell is None else str(cell) for cell in header]
 
 
 def _blocks(name: str, path: Path, sheet: str, columns: Sequence[str]) -> Iterator[pa.Table]:
     with _workbook(name, path) as book:
         rows = _rows(book[sheet])
-        header = ["" if cell is None else str(cell) for cell in _trimmed(next(rows)[1])]
+        header = _names(next(rows)[1])
         places = list(range(len(header))) if list(columns) == header else [header.index(column) for column in columns]
         while block := list(islice(rows, ROWS_PER_BLOCK)):
             for number, cells in block:
-                if len(_trimmed(cells)) > len(header):
-                    raise DataError(
-                        f"{name}, sheet row {number}: has a cell beyond the {len(header)} columns of the header: name its column"
-                    )
+                if len(cells) > len(header):
+                    raise DataError(f"{name}, sheet row {number}: has a cell beyond the {len(header)} columns of the header: name its column")
             texts = [[_text(cells[at]) if at < len(cells) else None for _, cells in block] for at in places]
             yield pa.Table.from_arrays([pa.array(column, pa.large_string()) for column in texts], names=list(columns))
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,22 +30,8 @@ SAVED = ("state.json", "dataset_dict.json")
 """Files that `save_to_disk` leaves in the folder of a dataset, or of one with several splits."""
 
 
-def open_saved(name: str, folder: Path) -> Source:
-    """Open a folder written by `datasets.save_to_disk`; raises DataError where it has several splits or is damaged."""
-    return _open(name, partial(_load_saved, name, folder))
-
-
-def open_hub(name: str) -> Source:
-    """Open `hf:NAME` or `hf:NAME@SPLIT`; raises DataError where the hub, the dataset or the split cannot be had."""
-    dataset, _, split = name.removeprefix("hf:").partition("@")
-    if not dataset:
-        raise DataError(f"{name!r}: no dataset is named: write hf:NAME or hf:NAME@SPLIT")
-    return _open(name, partial(_load_hub, name, dataset, split or None))
-
-
-def _open(name: str, load: Callable[[], "Dataset"]) -> Source:
-    if find_spec("datasets") is None:
-        raise DataError(f"{name}: reading it needs the package `datasets`: pip install datasets")
+def _open_dataset(name: str, load: Callable[[], "Dataset"]) -> Source:
+    """Raises DataError where the dataset cannot be had, has several splits, is damaged or has no rows."""
     loaded = load()
     if len(loaded) == 0:
         raise DataError(f"{name}: the dataset has no rows")
@@ -69,12 +54,16 @@ def _load_saved(name: str, folder: Path) -> "Dataset":
             raise DataError(f"{name}: the saved dataset is damaged: {error}: save it again") from error
 
 
-def _load_hub(name: str, dataset: str, split: str | None) -> "Dataset":
+def _load_hub(name: str) -> "Dataset":
+    """Of `hf:NAME` or `hf:NAME@SPLIT`."""
     import datasets
     from huggingface_hub.errors import HfHubHTTPError
 
+    dataset, _, split = name.removeprefix("hf:").partition("@")
+    if not dataset:
+        raise DataError(f"{name!r}: no dataset is named: write hf:NAME or hf:NAME@SPLIT")
     try:
-        loaded = datasets.load_dataset(dataset, split=split)
+        loaded = datasets.load_dataset(dataset, split=split or None)
     except datasets.exceptions.DatasetNotFoundError as error:
         advice = "check the name, or log in with `hf auth login`"
         raise DataError(f"{name}: the hub has no dataset {dataset!r} that you may read: {advice}") from error
@@ -115,14 +104,15 @@ def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
     return {c: f["names"] for c, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel" and "names" in f}
 
 
-def not_a_dataset(name: str, folder: Path) -> str:
+def _not_a_dataset(name: str, folder: Path) -> str:
     """What to say of a folder that is no saved dataset."""
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     inside = f"it holds {', '.join(files[:5])}{', ...' if len(files) > 5 else ''}: name one file" if files else "it holds no file"
     return f"{name}: is a folder, and not one saved by `datasets.save_to_disk`: {inside}"
 
 
-EXTENSIONS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json", ".xlsx")
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".xlsx": "xlsx"}
+EXTENSIONS = tuple(FORMATS)
 MAX_PARTS = 32
 """Most tasks that a Parquet source is read by, if its row groups are small."""
 ROWS_PER_PART = 32 * ROWS_PER_BLOCK
@@ -142,7 +132,7 @@ def open_source(name: str) -> Source:
     if name == "sample" or name.startswith("sample:"):
         return _open_sample(name)
     if name.startswith("hf:"):
-        return open_hub(name)
+        return _open_dataset(name, partial(_load_hub, name))
     if "://" in name:
         return _open_remote(name)
     # absolute, because Ray's workers may stand in another folder
@@ -152,26 +142,27 @@ def open_source(name: str) -> Source:
             raise DataError(f"{name}: no such file{_similar(path)}")
         if path.is_dir():
             if any((path / mark).is_file() for mark in SAVED):
-                return open_saved(name, path)
+                return _open_dataset(name, partial(_load_saved, name, path))
             if files := sorted(file for file in path.glob("*.parquet") if file.name[0] not in _HIDDEN):
                 return _open_parquet(name, [(f"{name.rstrip('/')}/{file.name}", file) for file in files])
-            raise DataError(not_a_dataset(name, path))
+            raise DataError(_not_a_dataset(name, path))
     return _open_file(name, path)
 
 
 def _open_file(name: str, path: Path) -> Source:
     extension = path.suffix.lower()
-    if extension == ".csv":
-        return open_csv(name, path, ",")
-    if extension == ".tsv":
-        return open_csv(name, path, "\t")
-    if extension == ".parquet":
-        return _open_parquet(name, [(name, path)])
-    if extension in (".jsonl", ".ndjson", ".json"):
-        return open_jsonl(name, path)
-    if extension == ".xlsx":
-        return open_excel(name, path)
-    if path.suffix.lower() in (".gz", ".bz2", ".xz", ".zst", ".zip"):
+    match FORMATS.get(extension):
+        case "csv":
+            return open_csv(name, path, ",")
+        case "tsv":
+            return open_csv(name, path, "\t")
+        case "parquet":
+            return _open_parquet(name, [(name, path)])
+        case "jsonl":
+            return open_jsonl(name, path)
+        case "xlsx":
+            return open_excel(name, path)
+    if extension in (".gz", ".bz2", ".xz", ".zst", ".zip"):
         raise DataError(f"{name}: is compressed: unpack it first; known are {', '.join(EXTENSIONS)}")
     hint = nearest(extension, EXTENSIONS) if extension else ""
     hint = f" ({hint})" if hint.startswith("did you mean") else ""

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from polarity.data.duplicates import GRAM, MIN_CHARACTERS, normalise
+from polarity.data.oversample import mix64
 
 SplitPart = Literal["train", "validation", "test"]
 PARTS: tuple[SplitPart, ...] = get_args(SplitPart)
@@ -79,13 +80,8 @@ class SeenRows:
     @classmethod
     def of(cls, parts: Mapping[str, pa.Table]) -> "SeenRows":
         """From comments tables (`title`, `comment`) by part: train, validation, test."""
-        return cls(
-            _distinct(
-                pa.concat_tables(
-                    [_hashed(part, parts[part], signed=parts[part].num_rows <= MOST_SIGNED) for part in PARTS if part in parts]
-                )
-            )
-        )
+        hashed = [_hashed(part, parts[part], signed=parts[part].num_rows <= MOST_SIGNED) for part in PARTS if part in parts]
+        return cls(_distinct(pa.concat_tables(hashed)))
 
     @classmethod
     def union(cls, runs: "list[SeenRows]") -> "SeenRows":
@@ -138,10 +134,8 @@ def titles_apart(training: Keys, judged: pa.ChunkedArray) -> bool:
 
 def row_keys(comments: pa.Table) -> list[pa.Array]:
     """The `KEYS` of a comments table's rows (uint64): of the whole row, and of its title, null where there is none."""
-    known: dict[str, str] = {}  # few titles of many rows
     titles = [title or "" for title in comments["title"].to_pylist()]
-    for title in set(titles):
-        known[title] = normalise(title)
+    known = {title: normalise(title) for title in set(titles)}  # few titles of many rows
     titles = [known[title] for title in titles]
     texts = [normalise(text or "") for text in comments["comment"].to_pylist()]
     hashed = {title: _hash(title) if title else None for title in known.values()} | {"": None}
@@ -189,6 +183,7 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "little")
 
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.random.default_rng(2026).integers(1, 1 << 63, HASHES, dtype=np.uint64) | np.uint64(1)
 
 
@@ -223,21 +218,13 @@ def _gram_hashes(texts: list[str]) -> tuple[Keys, NDArray[np.int64]]:
     codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
     hashes = np.zeros(len(codes) - GRAM + 1, np.uint64)
     for offset in range(GRAM):
-        hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[offset : len(codes) - GRAM + 1 + offset]
-    hashes = _mixed(hashes)
+        hashes = hashes * _GOLDEN + codes[offset : len(codes) - GRAM + 1 + offset]
+    hashes = mix64(hashes - _GOLDEN)  # the runs' signatures were made of the mixing alone, without the constant that mix64 adds first
     ends = np.cumsum(lengths)
     position = np.arange(len(codes))
     inside = position + GRAM <= np.repeat(ends, lengths)  # a gram that reaches into the next text is none
     counts = lengths - GRAM + 1
     return hashes[inside[: len(hashes)]], np.concatenate([[0], np.cumsum(counts)[:-1]])
-
-
-def _mixed(values: Keys) -> Keys:
-    """splitmix64's finaliser (Steele et al. 2014)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Keys = values ^ (values >> np.uint64(31))
-    return mixed
 
 
 def _stored_signatures(rows: pa.Table) -> Signatures:

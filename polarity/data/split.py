@@ -88,12 +88,15 @@ def _with_every_class(parts: Parts, labels: dict[str, Rows], names: Mapping[str,
 
     Rare classes of few rows come out so by chance. No row is moved that is the last of some class in its part.
     """
-    if sum(map(len, parts)) < FEWEST:
+    used = [index for index in (TRAIN, VALIDATION, TEST) if len(parts[index])]
+    lacking: list[tuple[int, str, int]] = []
+    for task, values in labels.items():
+        rows = [np.bincount(values[part] - MISSING, minlength=values.max() - MISSING + 1)[1:] for part in parts]
+        enough = np.flatnonzero(np.sum(rows, axis=0) >= len(used)).tolist()
+        lacking += [(index, task, label) for label in enough for index in used if not rows[index][label]]
+    if not lacking or sum(map(len, parts)) < FEWEST:
         return parts, []
-    if all(_holds_every_class(part, labels) for part in parts if len(part)):
-        return parts, []
-    held = [list(part.tolist()) for part in parts]
-    used = [index for index in (TRAIN, VALIDATION, TEST) if held[index]]
+    held = [part.tolist() for part in parts]
     notes: list[str] = []
 
     def count(index: int, task: str, label: int) -> int:
@@ -118,24 +121,13 @@ def _with_every_class(parts: Parts, labels: dict[str, Rows], names: Mapping[str,
                 )
                 return
 
-    for task, values in labels.items():
-        for label in np.unique(values[values != MISSING]).tolist():
-            if (values == label).sum() >= len(used):
-                for index in used:
-                    if not count(index, task, label):
-                        swap_in(index, task, label)
+    for index, task, label in lacking:
+        if not count(index, task, label):  # no other swap has brought one
+            swap_in(index, task, label)
     if not notes:
         return parts, []
     train, validation, test = (np.array(sorted(rows), np.int64) for rows in held)
     return (train, validation, test), notes
-
-
-def _holds_every_class(part: Rows, labels: dict[str, Rows]) -> bool:
-    """Whether a part has a row of every class that has any."""
-    return all(
-        not (np.bincount(v + 1)[1:].astype(bool) & ~np.bincount(v[part] + 1, minlength=v.max() + 2)[1:].astype(bool)).any()
-        for v in labels.values()
-    )
 
 
 def _by_part(part: Rows) -> Parts:

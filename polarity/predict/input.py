@@ -15,14 +15,13 @@ import pyarrow.compute as pc
 
 from polarity.config import DataConfig
 from polarity.data.canonical import TEXT, VISIBLE, as_text, find_column, refuse_numbers
-from polarity.data.formats import EXTENSIONS, SAVED, open_source
+from polarity.data.formats import EXTENSIONS, FORMATS, SAVED, open_source
 from polarity.data.source import Part, Source
 from polarity.data.text_formats import WHOLE
 from polarity.errors import DataError
 
 CHUNK_ROWS = 1024
 """Rows of a chunk: enough to sort by length, few enough that little is lost when a run is killed."""
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".xlsx": "xlsx"}
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from pydantic import JsonValue
 from polarity.artifacts import disk_errors
 from polarity.data.canonical import TEXT
 from polarity.data.excel_format import ExcelSheet
-from polarity.data.formats import EXTENSIONS
+from polarity.data.formats import EXTENSIONS, FORMATS
 from polarity.data.text_formats import WHOLE
 from polarity.errors import DataError, nearest
 from polarity.evaluate.calibration import probabilities_of
 from polarity.evaluate.predictions import Labels, probability_column
 from polarity.evaluate.shares import Tally
-from polarity.predict.input import FORMATS, Input
+from polarity.predict.input import Input
 
 DIGITS = 6
 """Digits of a probability in text formats."""

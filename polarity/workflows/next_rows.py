@@ -23,7 +23,7 @@ from polarity.errors import DataError, Say
 from polarity.evaluate.calibration import probabilities_of
 from polarity.evaluate.predictions import Floats, Labels
 from polarity.predict.batch import ChunkScorer, ScoreOptions
-from polarity.predict.input import FORMATS, Chunk, Columns, Input, Place, chunk_reads, open_inputs
+from polarity.predict.input import Chunk, Columns, Input, Place, chunk_reads, open_inputs
 from polarity.predict.output import Written, as_table, check_out, column_text, open_writer, table_schema
 from polarity.run import Run
 from polarity.workflows.predict import absolute
