@@ -29,9 +29,9 @@ from polarity.data.seen import SeenRows, titles_apart
 from polarity.environment import Environment, read_environment
 from polarity.errors import ConfigError, DataError, RunError
 from polarity.evaluate.calibration import TaskCalibration, read_calibration
+from polarity.evaluate.judge import Stability
 from polarity.evaluate.predictions import check_predictions, labels_of, of_split
 from polarity.evaluate.results import Difference, Metrics, SeenCounts, read_metrics
-from polarity.evaluate.targets import Stability
 from polarity.resolve import parse_config, with_sets
 
 HELD_OUT = ("validation", "test")

@@ -35,9 +35,9 @@ def text_of(shown: Console) -> str:
     return "\n".join(line.rstrip() for line in shown.file.getvalue().splitlines()) + "\n"
 
 
-def printed(*parts: RenderableType, columns: int | None = None) -> str:
+def printed(*parts: RenderableType) -> str:
     """Tables and lines below each other, as text. A line is wrapped at words."""
-    shown = console(columns)
+    shown = console()
     for part in parts:
         shown.print(part)
     return text_of(shown)

@@ -118,7 +118,8 @@ def _blocks(name: str, path: Path, sheet: str, columns: Sequence[str]) -> Iterat
         while block := list(islice(rows, ROWS_PER_BLOCK)):
             for number, cells in block:
                 if len(cells) > len(header):
-                    raise DataError(f"{name}, sheet row {number}: has a cell beyond the {len(header)} columns of the header: name its column")
+                    beyond = f"has a cell beyond the {len(header)} columns of the header: name its column"
+                    raise DataError(f"{name}, sheet row {number}: {beyond}")
             texts = [[_text(cells[at]) if at < len(cells) else None for _, cells in block] for at in places]
             yield pa.Table.from_arrays([pa.array(column, pa.large_string()) for column in texts], names=list(columns))
 

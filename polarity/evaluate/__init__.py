@@ -1,7 +1,7 @@
 """Judging predictions: metrics, intervals, slices, floors, verdict. Reads predictions tables and nothing else."""
 
 from polarity.evaluate.intervals import paired_difference
-from polarity.evaluate.judge import build_metrics, evaluate_split
+from polarity.evaluate.judge import Stability, build_metrics, evaluate_split, verdict
 from polarity.evaluate.predictions import (
     build_predictions,
     check_predictions,
@@ -11,7 +11,6 @@ from polarity.evaluate.predictions import (
 )
 from polarity.evaluate.render import render_metrics
 from polarity.evaluate.results import Metrics, PartResult, metrics_schema
-from polarity.evaluate.targets import Stability, verdict
 
 __all__ = [
     "Metrics",

@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polarity.evaluate.predictions import Codes
 
-Votes = NDArray[np.int64]
 
-
-def nominal_alpha(votes_NK: Votes) -> float | None:
+def nominal_alpha(votes_NK: Codes) -> float | None:
     """Krippendorff's alpha of nominal votes; None where no row has two votes, or all votes are for one class."""
     from krippendorff import alpha
 
@@ -55,7 +52,7 @@ class Agreement(TypedDict):
     errors: NotRequired[dict[str, ErrorsOfLabels]]
 
 
-def agreement(votes_NK: Votes, classes: Sequence[str]) -> Agreement:
+def agreement(votes_NK: Codes, classes: Sequence[str]) -> Agreement:
     """A task's agreement: rows, votes, rows with two votes or more, those that are not unanimous, ties, and alpha, overall and by class.
 
     `one_against_rest` is how often one annotator's vote is the majority of the others', over all votes whose row has others with a
@@ -80,7 +77,7 @@ def agreement(votes_NK: Votes, classes: Sequence[str]) -> Agreement:
     }
 
 
-def _one_against_rest(votes_NK: Votes) -> float | None:
+def _one_against_rest(votes_NK: Codes) -> float | None:
     agreed = asked = 0
     for index in range(votes_NK.shape[1]):
         cast_N = votes_NK[:, index]
@@ -93,7 +90,7 @@ def _one_against_rest(votes_NK: Votes) -> float | None:
     return agreed / asked if asked else None
 
 
-def error_of_labels(votes_NK: Votes, labels: Codes, predicted: Codes) -> ErrorsOfLabels:
+def error_of_labels(votes_NK: Codes, labels: Codes, predicted: Codes) -> ErrorsOfLabels:
     """How the model's errors lie to the votes, over the rows (N,) with a label and two votes or more.
 
     `rows`, `errors`, `disputed` rows (not unanimous), `errors_disputed` on these, and `errors_voted`: errors in which an annotator said

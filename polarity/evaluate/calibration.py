@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from polarity.artifacts import CALIBRATION, RunFolder
 from polarity.errors import RunError
 from polarity.evaluate.intervals import interval, joint_cells
-from polarity.evaluate.metrics import confusion_matrix, macro_f1
+from polarity.evaluate.metrics import confusion_matrix, macro_f1, softmax
 from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictions, probability_column, task_codes
 
 BINS = 15
@@ -304,16 +304,16 @@ def gain_of(labels: Codes, before: Codes, after: list[Codes], classes: int, seed
     }
 
 
-def after_selection(observed: float, error: float, threshold: float = KEPT_ERRORS) -> tuple[float, list[float]]:
-    """The gain behind an estimate that is reported only because it exceeded `threshold` standard errors, with its 95 % interval.
+def after_selection(observed: float, error: float) -> tuple[float, list[float]]:
+    """The gain behind an estimate that is reported only because it exceeded KEPT_ERRORS standard errors, with its 95 % interval.
 
     The estimate is normal around the true gain and cut off below the threshold. The value returned is the true gain under which the
     observed estimate would be the median of what is left, so it is as often too high as too low; the limits likewise. Just above the
     threshold that alone would allow any negative gain, so the gain is also held within the plain 99.5 % interval of the estimate: the
     hybrid inference on winners of Andrews, Kitagawa and McCloskey (2024). Raises ValueError where the estimate is not above the threshold.
     """
-    if observed <= threshold * error:
-        raise ValueError(f"an estimate of {observed} with standard error {error} does not exceed {threshold} of them")
+    if observed <= KEPT_ERRORS * error:
+        raise ValueError(f"an estimate of {observed} with standard error {error} does not exceed {KEPT_ERRORS} of them")
     from scipy.optimize import brentq
 
     below = NormalDist().cdf
@@ -321,8 +321,8 @@ def after_selection(observed: float, error: float, threshold: float = KEPT_ERROR
 
     def share_above(mean: float) -> float:
         """P(estimate > z) among the estimates that are above the threshold and within reach of the mean: rises with the mean."""
-        low, high = max(threshold - mean, -reach), reach
-        return (below(high) - below(z - mean)) / (below(high) - below(low))
+        low, high = below(max(KEPT_ERRORS - mean, -reach)), below(reach)
+        return (high - below(z - mean)) / (high - low)
 
     def mean_of(share: float) -> float:
         return error * float(brentq(lambda mean: share_above(mean) - share, z - reach + 1e-9, z + reach - 1e-9))
@@ -356,10 +356,8 @@ def apply(probabilities: NDArray[np.floating], temperature: float, biases: Seque
     The probabilities leave the biases out: these trade precision for recall, and probabilities that held them would be wrong again.
     """
     logs_NK = _logs(probabilities) / temperature
-    exp_NK = np.exp(logs_NK - logs_NK.max(axis=1, keepdims=True))
-    shares_NK: Floats = exp_NK / exp_NK.sum(axis=1, keepdims=True)
     chosen_NK = logs_NK if biases is None else logs_NK + np.asarray(biases, np.float64)
-    return shares_NK, chosen_NK.argmax(axis=1)
+    return softmax(logs_NK), chosen_NK.argmax(axis=1)
 
 
 def calibrate(predictions: pa.Table, labels: Labels, split: str = "validation", *, seed: int = 0) -> Calibration:
@@ -394,8 +392,7 @@ def _calibrate_task(predictions: pa.Table, task: str, classes: Sequence[str], se
         return {"temperature": 1.0, "biases": None, "rows": len(label), "note": note}
     temperature = fit_temperature(probabilities, label)
     crossed, _ = next(cross_fit(probabilities, label, seed, with_biases=False, repeats=1))
-    entry = _before_and_after(probabilities, crossed, label)
-    entry["temperature"] = temperature
+    entry = _before_and_after(temperature, probabilities, crossed, label)
     chosen = (crossed, predicted)
     if counts.min() >= MIN_CLASS_ROWS:
         fits = list(cross_fit(probabilities, label, seed, with_biases=True, repeats=REPEATS))
@@ -410,14 +407,14 @@ def _calibrate_task(predictions: pa.Table, task: str, classes: Sequence[str], se
     return entry
 
 
-def _before_and_after(before: Floats, after: Floats, label: Codes) -> FittedTask:
+def _before_and_after(temperature: float, before: Floats, after: Floats, label: Codes) -> FittedTask:
     """A task's entry with what the cross-fitted temperature changes."""
     rows = np.arange(len(label))
     saved = np.log(np.clip(after[rows, label], 1e-12, 1.0)) - np.log(np.clip(before[rows, label], 1e-12, 1.0))
     reach = 1.96 * float(saved.std(ddof=1)) / len(label) ** 0.5
     errors = _errors(before, after, label)
     return {
-        "temperature": 1.0,
+        "temperature": temperature,
         "biases": None,
         "rows": len(label),
         "ece_before": errors["ece_before"],

@@ -54,8 +54,8 @@ def drift(
     """
     found: Drift = {"labels": {}, "warnings": []}
     for task, counts in train_labels.items():
-        here = _label_counts(task_codes(predictions, task, labels[task])[0], len(labels[task]))
-        compared = _compare(np.asarray(counts), here)
+        codes = task_codes(predictions, task, labels[task])[0]
+        compared = _compare(np.asarray(counts), np.bincount(codes[codes >= 0], minlength=len(labels[task])))
         found["labels"][task] = compared
         if compared["drifted"]:
             found["warnings"].append(_label_warning(task, labels[task], compared))
@@ -71,10 +71,6 @@ def drift(
             rates = f"{found['unknown']['rate']:.1%} of the tokens, {found['unknown']['train_rate']:.1%} in training"
             found["warnings"].append(f"the tokenizer does not know much of this text ({rates}): another language, script or encoding?")
     return found
-
-
-def _label_counts(codes: Codes, classes: int) -> Codes:
-    return np.bincount(codes[codes >= 0], minlength=classes)
 
 
 def _compare(train: Codes, here: Codes) -> Shift:

@@ -70,13 +70,15 @@ class Unit:
             return low, high
         from scipy.special import stdtrit  # scipy is slow to import, and most intervals are of rows
 
-        reach: Floats = stdtrit(self.degrees, 1 - tail) * _jackknife_error(np.asarray(point), replicates)
+        units = len(replicates)  # the estimates without each title, and their spread around the estimate of all
+        error = np.sqrt((units - 1) / units * ((replicates - np.asarray(point)) ** 2).sum(axis=0))
+        reach: Floats = stdtrit(self.degrees, 1 - tail) * error
         return point - reach, point + reach
 
-    def interval(self, point: float, replicates: Floats, *, least: float = 0.0, most: float = 1.0) -> list[float]:
-        """The 95 % interval of one estimate from its replicates (R,), cut at what is possible."""
+    def interval(self, point: float, replicates: Floats, *, least: float = 0.0) -> list[float]:
+        """The 95 % interval of one estimate from its replicates (R,), cut at what is possible: `least`, and 1."""
         low, high = self.limits(point, replicates)
-        return [max(float(low), least), min(float(high), most)]
+        return [max(float(low), least), min(float(high), 1.0)]
 
     def smallest_interval(self, point_K: Floats, replicates_RK: Floats) -> list[float]:
         """As the function `smallest_interval`, for either unit."""
@@ -85,13 +87,6 @@ class Unit:
         low_K, _ = self.limits(point_K, replicates_RK)
         _, high_K = self.limits(point_K, replicates_RK, 0.025 / len(point_K))
         return [max(float(low_K.min()), 0.0), min(float(high_K.min()), 1.0)]
-
-
-def _jackknife_error(point: Floats, left_out_G: Floats) -> Floats:
-    """Standard errors (...) from the estimates without each unit (G, ...), around the estimate of all."""
-    units = len(left_out_G)
-    error: Floats = np.sqrt((units - 1) / units * ((left_out_G - point) ** 2).sum(axis=0))
-    return error
 
 
 def interval(values: Floats) -> list[float]:

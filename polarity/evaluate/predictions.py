@@ -83,7 +83,9 @@ def check_predictions(table: pa.Table, labels: Labels) -> None:
     Raises DataError, naming column and row ids, for a missing column, a row that stands twice in a split, a null or unknown
     prediction, an unknown label, and a probability that is not a number from 0 to 1.
     """
-    needed = ["split", "row_id", "title", *(name for task in labels for name in _task_columns(task, labels[task]))]
+    needed = ["split", "row_id", "title"]
+    for task, classes in labels.items():
+        needed += [label_column(task), prediction_column(task), *(probability_column(task, label) for label in classes)]
     for name in needed:
         if name not in table.column_names:
             raise DataError(f"predictions have no column {name!r} ({nearest(name, table.column_names)})")
@@ -130,23 +132,20 @@ def _codes(column: pa.ChunkedArray, classes: Sequence[str]) -> Codes:
     return codes
 
 
-def _task_columns(task: str, classes: Sequence[str]) -> list[str]:
-    return [label_column(task), prediction_column(task), *(probability_column(task, label) for label in classes)]
-
-
 def _check_unique(table: pa.Table) -> None:
     # Own files may number their rows from 0 in each split, so a row is (split, row_id).
     counts = table.group_by(["split", "row_id"]).aggregate([([], "count_all")])
     twice = counts.filter(pc.greater(counts["count_all"], 1))
     if twice.num_rows:
-        shown = ", ".join(f"{row['row_id']!r} ({row['split']})" for row in twice.slice(0, _SHOWN).to_pylist())
-        more = f" and {twice.num_rows - _SHOWN} more" if twice.num_rows > _SHOWN else ""
-        raise DataError(f"predictions: column 'row_id' holds rows twice: {shown}{more}. Each row is judged once")
+        rows = [f"{row['row_id']!r} ({row['split']})" for row in twice.to_pylist()]
+        raise DataError(f"predictions: column 'row_id' holds rows twice: {_first(rows)}. Each row is judged once")
 
 
 def _refuse(table: pa.Table, bad: pa.ChunkedArray, what: str) -> None:
-    rows = table.filter(bad)
-    if rows.num_rows:
-        shown = ", ".join(repr(row) for row in rows["row_id"].slice(0, _SHOWN).to_pylist())
-        more = f" and {rows.num_rows - _SHOWN} more" if rows.num_rows > _SHOWN else ""
-        raise DataError(f"predictions: {what}, row_id {shown}{more}")
+    rows = table.filter(bad)["row_id"].to_pylist()
+    if rows:
+        raise DataError(f"predictions: {what}, row_id {_first([repr(row) for row in rows])}")
+
+
+def _first(rows: list[str]) -> str:
+    return ", ".join(rows[:_SHOWN]) + (f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else "")

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polarity import tables
+from polarity.evaluate.judge import BASELINE, PLAN_CLASSES
 from polarity.evaluate.results import (
     Metrics,
     PartName,
@@ -29,7 +30,6 @@ from polarity.evaluate.results import (
     verdict_of,
     what_rows_decided,
 )
-from polarity.evaluate.targets import BASELINE, PLAN_CLASSES
 
 WIDTH = 80
 FEW_TRAINING_ROWS = 1500

@@ -115,18 +115,6 @@ class Share(TypedDict):
 
 
 class Shares(TypedDict):
-    """`ClassShares` in a JSON file."""
-
-    rows: int
-    validation_rows: int
-    headline: str
-    reason: str
-    methods: dict[str, dict[str, Share]]
-    notes: list[str]
-
-
-@dataclass(frozen=True)
-class ClassShares:
     """Shares of one task: `methods` {raw, adjusted, em: {class: {share, ci95}}}, which of them is the `headline`, and why.
 
     Where the intervals say next to nothing, `headline` is "unknown" and the corrected methods have null as `share`.
@@ -134,17 +122,10 @@ class ClassShares:
 
     rows: int
     validation_rows: int
-    methods: dict[str, dict[str, Share]]
     headline: str
     reason: str
+    methods: dict[str, dict[str, Share]]
     notes: list[str]
-
-    def to_json(self) -> Shares:
-        """Plain values; shares are fractions."""
-        return {
-            "rows": self.rows, "validation_rows": self.validation_rows, "headline": self.headline, "reason": self.reason,
-            "methods": self.methods, "notes": self.notes,
-        }  # fmt: skip
 
 
 class _Draws(NamedTuple):
@@ -156,7 +137,7 @@ class _Draws(NamedTuple):
 
 def class_shares(
     classes: Sequence[str], predicted: Tally, validation: Tally | None, *, resamples: int = RESAMPLES, seed: int = 0
-) -> ClassShares:
+) -> Shares:
     """Shares of the classes among the rows of `predicted`, corrected by the labelled rows of `validation` where there are any.
 
     The intervals are for the population that the rows were drawn from; for the rows themselves they are somewhat wide. A class without a
@@ -172,7 +153,15 @@ def class_shares(
     reason = _uncorrectable(classes, known)
     if reason:
         note = f"{reason}: the counts are not corrected for the classifier's errors"
-        return ClassShares(predicted.rows, known.rows, {"raw": _described(classes, raw)}, "raw", reason, [note])
+        counted = {"raw": _described(classes, raw)}
+        return {
+            "rows": predicted.rows,
+            "validation_rows": known.rows,
+            "headline": "raw",
+            "reason": reason,
+            "methods": counted,
+            "notes": [note],
+        }
     validation_RC = _resampled_within_classes(known, resamples, rng)
     # Where the data do not say what the shares are, EM stays where it starts: random starts make that a wide interval.
     start_RK = rng.dirichlet(np.full(len(classes), 2.0), size=resamples)
@@ -188,7 +177,14 @@ def class_shares(
         notes.append("label a random sample of these comments by hand and count it: that needs no classifier")
         for name in ("adjusted", "em"):
             methods[name] = {label: {**entry, "share": None} for label, entry in methods[name].items()}
-    return ClassShares(predicted.rows, known.rows, methods, headline, reason, notes)
+    return {
+        "rows": predicted.rows,
+        "validation_rows": known.rows,
+        "headline": headline,
+        "reason": reason,
+        "methods": methods,
+        "notes": notes,
+    }
 
 
 def confusion(validation: Tally, counts_RC: Floats) -> Floats:
@@ -369,28 +365,28 @@ CELL = 19
 """Columns of a share with its interval: three of them and a class's name fit 80."""
 
 
-def render_shares(shares: Mapping[str, ClassShares]) -> str:
+def render_shares(shares: Mapping[str, Shares]) -> str:
     """For each task a table of classes, the headline's column first, in percent with 95 % intervals, then why and what to mind."""
     lines = ["", "Shares of the classes in percent, with 95 % intervals; EM and counts are two ways to correct the classifier's errors:"]
     lines += [line for task, found in shares.items() for line in _task(task, found)]
-    if len({found.headline for found in shares.values()} - {"unknown"}) > 1:
+    if len({found["headline"] for found in shares.values()} - {"unknown"}) > 1:
         lines.append("The tasks are corrected in different ways; each says why above.")
     return "\n".join(lines)
 
 
-def _task(task: str, found: ClassShares) -> list[str]:
-    methods = sorted(found.methods, key=lambda name: (name != found.headline, ("em", "adjusted", "raw").index(name)))
-    width = max(len(task), *(len(name) for name in found.methods["raw"]))
+def _task(task: str, found: Shares) -> list[str]:
+    methods = sorted(found["methods"], key=lambda name: (name != found["headline"], ("em", "adjusted", "raw").index(name)))
+    width = max(len(task), *(len(name) for name in found["methods"]["raw"]))
     lines = ["", f"{task:<{width}}  " + "  ".join(f"{NAMES[name]:<{CELL}}" for name in methods).rstrip()]
-    for label in found.methods["raw"]:
-        cells = "  ".join(f"{_cell(found.methods[name][label]):<{CELL}}" for name in methods)
+    for label in found["methods"]["raw"]:
+        cells = "  ".join(f"{_cell(found['methods'][name][label]):<{CELL}}" for name in methods)
         lines.append(f"{label:<{width}}  {cells}".rstrip())
-    if found.headline == "unknown":
-        lines.append(f"the shares of {found.rows:,} comments are not known: {found.reason}")
-    elif found.headline != "raw":
-        lines.append(f"shares of {found.rows:,} comments, corrected by {found.validation_rows:,} held-out rows;")
-        lines.append(f"the first column is the one to report: {found.reason}")
-    return [*lines, *(f"- {note}" for note in found.notes)]
+    if found["headline"] == "unknown":
+        lines.append(f"the shares of {found['rows']:,} comments are not known: {found['reason']}")
+    elif found["headline"] != "raw":
+        lines.append(f"shares of {found['rows']:,} comments, corrected by {found['validation_rows']:,} held-out rows;")
+        lines.append(f"the first column is the one to report: {found['reason']}")
+    return [*lines, *(f"- {note}" for note in found["notes"])]
 
 
 def _cell(entry: Share) -> str:

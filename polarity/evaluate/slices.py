@@ -47,10 +47,10 @@ def slices(
     }
 
 
-def shorten(title: str, width: int = TITLE_WIDTH) -> str:
-    """The title in one line of at most `width` characters, cut with an ellipsis."""
+def shorten(title: str) -> str:
+    """The title in one line of at most TITLE_WIDTH characters, cut with an ellipsis."""
     line = " ".join(title.split())
-    return line if len(line) <= width else line[: width - 1].rstrip() + "…"
+    return line if len(line) <= TITLE_WIDTH else line[: TITLE_WIDTH - 1].rstrip() + "…"
 
 
 def _by_title(predictions: pa.Table, labels: Labels, resamples: int, seed: int, min_rows: int, max_titles: int) -> list[TitleSlice]:
@@ -60,15 +60,15 @@ def _by_title(predictions: pa.Table, labels: Labels, resamples: int, seed: int, 
     found: list[TitleSlice] = []
     for title in largest:
         rows = predictions.filter(pa.array(codes == title))
-        tasks = {task: score_slice(rows, task, classes, [resamples, seed, title]) for task, classes in labels.items()}
-        found.append(
-            {
-                "title": shorten(titles[title]),
-                "rows": rows.num_rows,
-                "tasks": {task: score for task, score in tasks.items() if score is not None},
-            }
-        )
+        tasks = _score_tasks(rows, labels, [resamples, seed, title])
+        found.append({"title": shorten(titles[title]), "rows": rows.num_rows, "tasks": tasks})
     return found
+
+
+def _score_tasks(rows: pa.Table, labels: Labels, draw: list[int]) -> dict[str, SliceScore]:
+    """The scores of the tasks that have a labelled row on a slice; `draw` as in `score_slice`."""
+    scored = {task: score_slice(rows, task, classes, draw) for task, classes in labels.items()}
+    return {task: score for task, score in scored.items() if score is not None}
 
 
 def _within_classes(predictions: pa.Table, labels: Labels, resamples: int, seed: int) -> list[ClassSlice]:
@@ -156,9 +156,7 @@ def language_slices(
     slices: list[LanguageSlice] = []
     for number, language in enumerate(LANGUAGES):
         rows = predictions.filter(pa.array(found == language))
-        if rows.num_rows < MIN_ROWS:
-            continue
-        scored = {task: score_slice(rows, task, classes, [resamples, seed, number]) for task, classes in labels.items()}
-        tasks = {task: score for task, score in scored.items() if score is not None}
-        slices.append({"language": language, "rows": rows.num_rows, "tasks": tasks})
+        if rows.num_rows >= MIN_ROWS:
+            tasks = _score_tasks(rows, labels, [resamples, seed, number])
+            slices.append({"language": language, "rows": rows.num_rows, "tasks": tasks})
     return sorted(slices, key=lambda each: -each["rows"])

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from polarity import config, errors
 from polarity.data import tokenize
 from polarity.encoders import HfConfig
-from polarity.evaluate import calibration, predictions
+from polarity.evaluate import calibration, metrics, predictions
 from polarity.model import encoder, heads, inference, multitask
 from polarity.model.encoder import probe_ids
 from polarity.model.multitask import MultitaskModel
@@ -41,6 +41,7 @@ TEXT_PARTS = (
     ModulePart(errors, only=("_PASSWORD", "_KEY", "redacted", "PolarityError", "EncoderError", "RunError")),
     ModulePart(config, only=("MIN_COMMENT_TOKENS",)),
     ModulePart(predictions, only=("Floats", "Codes")),
+    ModulePart(metrics, only=("softmax",)),
     ModulePart(calibration, only=("SMALLEST", "apply", "_logs")),
 )
 FRAME_NAMES = ("Int64", "Frame", "frames", "_frame", "_read_frame", "kept_lengths")

@@ -15,10 +15,9 @@ from polarity.best.record import BestRecord
 from polarity.config import Config
 from polarity.evaluate.agreement import Agreement
 from polarity.evaluate.calibration import FittedTask, TaskCalibration, read_calibration
-from polarity.evaluate.judge import evaluate_split
+from polarity.evaluate.judge import PLAN_CLASSES, evaluate_split, verdict
 from polarity.evaluate.predictions import check_predictions
 from polarity.evaluate.results import JACKKNIFE, JudgedRows, PartName, PartResult, judged_parts, part_called
-from polarity.evaluate.targets import PLAN_CLASSES, verdict
 from polarity.report.page import ReportError
 from polarity.run import Run
 from polarity.strategy import points_on

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from polarity.evaluate.judge import BASELINE, PLAN_CLASSES, TARGETS, WEAKEST
 from polarity.evaluate.render import FLOORS, plain_verdict
 from polarity.evaluate.results import (
     WITHHELD,
@@ -24,7 +25,6 @@ from polarity.evaluate.results import (
     verdict_of,
     what_rows_decided,
 )
-from polarity.evaluate.targets import BASELINE, PLAN_CLASSES, TARGETS, WEAKEST
 from polarity.report.charts import Band, Bar, Effect, Mark, bars, confusion, forest, fraction, signed
 from polarity.report.page import Section, columns, details, table, verdict_pill
 from polarity.report.record import Record

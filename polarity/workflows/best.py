@@ -44,9 +44,9 @@ from polarity.encoders import require_encoders, resolve_encoder
 from polarity.environment import describe_environment
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluate_split, render_metrics
+from polarity.evaluate.judge import PLAN_CLASSES, TARGETS
 from polarity.evaluate.predictions import Codes, Floats, of_split
 from polarity.evaluate.render import Facts, last_screen
-from polarity.evaluate.targets import PLAN_CLASSES, TARGETS
 from polarity.paths import with_absolute_paths
 from polarity.predict.scorers import Probabilities
 from polarity.predict.stacked import ENCODER, Stack, StackMember

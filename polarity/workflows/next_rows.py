@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from polarity.artifacts import replacing
 from polarity.data.canonical import VISIBLE
+from polarity.data.formats import FORMATS
 from polarity.errors import DataError, Say
 from polarity.evaluate.calibration import probabilities_of
 from polarity.evaluate.predictions import Floats, Labels

@@ -286,11 +286,10 @@ def _say_shares(options: ScoreOptions, labels: Labels, written: Written, path: s
     say(render_shares(found))
     if options.votes is not None:
         say(f"(corrected for the errors of the run's own mode of prediction, not for those of --votes {options.votes})")
-    content = {task: shares.to_json() for task, shares in found.items()}
     if path is not None:
         with replacing(Path(path)) as temporary:
-            temporary.write_text(json.dumps({"schema_version": 1, "tasks": content}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return content
+            temporary.write_text(json.dumps({"schema_version": 1, "tasks": found}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return found
 
 
 def validation_tallies(options: ScoreOptions, labels: Labels) -> dict[str, Tally]:

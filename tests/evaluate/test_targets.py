@@ -4,7 +4,7 @@ import pytest
 from judged import PLAN, judged
 
 from polarity.evaluate import Stability, evaluate_split, verdict
-from polarity.evaluate.targets import judge_stability
+from polarity.evaluate.judge import judge_stability
 
 
 def split(f1: float, half_width: float = 0.01) -> dict[str, Any]:

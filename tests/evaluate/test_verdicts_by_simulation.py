@@ -119,8 +119,8 @@ def test_a_blind_classifier_gives_no_point() -> None:
     blind /= blind.sum(axis=1, keepdims=True)
     known = Tally.of(blind, blind.argmax(axis=1), rng.choice(3, 400, p=[0.6, 0.28, 0.12]))
     found = class_shares(["a", "b", "c"], Tally.of(blind, blind.argmax(axis=1)), known, resamples=50)
-    assert found.headline == "unknown"
-    assert all(entry["share"] is None for name in ("adjusted", "em") for entry in found.methods[name].values())
+    assert found["headline"] == "unknown"
+    assert all(entry["share"] is None for name in ("adjusted", "em") for entry in found["methods"][name].values())
     text = render_shares({"task": found})
     assert (
         "? [" in text
