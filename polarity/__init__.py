@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from polarity.errors import PolarityError
     from polarity.predict import Classifier
     from polarity.predict import load_classifier as load
-    from polarity.predict.explain import explain
+    from polarity.predict.classifier import explain
     from polarity.resolve import resolve
     from polarity.run import Run
     from polarity.workflows.export import export
@@ -31,7 +31,7 @@ _PLACES = {
     "Config": "polarity.config:Config",
     "PolarityError": "polarity.errors:PolarityError",
     "Run": "polarity.run:Run",
-    "explain": "polarity.predict.explain:explain",
+    "explain": "polarity.predict.classifier:explain",
     "export": "polarity.workflows.export:export",
     "fit": "polarity.workflows.train:train",
     "load": "polarity.predict:load_classifier",

@@ -137,12 +137,13 @@ def describe_environment(
     `seeds` by name (run, split); `sources` as configured, hashed where they are local files; `torch` is passed by callers
     that have it loaded, so that this module costs nothing to import.
     """
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": installed_versions(),
         "git": git_state(Path(__file__).parent),
-        "platform": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count(), "usable_cpus": _usable_cpus()},
+        "platform": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count(), "usable_cpus": usable},
         "gpus": _gpus(torch),
         "seeds": dict(seeds),
         "data": source_hashes(sources),
@@ -175,18 +176,11 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def installed_versions() -> dict[str, str]:
     """The versions of PACKAGES, those that are installed."""
-    return {name: found for name in PACKAGES if (found := _version(name))}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _usable_cpus() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def _gpus(torch: ModuleType | None) -> list[str]:

@@ -13,8 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from polarity.artifacts import RunFolder
-from polarity.baselines.linear import LinearFloor, fit_linear
-from polarity.baselines.majority import TitlePrior, fit_title_prior, label_codes
+from polarity.baselines.floors import LinearFloor, TitlePrior, fit_linear, fit_title_prior, label_codes
 from polarity.baselines.vectors import DenseModel, Features, FusedModel, fit_dense, fit_fused
 from polarity.best.ceiling import Fit, ScoreRows
 from polarity.best.rows import Folds

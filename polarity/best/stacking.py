@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from polarity.baselines.majority import label_codes
+from polarity.baselines.floors import label_codes
 from polarity.best.record import BiasGain, Gain
 from polarity.evaluate import build_predictions, paired_difference
 from polarity.evaluate.calibration import fit_biases, gain_of

@@ -270,7 +270,7 @@ def score_rows(classifier: "Classifier", texts: pa.Table, explain: bool = False)
 
 def _words(classifier: "Classifier", texts: pa.Table) -> dict[str, list[str]]:
     """For each task each comment's decisive words with their parts, as one text."""
-    from polarity.predict.explain import explain, top_words
+    from polarity.predict.classifier import explain, top_words
 
     found = explain(classifier, texts["comment"].to_pylist(), texts["title"].to_pylist())
     return {task: [top_words(row[task]) for row in found] for task in classifier.labels}

@@ -1,15 +1,22 @@
-"""A trained run as something that scores comments: what every command uses that takes a RUN.
+"""A trained run as something that scores comments, and each word's part in a decision: what every command uses that takes a RUN.
+
+A word's part is found by leaving it out (occlusion: Zeiler and Fergus 2014; for text Li, Monroe and Jurafsky 2016). That takes nothing but
+predictions, so it works for a model, an ensemble and a stack alike, where gradients do not reach a linear member. It costs one prediction a
+word. Words that say the same thing twice share their part: without one of them the other still stands.
 
 Shapes: N rows, K classes.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypedDict, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from typing_extensions import TypedDict  # pydantic, which serves predictions, takes no other before Python 3.12
 
 from polarity.artifacts import CALIBRATION, CONFIG
 from polarity.config import DataConfig
@@ -17,9 +24,9 @@ from polarity.data.canonical import VISIBLE
 from polarity.environment import TokenStatistics
 from polarity.errors import DataError, RunError, nearest
 from polarity.evaluate.calibration import TaskCalibration, apply, read_calibration
-from polarity.evaluate.predictions import Labels, probability_column
+from polarity.evaluate.predictions import Floats, Labels, probability_column
 from polarity.predict.output import PREFIX, prediction_schema
-from polarity.predict.scorers import ModelScorer, Scorer, Scores, load_ensemble
+from polarity.predict.scorers import SMALLEST, ModelScorer, Scorer, Scores, load_ensemble
 from polarity.predict.stacked import load_stack
 from polarity.run import Run
 
@@ -30,8 +37,8 @@ Votes = Literal["off", "mean", "vote"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-class TaskPrediction(TypedDict):
-    """One task of one comment."""
+class Prediction(TypedDict):
+    """One task's prediction of one comment."""
 
     label: str
     confidence: float
@@ -128,7 +135,7 @@ class Classifier:
         scores = self.score(pa.table({"title": posts, "comment": comments}))
         return pa.table({"comment": comments, **prediction_columns(scores, self.labels)})
 
-    def predict_rows(self, texts: Sequence[str], titles: Sequence[str]) -> list[dict[str, TaskPrediction]]:
+    def predict_rows(self, texts: Sequence[str], titles: Sequence[str]) -> list[dict[str, Prediction]]:
         """As `predict`, a mapping {task: prediction} for each text."""
         rows = self.predict_table(texts, titles)
         by_task = [_of_task(rows, task, classes) for task, classes in self.labels.items()]
@@ -139,7 +146,7 @@ class Classifier:
         return f"<polarity classifier of the run {self.name!r}; {tasks}{'; calibrated' if self.calibrated else ''}>"
 
 
-def _of_task(rows: pa.Table, task: str, classes: Sequence[str]) -> list[TaskPrediction]:
+def _of_task(rows: pa.Table, task: str, classes: Sequence[str]) -> list[Prediction]:
     """A task's prediction of each row."""
     decided = zip(rows[task].to_pylist(), rows[f"{task}_confidence"].to_pylist(), strict=True)
     chances = zip(*(rows[probability_column(task, label)].to_pylist() for label in classes), strict=True)
@@ -209,3 +216,101 @@ def _texts(values: Sequence[str], what: str) -> pa.Array:
         return pa.array(list(values), pa.large_string())
     except UnicodeEncodeError as error:
         raise DataError(f"{what} hold half of a character that Unicode writes in two (a lone surrogate): {error.reason}") from error
+
+
+MOST_SPANS = 120
+"""Parts that a comment is cut into at most; in longer ones neighbouring words are left out together."""
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class WordPart:
+    """A span of the comment (`start` to `end`, in characters), its text, and its part in log-odds of the predicted class.
+
+    Above zero: the comment is for the class because of the span. Below: in spite of it.
+    """
+
+    text: str
+    start: int
+    end: int
+    part: float
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """One task's decision on one comment: the class, its probability, the words by falling part, and the title's part."""
+
+    label: str
+    confidence: float
+    words: list[WordPart]
+    title: float | None
+    """The part of the whole title; None where there was none."""
+
+    def top(self, count: int) -> list[WordPart]:
+        """The words that speak most for the class, at most `count` of them."""
+        return [word for word in self.words[:count] if word.part > 0]
+
+    def __repr__(self) -> str:
+        return f"<{self.label} ({self.confidence:.2f}): {top_words(self) or 'no word speaks for it'}>"
+
+
+def top_words(found: Explanation, count: int = 5) -> str:
+    """The words that speak most for the class with their parts, as one text: `grabe (+1.42), bulok (+0.80)`."""
+    return ", ".join(f"{word.text} ({word.part:+.2f})" for word in found.top(count))
+
+
+def explain(classifier: Classifier, texts: Sequence[str], titles: Sequence[str] | None = None) -> list[dict[str, Explanation]]:
+    """For each comment {task: explanation}. Raises DataError for what `Classifier.predict` refuses.
+
+    A word's part is log-odds(class | comment) - log-odds(class | comment without the word); probabilities are those of `predict`.
+    """
+    posts = [""] * len(texts) if titles is None else list(titles)
+    whole = classifier.predict_table(texts, posts)
+    spans = [_spans(text) for text in texts]
+    variants = [_without(text, start, end) for text, cut in zip(texts, spans, strict=True) for start, end in cut]
+    of_title = [post for post, cut in zip(posts, spans, strict=True) for _ in cut]
+    untitled = [row for row, post in enumerate(posts) if post.strip()]
+    table = pa.table(
+        {
+            "title": pa.array([*of_title, *("" for _ in untitled)], pa.large_string()),
+            "comment": pa.array([*variants, *(texts[row] for row in untitled)], pa.large_string()),
+        }
+    )
+    scores = classifier.score(table)
+    found: list[dict[str, Explanation]] = [{} for _ in texts]
+    for task, classes in classifier.labels.items():
+        chosen = [classes.index(label) for label in whole[task].to_pylist()]
+        before = np.column_stack([whole[f"{task}_p_{label}"].to_numpy() for label in classes]).astype(np.float64)
+        after = scores[task].probabilities.astype(np.float64)
+        first, last = 0, len(variants)
+        for row, cut in enumerate(spans):
+            own = float(_log_odds(before[row : row + 1], chosen[row])[0])
+            parts = own - _log_odds(after[first : first + len(cut)], chosen[row])
+            words = [WordPart(texts[row][s:e], s, e, float(part)) for (s, e), part in zip(cut, parts, strict=True)]
+            title = None
+            if posts[row].strip():
+                title = own - float(_log_odds(after[last : last + 1], chosen[row])[0])
+                last += 1
+            ordered = sorted(words, key=lambda word: -word.part)
+            found[row][task] = Explanation(classes[chosen[row]], float(before[row, chosen[row]]), ordered, title)
+            first += len(cut)
+    return found
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """The words of a text as (start, end), neighbours together where there are more than MOST_SPANS."""
+    words = [match.span() for match in _WORD.finditer(text)]
+    step = -(-len(words) // MOST_SPANS) or 1
+    return [(words[at][0], words[min(at + step, len(words)) - 1][1]) for at in range(0, len(words), step)]
+
+
+def _without(text: str, start: int, end: int) -> str:
+    """The text without the span, and without the space behind it."""
+    left = text[:start] + text[end:].lstrip() if start == 0 or text[start - 1].isspace() else text[:start] + text[end:]
+    return left.strip()
+
+
+def _log_odds(probabilities_NK: Floats, chosen: int) -> Floats:
+    chance = np.clip(probabilities_NK[:, chosen], SMALLEST, 1 - SMALLEST)
+    odds: Floats = np.log(chance) - np.log1p(-chance)
+    return odds

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from polarity import config, errors
 from polarity.data import tokenize
-from polarity.encoders import HfConfig
+from polarity.encoders import HfConfig, transformers_quiet
 from polarity.evaluate import calibration, metrics, predictions
 from polarity.model import encoder, heads, inference, multitask
 from polarity.model.encoder import probe_ids
@@ -25,7 +25,6 @@ from polarity.predict.exported import (
     About,
     Exported,
     ModulePart,
-    no_progress_bars,
     package_version,
     standalone,
     texts_section,
@@ -88,7 +87,7 @@ def export_hf(exported: Exported, folder: Path, card: Callable[[str, str], str])
         standard = standard_model(exported, task)
         tokenizer = exported.tokenizer
         tokenizer.model_max_length, tokenizer.padding_side = _most_tokens(exported), "right"
-        with no_progress_bars():
+        with transformers_quiet():
             (standard or own_model(exported, task)).save_pretrained(target)
             tokenizer.save_pretrained(target)
         settings = without_paths(json.loads((target / "config.json").read_text("utf-8")))

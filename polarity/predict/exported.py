@@ -11,7 +11,6 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NotRequired, TypedDict
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 from polarity.artifacts import disk_errors, replacing
 from polarity.config import MIN_COMMENT_TOKENS, Config
 from polarity.encoders import HfConfig
+from polarity.environment import installed_versions
 from polarity.errors import RunError
 from polarity.evaluate.results import Difference
 from polarity.model.multitask import MultitaskModel
@@ -283,10 +283,7 @@ class Exported:
 
 def package_version() -> str:
     """This package's version, or `unknown` where it runs uninstalled."""
-    try:
-        return version("polarity")
-    except PackageNotFoundError:
-        return "unknown"
+    return installed_versions().get("polarity", "unknown")
 
 
 @contextmanager
@@ -299,20 +296,6 @@ def new_folder(out: Path) -> Iterator[Path]:
         with replacing(out) as temporary:
             temporary.mkdir()
             yield temporary
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Without transformers' bars for the writing of a few files."""
-    from transformers import logging as transformers_logging
-
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def check_free(out: Path) -> None:

@@ -9,8 +9,7 @@ Shapes: N rows, K classes.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -20,13 +19,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from transformers import logging as transformers_logging
 
 from polarity.artifacts import CONFIG, ENSEMBLE, MODEL, RunFolder
 from polarity.config import DataConfig
 from polarity.data.batch import Corpus, evaluation_batches
 from polarity.data.tokenize import plain_backend, tokenize_columns
-from polarity.encoders import load_tokenizer
+from polarity.encoders import load_tokenizer, transformers_quiet
 from polarity.environment import TokenStatistics
 from polarity.errors import EncoderError, RunError
 from polarity.evaluate.drift import describe_tokens
@@ -39,7 +37,7 @@ from polarity.run import Run
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from polarity.baselines.linear import LinearFloor
+    from polarity.baselines.floors import LinearFloor
 
 
 @dataclass(frozen=True)
@@ -128,27 +126,14 @@ class ModelScorer:
 
 def load_parts(folder: RunFolder) -> tuple[MultitaskModel, "PreTrainedTokenizerFast"]:
     """Model (on the CPU, in evaluation mode) and tokenizer of a run folder, wherever it lies."""
-    with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary, _quiet():
+    # transformers is quiet: what it would report of the loading, `load_model` checks itself
+    with tempfile.TemporaryDirectory(prefix="polarity-model-") as temporary, transformers_quiet():
         local = folder.fetch_folder(MODEL, Path(temporary))
         model = load_model(local)
         try:
             return model, load_tokenizer(local)
         except EncoderError as error:
             raise RunError(f"{folder.uri}/{MODEL}: {error}") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and its reports of what it loads, which `load_model` checks itself."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def choose_device(name: str) -> torch.device:
@@ -188,7 +173,7 @@ class LinearScorer:
     @classmethod
     def load(cls, folder: RunFolder, name: str = LINEAR) -> "LinearScorer":
         """From a folder of a run, local or remote. Raises RunError: files missing or damaged."""
-        from polarity.baselines.linear import load_linear  # scikit-learn is slow to import, and most runs have no such member
+        from polarity.baselines.floors import load_linear  # scikit-learn is slow to import, and most runs have no such member
 
         with tempfile.TemporaryDirectory(prefix="polarity-linear-") as temporary:
             return cls(*load_linear(folder.fetch_folder(name, Path(temporary))))

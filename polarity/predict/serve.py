@@ -14,6 +14,7 @@ from ray import serve
 from starlette.middleware.base import RequestResponseEndpoint
 
 from polarity.predict.batch import ScoreOptions
+from polarity.predict.classifier import Prediction
 from polarity.predict.input import has_text
 
 MAX_ROWS = 1000
@@ -47,14 +48,6 @@ class Comments(BaseModel):
     """The body of a request."""
 
     comments: list[Comment] = Field(min_length=1, max_length=MAX_ROWS)
-
-
-class Prediction(BaseModel):
-    """One task's prediction of one comment."""
-
-    label: str
-    confidence: float
-    probabilities: dict[str, float]
 
 
 class Predictions(BaseModel):
@@ -113,5 +106,4 @@ class Service:
         return await asyncio.to_thread(self._score, comments)
 
     def _score(self, comments: list[Comment]) -> list[dict[str, Prediction]]:
-        rows = self.classifier.predict_rows([each.text for each in comments], [each.title for each in comments])
-        return [{task: Prediction(**found) for task, found in row.items()} for row in rows]
+        return self.classifier.predict_rows([each.text for each in comments], [each.title for each in comments])

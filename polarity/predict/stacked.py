@@ -197,11 +197,11 @@ def _load_light(folder: RunFolder, member: StackMember, device: str, labels: dic
     with tempfile.TemporaryDirectory(prefix="polarity-member-") as temporary:
         place = folder.fetch_folder(member.folders[0], Path(temporary))
         if member.kind == "title":
-            from polarity.baselines.majority import TitlePrior
+            from polarity.baselines.floors import TitlePrior
 
             return TitlePrior.load(place).probabilities
         if member.kind == "linear":
-            from polarity.baselines.linear import load_linear
+            from polarity.baselines.floors import load_linear
 
             floor, its_labels = load_linear(place)
             if its_labels != labels:

@@ -227,7 +227,7 @@ class _Work:
         return found
 
     def _make_linear(self, member: StackMember) -> Probabilities:
-        from polarity.baselines.linear import save_linear
+        from polarity.baselines.floors import save_linear
         from polarity.best.members import linear_member
 
         found, floor = linear_member(self.rows.labelled, self.folds, self.labels, self.say)
@@ -513,8 +513,7 @@ class _Work:
 
     def _floors(self, members: dict[str, dict[str, Floats]]) -> dict[str, dict[str, pa.Table]]:
         """The floors of the labelled rows out of fold, those of test rows fitted on all labelled ones."""
-        from polarity.baselines import floors
-        from polarity.baselines.majority import majority
+        from polarity.baselines.floors import floors, majority
         from polarity.best.members import out_of_fold
 
         labelled, labels = self.rows.labelled, self.labels

@@ -63,7 +63,7 @@ def _make(folder: RunFolder, runs: Sequence[str], linear: bool, weights: str, sa
     predicted = {name: aligned_predictions(member, splits) for name, member in named.items()}
     made_from: list[MadeFrom] = [{"run": name, "seeds": member.environment.get("seeds", {})} for name, member in named.items()]
     if linear:
-        from polarity.baselines.linear import fit_linear, save_linear
+        from polarity.baselines.floors import fit_linear, save_linear
 
         floor = fit_linear(splits.train, labels, say=say)
         predicted[LINEAR] = {

@@ -144,7 +144,7 @@ def _judged_labels(config: Config, classifier: Classifier, source: str) -> dict[
 
 
 def _judge(scored: Scored, trained: pa.Table | None, say: Say) -> Metrics:
-    from polarity.baselines import floors
+    from polarity.baselines.floors import floors
 
     labels, resamples = scored.config.labels, scored.config.train.resamples
     parts = {name: scored.rows.comments.filter(pc.equal(scored.rows.parts, name)) for name in pc.unique(scored.rows.parts).to_pylist()}

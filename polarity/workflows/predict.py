@@ -20,7 +20,7 @@ from polarity.predict.batch import (
     through_ray,
     working_folder,
 )
-from polarity.predict.classifier import TaskPrediction
+from polarity.predict.classifier import Prediction
 from polarity.predict.input import Chunk, Columns, Input, chunk_reads, has_text, open_inputs
 from polarity.predict.output import JOINED, Written, check_out, choose_prefix, join, plan_targets, put_in_place
 from polarity.predict.stacked import read_stack
@@ -52,7 +52,7 @@ class PredictOptions:
 
 
 class Word(TypedDict):
-    """A span of the comment and its part in the decision, see `polarity.predict.explain.WordPart`."""
+    """A span of the comment and its part in the decision, see `polarity.predict.classifier.WordPart`."""
 
     text: str
     start: int
@@ -70,7 +70,7 @@ class Summary(TypedDict):
     shares: dict[str, Shares]
 
 
-class Explained(TaskPrediction):
+class Explained(Prediction):
     """One task of one comment; `words` and `title_part` where an explanation was asked for."""
 
     words: NotRequired[list[Word]]
@@ -147,7 +147,7 @@ def predict_text(options: ScoreOptions, text: str, title: str = "") -> TextPredi
         task: {"label": of["label"], "confidence": of["confidence"], "probabilities": of["probabilities"]} for task, of in predicted.items()
     }
     if options.explain:
-        from polarity.predict.explain import explain
+        from polarity.predict.classifier import explain
 
         for task, found in explain(classifier, [text], [title])[0].items():
             tasks[task]["words"] = [{"text": word.text, "start": word.start, "end": word.end, "part": word.part} for word in found.words]

@@ -53,7 +53,7 @@ def report_run(
 def _words(folder: RunFolder, record: Record, comments: CommentTexts, say: Say) -> dict[str, dict[str, str]]:
     """{task: {row id: words}} of the errors that the report lists."""
     from polarity.predict import load_classifier
-    from polarity.predict.explain import explain, top_words
+    from polarity.predict.classifier import explain, top_words
     from polarity.report.run_rows import judged_tasks, surest_errors
 
     rows = record.rows(record.main)

@@ -17,11 +17,11 @@ from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.data.split import Splits, load_splits
 from polarity.data.tokenize import tokenize
+from polarity.encoders import transformers_quiet
 from polarity.environment import MadeFrom
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_predictions
 from polarity.model.multitask import MultitaskModel
-from polarity.predict.exported import no_progress_bars
 from polarity.predict.scorers import load_parts
 from polarity.resolve import leaves
 from polarity.run import Run, SoupRecord
@@ -66,7 +66,7 @@ def _make(folder: RunFolder, runs: Sequence[str], greedily: bool, say: Say) -> M
         averaging = _averaging(members, first, splits, say)
         readers = [averaging.reader(members[run].folder, name, Path(temporary) / str(number)) for number, (run, name) in enumerate(places)]
         record, predictions = averaging.make(readers, list(runs), greedily, say)
-    with writing(folder, artifacts.MODEL) as place, no_progress_bars():
+    with writing(folder, artifacts.MODEL) as place, transformers_quiet():
         model: Any = averaging.model
         model.to("cpu").save_pretrained(place)
         averaging.tokenizer.save_pretrained(place)

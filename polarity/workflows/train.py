@@ -212,7 +212,7 @@ def prepare(config: Config, say: Say, *, through_ray: bool = True, splits: Split
 
 def judge(config: Config, folder: RunFolder, splits: Splits, say: Say) -> Metrics:
     """Score the run's own predictions.parquet beside the floors, and write metrics.json."""
-    from polarity.baselines import floors  # scikit-learn is slow to import and not needed before
+    from polarity.baselines.floors import floors  # scikit-learn is slow to import and not needed before
 
     run = Run(folder)
     metrics = build_metrics(

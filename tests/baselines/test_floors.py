@@ -8,10 +8,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from polarity.artifacts import mapped_table
-from polarity.baselines import fit_linear, floors, linear, majority, title_only
-from polarity.baselines.linear import draw_rows
-from polarity.errors import DataError
+from polarity.baselines.floors import draw_rows, fit_linear, fit_title_prior, floors, majority
+from polarity.errors import DataError, Say
 from polarity.evaluate import evaluate_split
+from polarity.evaluate.predictions import Floats, Labels
 
 LABELS = {"mood": ["bad", "fair", "good"], "side": ["left", "right"]}
 WORDS = [["bulok", "mali"], ["siguro", "ewan"], ["galing", "mabuti"]]
@@ -49,6 +49,10 @@ def small(moods: list[int | None], titles: list[str], texts: list[str] | None = 
 MOOD = {"mood": LABELS["mood"]}
 
 
+def linear(train: pa.Table, held_out: pa.Table, labels: Labels, *, say: Say) -> dict[str, Floats]:
+    return fit_linear(train, labels, say=say).probabilities(held_out)
+
+
 def test_majority_gives_every_row_the_training_shares() -> None:
     train = small([0, 0, 2, None], ["a"] * 4)
     held_out = small([2, 2], ["a", "b"])
@@ -60,7 +64,7 @@ def test_title_only_by_hand_and_the_prior_for_an_unseen_title() -> None:
     held_out = small([0, 0, 0], ["a", "b", "new"])
     prior = np.array([2, 1, 2]) / 5
     expected = [(np.array([2, 1, 0]) + prior) / 4, (np.array([0, 0, 2]) + prior) / 3, prior]
-    np.testing.assert_allclose(title_only(train, held_out, MOOD)["mood"], expected)
+    np.testing.assert_allclose(fit_title_prior(train, MOOD).probabilities(held_out)["mood"], expected)
 
 
 def test_linear_is_the_stated_recipe() -> None:

@@ -9,7 +9,7 @@ from scipy.sparse import hstack
 from sklearn.linear_model import LogisticRegression
 
 from polarity.baselines import vectors as fused
-from polarity.baselines.majority import label_codes
+from polarity.baselines.floors import label_codes
 from polarity.baselines.vectors import FEWEST_OF_TITLE, JITTER, STRENGTH, FusedModel, fit_fused
 from polarity.errors import RunError
 from tests.tiny import DEFAULT_TASKS, tiny_comments

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from polarity.baselines import fit_linear, load_linear, save_linear
+from polarity.baselines.floors import fit_linear, load_linear, save_linear
 from polarity.errors import RunError
 from tests.tiny import tiny_comments
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from polarity.baselines.linear import fit_linear
+from polarity.baselines.floors import fit_linear
 from polarity.best.ceiling import FRACTIONS, curve_scores, extend, find_ceiling, label_doubts
 from polarity.best.members import out_of_fold, refits
 from polarity.best.record import ceiling_lines

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 import polarity
-from polarity.baselines.linear import fit_linear
+from polarity.baselines.floors import fit_linear
 from polarity.config import DataConfig
 from polarity.data.read import read_comments
 from polarity.errors import DataError
 from polarity.predict import Classifier, load_classifier
 from polarity.predict.batch import ScoreOptions
-from polarity.predict.explain import MOST_SPANS, explain, top_words
+from polarity.predict.classifier import MOST_SPANS, explain, top_words
 from polarity.predict.scorers import LinearScorer
 from polarity.workflows.next_rows import choose_next, next_rows, uncertainty
 from polarity.workflows.predict import PredictOptions, predict, predict_text, render_text

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from polarity.artifacts import RunFolder
-from polarity.baselines import fit_linear
+from polarity.baselines.floors import fit_linear
 from polarity.data.split import load_splits
 from polarity.errors import RunError
 from polarity.evaluate import metrics_schema

@@ -1,18 +1,20 @@
-"""The linear floor: TF-IDF of the comment's words and characters and of the title's words, balanced logistic regression.
+"""The floors that every result stands beside, fitted on training rows only: majority, title only, linear.
 
-The recipe is STRATEGY.md's "Known facts": 64.2 % macro-F1 on the plan's test rows, in seconds. A neural model that does not
-beat it has not earned its cost.
+The linear floor is TF-IDF of the comment's words and characters and of the title's words, balanced logistic regression. The recipe is
+STRATEGY.md's "Known facts": 64.2 % macro-F1 on the plan's test rows, in seconds. A neural model that does not beat it has not earned its
+cost.
 """
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -22,9 +24,101 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from polarity.artifacts import release_mapped_pages
-from polarity.baselines.majority import class_shares, label_codes
 from polarity.errors import DataError, RunError, Say
-from polarity.evaluate.predictions import Codes, Floats, Labels
+from polarity.evaluate.predictions import MISSING, Codes, Floats, Labels, build_predictions
+
+
+def floors(train: pa.Table, held_out: Mapping[str, pa.Table], labels: Labels, *, say: Say) -> dict[str, dict[str, pa.Table]]:
+    """{split: {"majority", "title", "linear": predictions}} for comments tables, each fitted on `train` alone.
+
+    The title floor is left out where no training row has a title. Raises DataError where a task has no labelled training row.
+    """
+    linear = fit_linear(train, labels, say=say)
+    title = fit_title_prior(train, labels) if pc.any(pc.not_equal(train["title"], "")).as_py() else None
+    found: dict[str, dict[str, pa.Table]] = {}
+    for split, comments in held_out.items():
+        probabilities = {"majority": majority(train, comments, labels)}
+        if title is not None:
+            probabilities["title"] = title.probabilities(comments)
+        probabilities["linear"] = linear.probabilities(comments)
+        found[split] = {name: build_predictions(split, comments, probs, labels) for name, probs in probabilities.items()}
+    return found
+
+
+def majority(train: pa.Table, held_out: pa.Table, labels: Labels) -> dict[str, Floats]:
+    """Per task the training shares of the classes, repeated for each held-out row: (N, K)."""
+    return {
+        task: np.tile(class_shares(label_codes(train, task), len(classes), task), (held_out.num_rows, 1))
+        for task, classes in labels.items()
+    }
+
+
+def label_codes(comments: pa.Table, task: str) -> Codes:
+    """Class indices (N,) of a comments table, -1 where the label is missing."""
+    codes: Codes = pc.fill_null(comments[task], MISSING).to_numpy().astype(np.int64)
+    return codes
+
+
+def class_shares(codes: Codes, classes: int, task: str) -> Floats:
+    """Share of each class (K,) among the labelled rows; raises DataError where none is labelled."""
+    counts = np.bincount(codes[codes >= 0], minlength=classes)
+    if not counts.sum():
+        raise DataError(f"no training row has a label of task {task!r}: there is nothing to fit a baseline on")
+    shares: Floats = counts / counts.sum()
+    return shares
+
+
+SMOOTHING_ROWS = 1.0
+TITLE_FILE = "title.json"
+
+
+@dataclass(frozen=True)
+class TitlePrior:
+    """The training titles, and per task their class probabilities (T + 1, K); the last row is for a title that training never saw."""
+
+    titles: list[str]
+    shares: dict[str, Floats]
+
+    def probabilities(self, comments: pa.Table) -> dict[str, Floats]:
+        """Per task (N, K) of a table's rows, by their `title`."""
+        known = pa.array(self.titles, pa.large_string())
+        asked = comments["title"].cast(pa.large_string())
+        rows = pc.fill_null(pc.index_in(asked, value_set=known), len(self.titles)).to_numpy()
+        return {task: shares[rows] for task, shares in self.shares.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write title.json into an existing folder."""
+        content = {"titles": self.titles, "shares": {task: shares.tolist() for task, shares in self.shares.items()}}
+        (folder / TITLE_FILE).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "TitlePrior":
+        """What `save` wrote. Raises RunError where the file is missing or damaged."""
+        try:
+            content = json.loads((folder / TITLE_FILE).read_text("utf-8"))
+            shares = {task: np.asarray(rows, np.float64) for task, rows in content["shares"].items()}
+            titles = [str(title) for title in content["titles"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{folder / TITLE_FILE}: cannot be read ({error}); copy the run again") from error
+        if any(rows.ndim != 2 or len(rows) != len(titles) + 1 for rows in shares.values()):
+            raise RunError(f"{folder / TITLE_FILE}: its shares do not fit its titles; copy the run again")
+        return cls(titles, shares)
+
+
+def fit_title_prior(train: pa.Table, labels: Labels) -> TitlePrior:
+    """Per task (n_tc + prior_c) / (n_t + 1) of each title t, and the prior for a title unseen in training."""
+    titles = pc.unique(train["title"])
+    rows = pc.index_in(train["title"], value_set=titles).to_numpy()
+    found: dict[str, Floats] = {}
+    for task, classes in labels.items():
+        codes = label_codes(train, task)
+        prior = class_shares(codes, len(classes), task)
+        known = codes >= 0
+        counts = np.zeros((len(titles) + 1, len(classes)))  # the last row is for unseen titles
+        np.add.at(counts, (rows[known], codes[known]), 1.0)
+        found[task] = (counts + SMOOTHING_ROWS * prior) / (counts.sum(axis=1, keepdims=True) + SMOOTHING_ROWS)
+    return TitlePrior([str(title) for title in titles.to_pylist()], found)
+
 
 INVERSE_REGULARISATION = 3.0
 MAX_ITERATIONS = 1000  # the plan's rows need about 80
@@ -85,11 +179,6 @@ class LinearFloor:
                 probabilities[:, classifier.classes_] = classifier.predict_proba(terms)
             result[task] = probabilities
         return result
-
-
-def linear(train: pa.Table, held_out: pa.Table, labels: Labels, *, say: Say) -> dict[str, Floats]:
-    """Fit on `train` and give each held-out row's probabilities, per task (N, K); see `fit_linear`."""
-    return fit_linear(train, labels, say=say).probabilities(held_out)
 
 
 def fit_linear(train: pa.Table, labels: Labels, *, say: Say) -> LinearFloor:
@@ -157,7 +246,7 @@ def _fit_task(terms: csr_matrix, codes: Codes, task: str, say: Say) -> LogisticR
     if len(np.unique(codes[known])) < 2:
         say(f"linear baseline: the training rows hold one class of {task} only, which is predicted for every row")
         return None
-    classifier = new_classifier()
+    classifier = _new_classifier()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         classifier.fit(terms[known], codes[known])
@@ -166,12 +255,11 @@ def _fit_task(terms: csr_matrix, codes: Codes, task: str, say: Say) -> LogisticR
     return classifier
 
 
-def new_classifier() -> LogisticRegression:
-    """The recipe's logistic regression, not yet fitted."""
+def _new_classifier() -> LogisticRegression:
     return LogisticRegression(C=INVERSE_REGULARISATION, class_weight="balanced", max_iter=MAX_ITERATIONS)
 
 
-def _terms(features: list[tuple[str, TfidfVectorizer]], comments: pa.Table) -> csr_matrix:
+def _terms(features: TextFeatures, comments: pa.Table) -> csr_matrix:
     return csr_matrix(hstack([vectorizer.transform(comments[column].to_pylist()) for column, vectorizer in features]))
 
 
@@ -292,7 +380,7 @@ def _classifier(task: str, classes: list[int] | None, numbers: Numbers, width: i
     if classes is None:
         return None
     rows = 1 if len(classes) == 2 else len(classes)  # two classes share one row of weights
-    classifier = new_classifier()
+    classifier = _new_classifier()
     classifier.classes_ = np.asarray(classes, dtype=np.int64)
     classifier.coef_ = _of_shape(numbers[f"coef/{task}"], (rows, width), f"coef/{task}")
     classifier.intercept_ = _of_shape(numbers[f"intercept/{task}"], (rows,), f"intercept/{task}")
