@@ -7,7 +7,7 @@ markup is readable at 1280 and at 390 pixels. Everything that is passed in as te
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -133,12 +133,9 @@ def lines(
 
     Points that are not finite are left out.
     """
-    series = [
-        Series(s.label, [p for p in s.points if math.isfinite(p.x) and math.isfinite(p.y)], s.tone, s.dashed, s.dots, s.line)
-        for s in series
-    ]
+    series = [replace(each, points=[p for p in each.points if math.isfinite(p.x) and math.isfinite(p.y)]) for each in series]
     points = [point for each in series for point in each.points]
-    across = Axis(x.label, *_tight(x, [p.x for p in points])).scale([])
+    across = Scale(*_tight(x, [p.x for p in points]))
     up = y.scale([p.y for p in points])
     x_ticks, y_ticks = nice_ticks(across.low, across.high, 5), nice_ticks(up.low, up.high, 5)
     x_ticks = [tick for tick in x_ticks if not x.whole or math.isclose(tick, round(tick))]
@@ -200,12 +197,6 @@ def _y_texts(up: Scale, ticks: Sequence[float], number: Format) -> Markup:
     return Markup("").join(Markup(text).format(up.y(tick), number(tick)) for tick in ticks)
 
 
-__all__ = [
-    "Axis", "Band", "Bar", "Effect", "Mark", "PlotPoint", "Series",
-    "bars", "confusion", "forest", "fraction", "heat_map", "legend", "lines", "nice_ticks", "short", "signed",
-]  # fmt: skip
-
-
 @dataclass(frozen=True)
 class Mark:
     """A reference line on a bar: `style` is floor, baseline, target or stretch."""
@@ -232,24 +223,18 @@ class Bar:
     value: float
     low: float | None = None
     high: float | None = None
-    note: str = ""
     tone: str = "accent"
+    note: str = ""
     marks: tuple[Mark, ...] = ()
     bands: tuple[Band, ...] = ()
 
 
 @dataclass(frozen=True)
-class Effect:
+class Effect(Bar):
     """A difference with its interval (None: not known); `tone` is good, bad or flat; `group` starts a new heading where it changes."""
 
-    label: str
-    difference: float
-    low: float | None = None
-    high: float | None = None
     tone: str = "flat"
-    note: str = ""
     group: str = ""
-    bands: tuple[Band, ...] = ()
 
 
 def bars(
@@ -272,7 +257,7 @@ def forest(effects: Sequence[Effect], *, label: str, number: Format = signed, ax
     """Differences as dots with intervals around a zero line, coloured by verdict; the axis is symmetric about what is shown."""
     values = [0.0]
     for effect in effects:
-        values += [effect.difference, *(v for v in (effect.low, effect.high) if v is not None)]
+        values += [effect.value, *(v for v in (effect.low, effect.high) if v is not None)]
         values += [edge for band in effect.bands for edge in (band.low, band.high)]
     pad = 0.06 * ((max(values) - min(values)) or 0.01)
     scale = Scale(min(values) - pad, max(values) + pad)
@@ -305,63 +290,51 @@ def _heading(text: str) -> Markup:
     return Markup('<div class="row heading">{}</div>').format(text)
 
 
-def _row(name: str, note: str, inside: Markup, number: Markup, scale: Scale, ticks: Sequence[float]) -> Markup:
-    grid = Markup("").join(Markup('<line class="grid" x1="{0}" x2="{0}" y1="0" y2="100%"/>').format(scale.x(tick)) for tick in ticks)
-    small = Markup(" <small>{}</small>").format(note) if note else ""
-    row = '<div class="row"><div class="name">{}{}</div><svg height="30" role="presentation">{}{}</svg><div class="num">{}</div></div>'
-    return Markup(row).format(name, small, grid, inside, number)
-
-
-def _number(value: float, low: float | None, high: float | None, number: Format) -> Markup:
-    if low is None or high is None:
-        return Markup("<b>{}</b>").format(number(value))
-    return Markup("<b>{}</b> <span>[{}, {}]</span>").format(number(value), number(low), number(high))
-
-
 def _bar(row: Bar, scale: Scale, ticks: Sequence[float], number: Format) -> Markup:
-    words = _words(row.label, row.value, row.low, row.high, number)
     shape = '<rect class="bar {}" x="0" y="7" width="{}" height="16" rx="2"><title>{}</title></rect>'
-    inside = _bands(row.bands, scale, number) + Markup(shape).format(row.tone, scale.x(row.value), words)
-    inside += _whisker(row.low, row.high, scale, words, "")
-    for mark in row.marks:
-        line = '<line class="mark {0}" x1="{1}" x2="{1}" y1="2" y2="28"><title>{2}: {3}</title></line>'
-        inside += Markup(line).format(mark.style, scale.x(mark.value), mark.label, number(mark.value))
-    return _row(row.label, row.note, inside, _number(row.value, row.low, row.high, number), scale, ticks)
+    bar = Markup(shape).format(row.tone, scale.x(row.value), _words(row, number))
+    line = '<line class="mark {0}" x1="{1}" x2="{1}" y1="2" y2="28"><title>{2}: {3}</title></line>'
+    marks = [Markup(line).format(mark.style, scale.x(mark.value), mark.label, number(mark.value)) for mark in row.marks]
+    return _row(row, bar, _whisker(row, scale, "", number), Markup("").join(marks), scale, ticks, number)
 
 
 def _effect(effect: Effect, scale: Scale, ticks: Sequence[float], number: Format) -> Markup:
-    words = _words(effect.label, effect.difference, effect.low, effect.high, number)
-    inside = _bands(effect.bands, scale, number)
-    inside += Markup('<line class="zero" x1="{0}" x2="{0}" y1="0" y2="100%"/>').format(scale.x(0))
-    inside += _whisker(effect.low, effect.high, scale, words, effect.tone)
-    dot = '<circle class="dot {}" cx="{}" cy="15" r="5"><title>{}</title></circle>'
-    inside += Markup(dot).format(effect.tone, scale.x(effect.difference), words)
-    return _row(effect.label, effect.note, inside, _number(effect.difference, effect.low, effect.high, number), scale, ticks)
+    zero = Markup('<line class="zero" x1="{0}" x2="{0}" y1="0" y2="100%"/>').format(scale.x(0))
+    dot = Markup('<circle class="dot {}" cx="{}" cy="15" r="5"><title>{}</title></circle>')
+    drawn = dot.format(effect.tone, scale.x(effect.value), _words(effect, number))
+    return _row(effect, zero, _whisker(effect, scale, effect.tone, number), drawn, scale, ticks, number)
 
 
-def _words(label: str, value: float, low: float | None, high: float | None, number: Format) -> str:
-    interval = "" if low is None or high is None else f", 95 % interval {number(low)} to {number(high)}"
-    return f"{label}: {number(value)}{interval}"
-
-
-def _bands(bands: Iterable[Band], scale: Scale, number: Format) -> Markup:
+def _row(
+    row: Bar, below: Markup, whisker: Markup, above: Markup, scale: Scale, ticks: Sequence[float], number: Format
+) -> Markup:  # fmt: skip
+    """A row's name, its drawing (grid and bands, then what lies below the whisker and above it) and its number."""
+    grid = Markup("").join(Markup('<line class="grid" x1="{0}" x2="{0}" y1="0" y2="100%"/>').format(scale.x(tick)) for tick in ticks)
     shape = '<rect class="band" x="{}" y="3" width="{:.2f}%" height="24"><title>{}: {} to {}</title></rect>'
-    return Markup("").join(
-        Markup(shape).format(
-            scale.x(band.low), 100 * max(0.004, scale(band.high) - scale(band.low)), band.label, number(band.low), number(band.high)
-        )
-        for band in bands
-    )
+    for band in row.bands:
+        width = 100 * max(0.004, scale(band.high) - scale(band.low))
+        grid += Markup(shape).format(scale.x(band.low), width, band.label, number(band.low), number(band.high))
+    small = Markup(" <small>{}</small>").format(row.note) if row.note else ""
+    value = Markup("<b>{}</b>").format(number(row.value))
+    if row.low is not None and row.high is not None:
+        value += Markup(" <span>[{}, {}]</span>").format(number(row.low), number(row.high))
+    shape = '<div class="row"><div class="name">{}{}</div><svg height="30" role="presentation">{}{}</svg><div class="num">{}</div></div>'
+    return Markup(shape).format(row.label, small, grid, below + whisker + above, value)
 
 
-def _whisker(low: float | None, high: float | None, scale: Scale, words: str, tone: str) -> Markup:
-    if low is None or high is None:
+def _words(row: Bar, number: Format) -> str:
+    interval = "" if row.low is None or row.high is None else f", 95 % interval {number(row.low)} to {number(row.high)}"
+    return f"{row.label}: {number(row.value)}{interval}"
+
+
+def _whisker(row: Bar, scale: Scale, tone: str, number: Format) -> Markup:
+    if row.low is None or row.high is None:
         return Markup("")
     shape = (
         '<g class="whisker {tone}"><title>{words}</title><line x1="{low}" x2="{high}" y1="15" y2="15"/>'
         '<line x1="{low}" x2="{low}" y1="11" y2="19"/><line x1="{high}" x2="{high}" y1="11" y2="19"/></g>'
     )
-    return Markup(shape).format(tone=tone, words=words, low=scale.x(low), high=scale.x(high))
+    return Markup(shape).format(tone=tone, words=_words(row, number), low=scale.x(row.low), high=scale.x(row.high))
 
 
 def heat_map(

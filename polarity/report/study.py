@@ -5,8 +5,7 @@ from scipy.stats import norm
 
 from polarity.report.charts import Axis, PlotPoint, Series, heat_map, lines
 from polarity.report.page import Section, columns, details, render_page, table, verdict_pill
-from polarity.report.run import SYNTHETIC, short_path
-from polarity.report.run_training import duration
+from polarity.report.run import SYNTHETIC, duration, short_path
 from polarity.report.study_effects import (
     Cells,
     between,

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from polarity.report.charts import Band, Bar, Effect, bars, forest, legend
 from polarity.report.page import Section, columns, details, fragment, table, verdict_pill
-from polarity.report.run_training import duration
+from polarity.report.run import duration
 from polarity.strategy import CLAIMS_NOTE, POINTS, claims_table
 from polarity.study import EffectRow, Study, excludes_zero
 

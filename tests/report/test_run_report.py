@@ -20,10 +20,9 @@ from polarity.cli.runs import report as report_command
 from polarity.errors import PolarityError, RunError
 from polarity.report.page import ReportError
 from polarity.report.record import Record, read_record
-from polarity.report.run import render_record, short_path
+from polarity.report.run import duration, nearest_preset, render_record, short_path
 from polarity.report.run_rows import label_errors
 from polarity.report.run_scores import projection
-from polarity.report.run_training import duration, nearest_preset
 from polarity.workflows.report import read_texts, report
 from tests.report.reported import HOSTILE, copied_run, trained_run
 from tests.report.test_charts import Balanced
