@@ -156,6 +156,7 @@ class Corpus:
         """Views of a table made by `tokenize` or read by `mapped`; a few bytes a row are copied."""
         names, tokens = table.column_names, Lists(table["input_ids"])
         noted = table.schema.metadata or {}
+        soft = {task: table[soft_column(task)].combine_chunks().flatten().to_numpy() for task in tasks if soft_column(task) in names}
         return cls(
             index=table.select(["row_id", *tasks, *([ID_HASH] if ID_HASH in names else [])]),
             lengths=table["length"].to_numpy() if "length" in names else tokens.lengths(),
@@ -163,7 +164,7 @@ class Corpus:
             types=Lists(table["token_type_ids"]) if "token_type_ids" in names else None,
             labels={task: table[task].fill_null(-1).to_numpy().astype(np.int8, copy=False) for task in tasks},
             pad_id=pad_id,
-            soft=_soft_labels(table, tasks),
+            soft={task: shares.reshape(table.num_rows, -1) for task, shares in soft.items()} or None,
             digest=noted.get(DIGEST, b"").decode(),
             vocabulary=np.frombuffer(noted[VOCABULARY], np.int32) if VOCABULARY in noted else None,
         )
@@ -180,7 +181,7 @@ class Corpus:
         """The different token ids of all rows, ascending."""
         if self.vocabulary is not None:
             return self.vocabulary
-        return np.unique(np.concatenate([np.zeros(0, np.int32), *(np.unique(part) for part in self.tokens.values())])).astype(np.int32)
+        return np.unique(np.concatenate([np.zeros(0, np.int32), *map(np.unique, self.tokens.values())])).astype(np.int32)
 
     def collate(self, rows: Rows) -> TokenBatch:
         """The rows as one batch, padded on the right to the longest of them."""
@@ -189,26 +190,16 @@ class Corpus:
         mask = columns[None, :] < lengths[:, None]
         ids = self.tokens.padded(rows, len(columns), self.pad_id)
         types = None if self.types is None else self.types.padded(rows, len(columns), 0)
-        return TokenBatch(ids, mask.astype(np.int64), types, self._padded_features(mask, rows))
-
-    def _padded_features(self, mask: NDArray[np.bool_], rows: Rows) -> NDArray[np.float32] | None:
-        if self.features is None:
-            return None
-        padded = np.zeros((*mask.shape, self.features.shape[1]), dtype=np.float32)
-        padded[mask] = self.features[(self.offsets[rows][:, None] + np.arange(mask.shape[1]))[mask]]
-        return padded
+        features = None
+        if self.features is not None:
+            features = np.zeros((*mask.shape, self.features.shape[1]), dtype=np.float32)
+            features[mask] = self.features[(self.offsets[rows][:, None] + columns)[mask]]
+        return TokenBatch(ids, mask.astype(np.int64), types, features)
 
 
 def soft_column(task: str) -> str:
     """The column of a teacher's probabilities, or of the shares of annotators' votes: a list of K float32 a row."""
     return f"{task}/soft"
-
-
-def _soft_labels(table: pa.Table, tasks: list[str]) -> dict[str, NDArray[np.float32]] | None:
-    lists = {task: table[soft_column(task)].combine_chunks() for task in tasks if soft_column(task) in table.column_names}
-    if not lists:
-        return None
-    return {task: lists[task].flatten().to_numpy().reshape(table.num_rows, -1) for task in lists}
 
 
 def epoch_rows(corpus: Corpus, config: Config, epoch: int) -> Rows:
@@ -271,8 +262,7 @@ def torch_seed(seed: int, step: int, micro: int) -> int:
 
 def evaluation_batches(lengths: NDArray[np.integer], size: int) -> list[Rows]:
     """Every row once, length-sorted (longest first, so that memory peaks at once), in batches of `size`."""
-    order = np.argsort(-lengths, kind="stable")
-    return [order[at : at + size] for at in range(0, len(order), size)]
+    return micro_batches(np.argsort(-lengths, kind="stable"), size)
 
 
 def padded_share(corpus: Corpus, batches: list[Rows], micro_batch_size: int) -> float:

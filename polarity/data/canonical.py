@@ -110,19 +110,11 @@ def find_column(source: Source, column: str, advice: str) -> str:
     if len(alike) > 1:
         shown = " and ".join(repr(name) for name in alike[:2])
         raise DataError(f"{source.name}: the columns {shown} have one name but for spelling: rename one of them, or {advice}")
-    raise DataError(_missing(source, column, advice))
-
-
-def _missing(source: Source, column: str, advice: str) -> str:
-    hint = nearest(column, [name for name in source.columns if name])
-    what = f"{source.name}: no column {column!r}: {hint} ({advice})"
-    joined = source.columns[0] if len(source.columns) == 1 else ""
-    for delimiter in (";", "\t", ","):
-        if delimiter in joined:
-            return (
-                f"{what}; the header is one column with {delimiter!r} in it: columns are separated by commas in a .csv, by tabs in a .tsv"
-            )
-    return what
+    what = f"{source.name}: no column {column!r}: {nearest(column, filter(None, source.columns))} ({advice})"
+    delimiter = next((mark for mark in (";", "\t", ",") if len(source.columns) == 1 and mark in source.columns[0]), None)
+    if delimiter is not None:
+        what += f"; the header is one column with {delimiter!r} in it: columns are separated by commas in a .csv, by tabs in a .tsv"
+    raise DataError(what)
 
 
 def annotate(block: pa.Table, first_row: int, layout: Layout) -> pa.Table:
@@ -230,10 +222,8 @@ def _class_indices(
         absent.append(form in words)
         unknown = form and form not in known and form not in words
         problems.append(_unknown_label(text.strip(), name, task, column) if unknown else None)
-    if not indices:
-        return pa.nulls(len(values), pa.int8()), pa.nulls(len(values), TEXT), np.zeros(len(values), np.int8)
     classes = pc.take(pa.array(indices, pa.int8()), encoded.indices)
-    of_row = pc.take(pa.array(absent), encoded.indices).fill_null(False)
+    of_row = pc.take(pa.array(absent, pa.bool_()), encoded.indices).fill_null(False)
     return classes, pc.take(pa.array(problems, TEXT), encoded.indices), of_row.to_numpy(zero_copy_only=False).astype(np.int8)
 
 

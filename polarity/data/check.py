@@ -186,7 +186,6 @@ DataCheck = CheckOfOne | CheckOfParts
 EXAMPLES = 5
 LISTED = 200
 """Bad rows, faults and duplicate ids that are listed one by one; all are counted."""
-SHOWN_CHARACTERS = 60
 QUANTILES = {"min": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 
 
@@ -211,7 +210,7 @@ def check_source(
     return {"sources": {part: report for part, (report, _) in checked.items()}, "split": _across("own", parts, data, progress)}
 
 
-def shown(text: str, most: int = SHOWN_CHARACTERS) -> str:
+def shown(text: str, most: int = 60) -> str:
     """A text fit for a terminal: at most `most` characters, whatever is invisible or steers the terminal escaped."""
     clipped = text if len(text) <= most else text[: most - 3] + "..."
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in clipped)
@@ -283,17 +282,16 @@ def _joint(comments: pa.Table, data: DataConfig) -> list[Combination]:
 
 
 def _duplicates(comments: pa.Table, progress: Say | None) -> dict[str, Groups]:
-    groups = {
+    kinds = {
         "exact": duplicate_groups(comments, normalised=False),
         "normalised": duplicate_groups(comments, normalised=True),
         "near": near_duplicate_groups(comments, progress),
     }
-    return {kind: _groups(found) for kind, found in groups.items()}
-
-
-def _groups(groups: list[list[str]]) -> Groups:
-    examples = [[shown(row_id) for row_id in group[:EXAMPLES]] for group in groups[:EXAMPLES]]
-    return {"groups": len(groups), "rows": sum(map(len, groups)), "examples": examples}
+    found: dict[str, Groups] = {}
+    for kind, groups in kinds.items():
+        examples = [[shown(row_id) for row_id in group[:EXAMPLES]] for group in groups[:EXAMPLES]]
+        found[kind] = {"groups": len(groups), "rows": sum(map(len, groups)), "examples": examples}
+    return found
 
 
 def _conflicts(comments: pa.Table, data: DataConfig) -> Conflicts:
@@ -451,7 +449,10 @@ def _bad_rows_text(report: SourceCheck) -> Iterable[Table | str]:
     bad, ids = report["bad_rows"], report["duplicate_ids"]
     if bad["count"]:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in bad["reasons"].items())
-        faults = [(fault["rows"], _named_places(fault), fault["problem"]) for fault in bad["faults"][:BAD_ROWS_SHOWN]]
+        faults = [
+            (fault["rows"], ", ".join(fault["places"]) + (", ..." if fault["rows"] > len(fault["places"]) else ""), fault["problem"])
+            for fault in bad["faults"][:BAD_ROWS_SHOWN]
+        ]
         more = len(bad["faults"]) > BAD_ROWS_SHOWN
         title = f"Bad rows: {bad['count']:,} ({reasons})" + (f"; the {BAD_ROWS_SHOWN} most frequent faults" if more else "")
         yield _table(title, ("rows", "where", "problem"), faults)
@@ -460,21 +461,13 @@ def _bad_rows_text(report: SourceCheck) -> Iterable[Table | str]:
         yield _table(f"Row ids that several rows have: {ids['count']:,}", ("row id", "where"), rows)
 
 
-def _named_places(fault: Fault) -> str:
-    return ", ".join(fault["places"]) + (", ..." if fault["rows"] > len(fault["places"]) else "")
-
-
 def _classes(report: SourceCheck) -> Table:
     rows: list[Sequence[object]] = []
     for task, counts in report["tasks"].items():
         total = sum(counts["classes"].values())
-        rows += [(f"{task}: {name}", count, _percent(count, total)) for name, count in counts["classes"].items()]
+        rows += [(f"{task}: {name}", count, f"{count / total:.1%}" if total else "-") for name, count in counts["classes"].items()]
         rows += [(f"{task}: (missing)", counts["missing"], "")]
     return _table("Classes", ("task: class", "rows", "share"), rows)
-
-
-def _percent(count: int, total: int) -> str:
-    return f"{count / total:.1%}" if total else "-"
 
 
 def _joint_text(joint: list[Combination]) -> Table:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from polarity.artifacts import column_of_objects, has_secret, replacing, user_cache_dir
 from polarity.data.excel_format import open_excel
 from polarity.data.sample import DEFAULT_ROWS, sample_blocks, sample_columns
-from polarity.data.source import ROWS_PER_BLOCK, Part, Source, positions, readable
+from polarity.data.source import ROWS_PER_BLOCK, Part, Source, readable
 from polarity.data.text_formats import open_csv, open_jsonl
 from polarity.errors import DataError, first_line, nearest, redacted
 from polarity.paths import absolute
@@ -35,7 +35,7 @@ def _open_dataset(name: str, load: Callable[[], "Dataset"]) -> Source:
     loaded = load()
     if len(loaded) == 0:
         raise DataError(f"{name}: the dataset has no rows")
-    return Source(name=name, columns=tuple(loaded.column_names), unit="row", parts=(Part(0, partial(_blocks, load)),), locate=positions)
+    return Source(name=name, columns=tuple(loaded.column_names), unit="row", parts=(Part(0, partial(_blocks, load)),), locate=list)
 
 
 def _load_saved(name: str, folder: Path) -> "Dataset":
@@ -181,7 +181,7 @@ def _open_sample(name: str) -> Source:
     if not re.fullmatch(r"[0-9]{1,12}", asked) or int(asked) == 0:
         raise DataError(f"{name!r}: the synthetic corpus is `sample` or `sample:ROWS`, with a whole number above 0, such as sample:3000")
     blocks = partial(_sample, int(asked))
-    return Source(name=name, columns=sample_columns(), unit="row", parts=(Part(0, blocks),), locate=positions)
+    return Source(name=name, columns=sample_columns(), unit="row", parts=(Part(0, blocks),), locate=list)
 
 
 def _sample(rows: int, columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -285,7 +285,7 @@ def _open_parquet(name: str, files: Sequence[tuple[str, Place]]) -> Source:
         for own, rows, skipped in _cuts(sizes, together):
             parts.append(Part(first, partial(_parquet_blocks, file_name, place, own, skipped, rows)))
             first += rows
-    return Source(name=name, columns=tuple(columns), unit="row", parts=tuple(parts), locate=positions)
+    return Source(name=name, columns=tuple(columns), unit="row", parts=tuple(parts), locate=list)
 
 
 def _cuts(sizes: Sequence[int], together: int) -> Iterator[tuple[list[int], int, int]]:

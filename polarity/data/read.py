@@ -124,10 +124,15 @@ def _faults(source: Source, bad: pa.Table) -> list[str]:
 
 def alike(bad: pa.Table) -> list[tuple[str, list[int]]]:
     """(fault, source rows) of an annotated table's bad rows, the most frequent fault first."""
+    return sorted(_rows_by(PROBLEM, bad).items(), key=lambda pair: -len(pair[1]))
+
+
+def _rows_by(column: str, table: pa.Table) -> dict[str, list[int]]:
+    """{value of the column: source rows that have it} of an annotated table."""
     found: dict[str, list[int]] = {}
-    for problem, row in zip(bad[PROBLEM].to_pylist(), bad[SOURCE_ROW].to_pylist(), strict=True):
-        found.setdefault(problem, []).append(row)
-    return sorted(found.items(), key=lambda pair: -len(pair[1]))
+    for value, row in zip(table[column].to_pylist(), table[SOURCE_ROW].to_pylist(), strict=True):
+        found.setdefault(value, []).append(row)
+    return found
 
 
 def prefixed(table: pa.Table, prefix: str) -> pa.Table:
@@ -143,11 +148,7 @@ def duplicate_ids(table: pa.Table) -> list[tuple[str, list[int]]]:
     repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if not len(repeated):
         return []
-    rows = table.select(["row_id", SOURCE_ROW]).filter(pc.is_in(table["row_id"], repeated))
-    found: dict[str, list[int]] = {}
-    for row_id, row in zip(rows["row_id"].to_pylist(), rows[SOURCE_ROW].to_pylist(), strict=True):
-        found.setdefault(row_id, []).append(row)
-    return list(found.items())
+    return list(_rows_by("row_id", table.select(["row_id", SOURCE_ROW]).filter(pc.is_in(table["row_id"], repeated))).items())
 
 
 def _refuse_duplicate_ids(table: pa.Table, source: Source, column: str) -> None:

@@ -47,7 +47,7 @@ from polarity.data.split import (
     tell_own_split,
 )
 from polarity.data.survey import LEFT_OUT, Codes, Piece, Survey, pieces_of, run, survey
-from polarity.data.tokenize import plain_backend, settings_hash, tokenize_columns
+from polarity.data.tokenize import plain_backend, settings_hash, tokenize_columns, with_columns
 from polarity.errors import DataError, PolarityError, RunError, Say
 
 FORMAT_VERSION = 1
@@ -130,10 +130,7 @@ def _finished(table: pa.Table, backend: Any, data: DataConfig, types: bool) -> p
     table = table.append_column(ID_HASH, pa.array(id_hash(table["row_id"])))
     for name, column in zip(KEYS, row_keys(table), strict=True):
         table = table.append_column(name, column)
-    tokens = tokenize_columns(table, backend, data, types)
-    for name in tokens.column_names:
-        table = table.append_column(name, tokens[name])
-    return table.combine_chunks()
+    return with_columns(table, tokenize_columns(table, backend, data, types)).combine_chunks()
 
 
 class PartRecord(TypedDict):
@@ -215,18 +212,15 @@ class Preparation:
         own = {"train": data.train, "validation": data.validation, "test": data.test} if data.train else {"": data.source}
         self.sources = {part: name for part, name in own.items() if name}
         self._identities = {name: modified(name) for name in self.sources.values()}
-        self.key = self._fingerprint()
-        self.folder = RunFolder.at(shard_place(data).inside(self.key[:32]))
-
-    def _fingerprint(self) -> str:
         left_out = {"source", "train", "validation", "test", "oversample", "shards", "shard_dir"}
         settings = {
             "format": FORMAT_VERSION,
-            "data": self.data.model_dump(mode="json", exclude=left_out),
+            "data": data.model_dump(mode="json", exclude=left_out),
             "sources": {part: self._identities[name] for part, name in self.sources.items()},
-            "tokens": settings_hash(self._backend, self.data, self._types),
+            "tokens": settings_hash(self._backend, data, self._types),
         }
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.folder = RunFolder.at(shard_place(data).inside(self.key[:32]))
 
     def ready(self) -> bool:
         """Whether the shards are made."""

@@ -28,7 +28,7 @@ class Source:
     """Rows as they are in a file.
 
     `columns` are all that it has; `parts` together are its rows, in order; `locate` turns row positions (from 0) into the
-    numbers that a person looks for: lines of the file or rows of the sheet (from 1), or, where `unit` is "row", the positions themselves.
+    numbers that a person looks for: lines of the file or rows of the sheet (from 1), or, where `unit` is "row", the positions as a `list`.
     `notes` are lines for the reader: how the file was read, if not in the usual way.
     """
 
@@ -43,11 +43,6 @@ class Source:
         """`line 7` or `row 5 (counted from 0)` of each row position; reads the file again, so only for rows to be shown."""
         tail = " (counted from 0)" if self.unit == "row" else ""
         return [f"{self.unit} {number}{tail}" for number in self.locate(rows)]
-
-
-def positions(rows: Sequence[int]) -> list[int]:
-    """`locate` of sources without lines."""
-    return list(rows)
 
 
 def number_text(value: bool | int | float) -> str:

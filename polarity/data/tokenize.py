@@ -66,17 +66,18 @@ def tokenize(
     types = "token_type_ids" in tokenizer.model_input_names
     say = say or (lambda _: None)
     if cache_dir is None:
-        return _with_columns(comments, tokenize_columns(comments, backend, data, types))
+        return with_columns(comments, tokenize_columns(comments, backend, data, types))
     print_ = fingerprint(comments, backend.to_str(), data, types)
     path = cache_dir / "tokens" / f"{print_}.arrow"
     columns = _load(path, print_, comments.num_rows, say)
     if columns is None:
         columns = tokenize_columns(comments, backend, data, types)
         _save(path, print_, columns, say)
-    return _with_columns(comments, columns)
+    return with_columns(comments, columns)
 
 
-def _with_columns(comments: pa.Table, columns: pa.Table) -> pa.Table:
+def with_columns(comments: pa.Table, columns: pa.Table) -> pa.Table:
+    """A table with another's columns behind its own."""
     for name in columns.column_names:
         comments = comments.append_column(name, columns[name])
     return comments
@@ -167,6 +168,10 @@ class Ragged:
     starts: Int64
     lengths: Int64
 
+    def take(self, rows: Int64) -> "Ragged":
+        """The lists of these rows."""
+        return Ragged(self.values, self.starts[rows], self.lengths[rows])
+
 
 def _encode(backend: Any, texts: list[str]) -> Ragged:
     ids = [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
@@ -199,16 +204,25 @@ def _assemble(comments: Ragged, titles: Ragged, rows: Int64, data: DataConfig, a
     """Lays out before, A, middle, B, after of every row in one flat array; `rows` says which title each comment has."""
     single, pair = around
     kept_comment, kept_title = kept_lengths(comments.lengths, titles.lengths[rows], data, single.size, pair.size)
-    title, comment = (titles.values, titles.starts[rows], kept_title), (comments.values, comments.starts, kept_comment)
-    a, b = (title, comment) if data.order == "title_first" else (comment, title)
+    title, comment = Ragged(titles.values, titles.starts[rows], kept_title), Ragged(comments.values, comments.starts, kept_comment)
+    none = Ragged(comments.values, comments.starts, np.zeros_like(rows))
     alone = kept_title == 0
-    # A row without a title is the comment alone: as A, whatever the order.
-    pieces = [_Pieces(single, alone, comment, None), _Pieces(pair, ~alone, a, b)]
     length = kept_comment + kept_title + np.where(alone, single.size, pair.size)
     starts = np.cumsum(length) - length
     ids, kinds = np.empty(int(length.sum()), np.int32), np.zeros(int(length.sum()) if types else 0, np.int8)
-    for piece in pieces:
-        piece.write(starts, ids, kinds)
+    first, second = (title, comment) if data.order == "title_first" else (comment, title)
+    # A row without a title is the comment alone: as A, whatever the order.
+    for frame, of, a, b in ((single, alone, comment, none), (pair, ~alone, first, second)):
+        chosen = np.flatnonzero(of)
+        at = starts[chosen]
+        before, middle, after = (_repeated(tokens, len(chosen)) for tokens in (frame.before, frame.middle, frame.after))
+        parts = (before, a.take(chosen), middle, b.take(chosen), after)
+        for part, kind in zip(parts, frame.types, strict=True):
+            target = spans(at, part.lengths)
+            ids[target] = part.values[spans(part.starts, part.lengths)]
+            if types:
+                kinds[target] = kind
+            at = at + part.lengths
     offsets = pa.array(np.append(starts, length.sum()), pa.int64())
     columns = {"input_ids": pa.LargeListArray.from_arrays(offsets, pa.array(ids))}
     if types:
@@ -216,35 +230,9 @@ def _assemble(comments: Ragged, titles: Ragged, rows: Int64, data: DataConfig, a
     return pa.table({**columns, "length": pa.array(length, pa.int32())})
 
 
-_Text = tuple[Int32, Int64, Int64]
-
-
-@dataclass(frozen=True)
-class _Pieces:
-    """The rows of one frame, and the texts (values, starts, kept lengths) that stand in it."""
-
-    frame: Frame
-    rows: NDArray[np.bool_]
-    a: _Text
-    b: _Text | None
-
-    def write(self, starts: Int64, ids: Int32, kinds: NDArray[np.int8]) -> None:
-        at = starts[self.rows]
-        frame, parts = self.frame, (self.frame.before, self.a, self.frame.middle, self.b, self.frame.after)
-        for part, kind in zip(parts, frame.types, strict=True):
-            if part is None or len(part) == 0:
-                continue
-            if isinstance(part[0], int):
-                source, lengths = np.tile(np.asarray(part, np.int32), len(at)), np.full(len(at), len(part), np.int64)
-            else:
-                values, first, kept = part
-                lengths = kept[self.rows]
-                source = values[spans(first[self.rows], lengths)]
-            target = spans(at, lengths)
-            ids[target] = source
-            if len(kinds):
-                kinds[target] = kind
-            at = at + lengths
+def _repeated(tokens: tuple[int, ...], rows: int) -> Ragged:
+    """The same tokens for each of so many rows."""
+    return Ragged(np.array(tokens, np.int32), np.zeros(rows, np.int64), np.full(rows, len(tokens)))
 
 
 def fingerprint(comments: pa.Table, backend: str, data: DataConfig, types: bool) -> str:
