@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import NotRequired, Protocol, cast
+from typing import NotRequired, cast
 
 import pyarrow.fs as pafs
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from polarity.artifacts import ENVIRONMENT, RunFolder, replacing, sha256_file, user_cache_dir
+from polarity.encoders import EncoderFiles
 
 REMEMBERED_BYTES = 32_000_000
 PACKAGES = (
@@ -50,17 +51,6 @@ class Machine(TypedDict):
     machine: str
     cpus: int | None
     usable_cpus: int | None
-
-
-class Identified(Protocol):
-    """An encoder's files, as `polarity.encoders.EncoderFiles` has them."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def revision(self) -> str | None: ...
-    @property
-    def sha256(self) -> str: ...
 
 
 class EncoderIdentity(TypedDict):
@@ -129,7 +119,7 @@ def describe_environment(
     *,
     seeds: Mapping[str, int],
     sources: Iterable[str],
-    encoder: Identified | None = None,
+    encoder: EncoderFiles | None = None,
     torch: ModuleType | None = None,
 ) -> Environment:
     """The content of environment.json.
@@ -137,6 +127,7 @@ def describe_environment(
     `seeds` by name (run, split); `sources` as configured, hashed where they are local files; `torch` is passed by callers
     that have it loaded, so that this module costs nothing to import.
     """
+    cuda = None if torch is None or not torch.cuda.is_available() else torch.cuda
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -144,7 +135,7 @@ def describe_environment(
         "packages": installed_versions(),
         "git": git_state(Path(__file__).parent),
         "platform": {"system": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count(), "usable_cpus": usable},
-        "gpus": _gpus(torch),
+        "gpus": [] if cuda is None else [str(cuda.get_device_name(index)) for index in range(cuda.device_count())],
         "seeds": dict(seeds),
         "data": source_hashes(sources),
         "encoder": None if encoder is None else {"name": encoder.name, "revision": encoder.revision, "sha256": encoder.sha256},
@@ -181,12 +172,6 @@ def installed_versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
-
-
-def _gpus(torch: ModuleType | None) -> list[str]:
-    if torch is None or not torch.cuda.is_available():
-        return []
-    return [str(torch.cuda.get_device_name(index)) for index in range(torch.cuda.device_count())]
 
 
 def _file_hash(path: Path) -> str:

@@ -131,9 +131,9 @@ class Run:
         return run
 
     def __repr__(self) -> str:
-        tasks = (
-            ", ".join(f"{task} ({len(classes)} classes)" for task, classes in self.labels.items()) if self._has_labels else "no labels yet"
-        )
+        tasks = "no labels yet"
+        if any(map(self.has, (artifacts.CONFIG, artifacts.ENSEMBLE, artifacts.PREDICTIONS))):
+            tasks = ", ".join(f"{task} ({len(classes)} classes)" for task, classes in self.labels.items())
         rows = ", ".join(f"{name} {count:,}" for name, count in self.row_counts.items())
         return f"Run({self.uri!r}, {self.kind}: {tasks}{f'; rows: {rows}' if rows else ''})"
 
@@ -171,18 +171,15 @@ class Run:
                     f"{self.uri}/{artifacts.ENSEMBLE}: names no member run, so that it has no configuration; make the ensemble again"
                 )
             return self.members[0].config
-        return self._parsed(self.config_text)
+        try:
+            return parse_config(self.config_text, f"{self.uri}/{artifacts.CONFIG}")
+        except ConfigError as error:
+            raise RunError(f"{error} (is the file of another version of polarity, or edited?)") from error
 
     @cached_property
     def config_text(self) -> str:
         """config.yaml as it stands. Raises RunError where there is none."""
         return self.folder.read_text(artifacts.CONFIG)
-
-    def _parsed(self, text: str) -> Config:
-        try:
-            return parse_config(text, f"{self.uri}/{artifacts.CONFIG}")
-        except ConfigError as error:
-            raise RunError(f"{error} (is the file of another version of polarity, or edited?)") from error
 
     def config_with(self, sets: Sequence[str]) -> Config:
         """The configuration with `key=value` settings on top, as `--set` gives them. Raises ConfigError for one that is not allowed."""
@@ -192,10 +189,6 @@ class Run:
     def data(self) -> DataConfig:
         """Where the run's rows came from, and how they were read, cut and split."""
         return self.config.data
-
-    @property
-    def _has_labels(self) -> bool:
-        return any(map(self.has, (artifacts.CONFIG, artifacts.ENSEMBLE, artifacts.PREDICTIONS)))
 
     @cached_property
     def labels(self) -> dict[str, list[str]]:
@@ -412,10 +405,8 @@ def check_rows(
     where += f"; {near:,} only resemble such a row" if near else ""
     what = f"{int(used.sum()):,} of {comments.num_rows:,} rows were seen by {whose} ({where})"
     if seen == "keep":
-        parts = pa.array(np.where(used, "seen", "test"))
-        return CheckedRows(
-            comments, parts, matches.of("validation"), counts, [f"{what}: scored apart, as `seen`; their scores are too good"]
-        )
+        notes = [f"{what}: scored apart, as `seen`; their scores are too good"]
+        return CheckedRows(comments, pa.array(np.where(used, "seen", "test")), matches.of("validation"), counts, notes)
     if used.all():
         raise DataError(f"{place}: {what}: nothing is left to judge on. Give rows that were not seen, or score these with --seen keep")
     left = comments.filter(pa.array(~used))
@@ -435,9 +426,8 @@ def _unchecked(unknown: Sequence[Run], comments: pa.Table, place: str, seen: See
             "trained on cannot be told apart. Give rows that it has not seen, or score these with --seen keep"
         )
     if own:
-        return CheckedRows(
-            comments, pa.array(["seen"] * rows), none, None, [f"the file is one that {whose} was made from: `seen`, too good"]
-        )
+        note = f"the file is one that {whose} was made from: `seen`, too good"
+        return CheckedRows(comments, pa.array(["seen"] * rows), none, None, [note])
     note = (
         f"{whose} kept no hashes of its rows (an older run), so it cannot be checked whether it was trained on some of these: they are "
         "called `unchecked`, and there is no verdict on them (--train FILE names its training rows)"

@@ -168,7 +168,8 @@ def _with_replicates(
     """`score` of the cells' counts, and of their replicates: resamples of rows, or all rows but one title's."""
     counts_C = np.bincount(ids, minlength=cells).astype(np.float64)
     if unit.groups is None:
-        draws = _draws(ids, cells, resamples, np.random.default_rng(seed))
+        rng, shares_C = np.random.default_rng(seed), counts_C / len(ids)
+        draws: Iterator[Floats] = (rng.multinomial(len(ids), shares_C, size=size).astype(np.float64) for size in _chunks(resamples, cells))
     else:
         draws = _left_out(ids, counts_C, _grouped(unit.groups))
     return score(counts_C[None]), _stack([score(counts_RC) for counts_RC in draws])
@@ -216,7 +217,9 @@ def paired_difference(
     withheld = no_verdict(decided, unit)
 
     def entry(of_point: float, of_spread: Floats) -> Difference:
-        return _difference(float(of_point), unit.interval(float(of_point), of_spread, least=-1.0), withheld)
+        low, high = unit.interval(float(of_point), of_spread, least=-1.0)
+        verdict = withheld or ("gain" if low > 0 else "loss" if high < 0 else "within noise")
+        return {"difference": float(of_point), "ci95": [low, high], "verdict": verdict}
 
     return {
         "overall": entry(point.overall[0], spread.overall),
@@ -250,13 +253,6 @@ def joint_cells(columns: list[Codes]) -> tuple[Codes, Codes]:
     return ids, first
 
 
-def _draws(ids: Codes, cells: int, resamples: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """Counts of the cells (r, C) in chunks that add up to `resamples`."""
-    shares_C = np.bincount(ids, minlength=cells) / len(ids)
-    for size in _chunks(resamples, cells):
-        yield rng.multinomial(len(ids), shares_C, size=size).astype(np.float64)
-
-
 def _chunks(resamples: int, width: int) -> Iterator[int]:
     step = max(1, _CHUNK_NUMBERS // width)
     for start in range(0, resamples, step):
@@ -283,12 +279,6 @@ def _stack(parts: list[ResampledScores]) -> ResampledScores:
         {task: np.concatenate([part.macro[task] for part in parts]) for task in parts[0].macro},
         {task: np.concatenate([part.f1[task] for part in parts]) for task in parts[0].f1},
     )
-
-
-def _difference(point: float, ci95: list[float], withheld: str | None) -> Difference:
-    low, high = ci95
-    verdict = withheld or ("gain" if low > 0 else "loss" if high < 0 else "within noise")
-    return {"difference": point, "ci95": ci95, "verdict": verdict}
 
 
 def _matched(a: pa.Table, b: pa.Table, labels: Labels) -> tuple[pa.Table, pa.Table]:

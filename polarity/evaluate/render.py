@@ -163,18 +163,13 @@ def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:
             else f"{facts.training_rows:,} training rows are few"
         )
         steps.append((f"{few}: label more, these first.", f"polarity next {facts.folder} --data UNLABELLED.csv --out to_label.csv"))
-    if facts.with_titles and not facts.grouped and facts.source and _titles_tell(part):
+    score = {name: floor["overall"]["macro_f1"] for name, floor in floors.items()}
+    titles_tell = {"title", "majority"} <= set(score) and score["title"] - score["majority"] > 0.1
+    if facts.with_titles and not facts.grouped and facts.source and titles_tell:
         steps.append(("Titles tell much. Are tomorrow's posts as easy?", f"polarity train {facts.settings} --set data.split.kind=group"))
     if linear[0] > 0:
         steps.insert(0, ("Use it.", f"polarity predict {facts.folder} --data NEW.csv --out predicted.csv"))
     return steps or [("Look at what it gets wrong.", f"polarity report {facts.folder}")]
-
-
-def _titles_tell(part: PartResult) -> bool:
-    floors = part.get("floors", {})
-    if not {"title", "majority"} <= set(floors):
-        return False
-    return bool(floors["title"]["overall"]["macro_f1"] - floors["majority"]["overall"]["macro_f1"] > 0.1)
 
 
 WIDE = 106

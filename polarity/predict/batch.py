@@ -276,12 +276,6 @@ def _words(classifier: "Classifier", texts: pa.Table) -> dict[str, list[str]]:
     return {task: [top_words(row[task]) for row in found] for task in classifier.labels}
 
 
-def in_process(reads: Sequence[Read], scorer: ChunkScorer) -> Iterator[Chunk]:
-    """All chunks, scored here."""
-    for read in reads:
-        yield from map(scorer.score, read())
-
-
 PACKED = pa.schema([("file", pa.int32()), ("row", pa.int64()), ("table", pa.large_binary()), ("fault", pa.string())])
 """A chunk as Ray Data carries it, one row whose cell holds its columns as an Arrow stream; or what could not be read, in words, for an
 error that is raised in a task of Ray's costs pages."""

@@ -124,7 +124,7 @@ def write_graph(model: MultitaskModel, path: Path, tasks: Sequence[str], *, type
     mask_BL[1, 7:] = 0
     inputs = {"input_ids": ids_BL, "attention_mask": mask_BL} | ({"token_type_ids": torch.zeros_like(ids_BL)} if types else {})
     axes = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens")}
-    with _quiet():
+    with _quiet("torch.onnx"):  # it remarks on torchvision, which is not needed, and on names of axes
         program = torch.onnx.export(
             _Flat(model, tasks).eval(),
             kwargs=inputs,
@@ -140,9 +140,9 @@ def write_graph(model: MultitaskModel, path: Path, tasks: Sequence[str], *, type
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on torchvision, which is not needed, and on names of axes."""
-    logger = logging.getLogger("torch.onnx")
+def _quiet(name: str | None = None) -> Iterator[None]:
+    """Without warnings, and with the errors alone of a logger (the root one by default)."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -187,13 +187,8 @@ def quantize(folder: Path) -> None:
     """Write model.int8.onnx: weights of matrix products and embeddings in int8, activations quantised as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it recommends a preprocessing that the exporter has done
-    try:
+    with _quiet():  # it recommends a preprocessing that the exporter has done
         quantize_dynamic(folder / MODEL, folder / MODEL_INT8, weight_type=QuantType.QInt8, per_channel=True)
-    finally:
-        root.setLevel(level)
 
 
 def int8_cost(exported: Exported, folder: Path, validation: pa.Table, resamples: int) -> Int8Cost:

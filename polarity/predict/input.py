@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from glob import glob, has_magic
 from itertools import zip_longest
+from os.path import commonpath
 from pathlib import Path
 
 import pyarrow as pa
@@ -89,32 +90,17 @@ def _found(data: str) -> tuple[list[tuple[str, Path | None, Path]], list[str]]:
         return [(data, None, Path(data.rstrip("/").rpartition("/")[2] + ".parquet"))], []
     path = Path(data).expanduser()
     if path.is_dir() and not any((path / mark).is_file() for mark in SAVED):
-        inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
-        base = path
+        shown = (p for p in sorted(path.rglob("*")) if not any(part.startswith((".", "_")) for part in p.relative_to(path).parts))
+        inside, base = [p for p in shown if p.is_file()], path
     elif has_magic(data) and not path.exists():
         inside = [Path(p) for p in sorted(glob(str(path), recursive=True)) if Path(p).is_file()]
-        base = _common(inside)
+        base = Path(commonpath([p.parent for p in inside])) if inside else path
     else:
         relative = Path(path.name + ".parquet" if path.is_dir() else path.name)
         return [(str(path), path.absolute(), relative)], []
     readable = [p for p in inside if p.suffix.lower() in EXTENSIONS]
     skipped = [str(p) for p in inside if p.suffix.lower() not in EXTENSIONS]
     return [(str(p), p.absolute(), p.relative_to(base)) for p in readable], skipped
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.parts)
-
-
-def _common(paths: Sequence[Path]) -> Path:
-    """The deepest folder that holds all of them."""
-    parents = [p.parent.parts for p in paths]
-    shared = []
-    for parts in zip(*parents, strict=False):
-        if len(set(parts)) > 1:
-            break
-        shared.append(parts[0])
-    return Path(*shared)
 
 
 def _opened(name: str, path: Path | None, relative: Path, columns: Columns) -> Input:

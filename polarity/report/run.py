@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from markupsafe import Markup
 
 from polarity.best.plan import clock
-from polarity.best.record import Ceiling, Gain, ceiling_lines, combination_lines
+from polarity.best.record import Ceiling, ceiling_lines, combination_lines
 from polarity.data.ledger import Ledger
 from polarity.environment import Environment
 from polarity.evaluate.results import what_rows_decided
@@ -32,10 +32,10 @@ def stack_section(record: Record) -> Section | None:
     outcome = None if record.best is None else record.best.outcome
     if outcome is None:
         return None
-    rows = [
-        [member.name, member.kind, _score(member.macro_f1, member.ci95), _worth(member.drop_one), clock(member.seconds)]
-        for member in sorted(outcome.members, key=lambda each: -each.macro_f1)
-    ]
+    rows = []
+    for member in sorted(outcome.members, key=lambda each: -each.macro_f1):
+        gain = "the only member" if member.drop_one is None else f"{member.drop_one.interval}, {member.drop_one.verdict}"
+        rows.append([member.name, member.kind, _score(member.macro_f1, member.ci95), gain, clock(member.seconds)])
     worth = [
         Effect(member.name, found.difference, *found.ci95, tone=_TONES.get(found.verdict, "flat"), note=found.verdict)
         for member in outcome.members
@@ -65,10 +65,6 @@ def _sentences(lines: Iterable[str]) -> Markup:
 
 def _score(score: float, ci95: tuple[float, float]) -> str:
     return f"{score:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]"
-
-
-def _worth(found: Gain | None) -> str:
-    return "the only member" if found is None else f"{found.interval}, {found.verdict}"
 
 
 SYNTHETIC = (
@@ -107,7 +103,8 @@ def render_record(record: Record, *, texts: bool, comments: CommentTexts = NO_CO
         facts=_facts(record, shown),
         banner=SYNTHETIC if record.run.synthetic else None,
         notices=_notices(record),
-        footer=_footer(record),
+        footer="Made by polarity from the run's own files. Its scores and their intervals were computed again from predictions.parquet and "
+        "agree with metrics.json. The floors' scores are as the run recorded them.",
     )
 
 
@@ -167,13 +164,6 @@ def _notices(record: Record) -> list[str]:
     if warnings:
         notices.append(f"The class balance has {warnings} warning{'s' if warnings > 1 else ''}: see Class balance.")
     return notices
-
-
-def _footer(record: Record) -> str:
-    return (
-        "Made by polarity from the run's own files. Its scores and their intervals were computed again from predictions.parquet and "
-        "agree with metrics.json. The floors' scores are as the run recorded them."
-    )
 
 
 CURVE_POINTS = 150
@@ -322,12 +312,8 @@ def reproduce_section(record: Record, shown: Callable[[str], str]) -> Section:
     commands += f"polarity report {shown(record.run.uri)}"
     rows: list[list[Markup | str]] = [[name, value] for name, value in _origin(environment)]
     for source, digest in environment.get("data", {}).items():
-        rows.append(
-            [
-                f"data {shown(source)}",
-                Markup("<code>{}</code>").format(f"sha256 {digest}" if digest else "made or fetched by name: no hash"),
-            ]
-        )
+        known = f"sha256 {digest}" if digest else "made or fetched by name: no hash"
+        rows.append([f"data {shown(source)}", Markup("<code>{}</code>").format(known)])
     encoder = environment.get("encoder")
     if encoder:
         rows.append([f"encoder {shown(encoder['name'])}", Markup("<code>sha256 {}</code>").format(encoder["sha256"])])

@@ -13,7 +13,6 @@ from polarity.evaluate.results import (
     LanguageSlice,
     PartName,
     Slices,
-    TargetJudgement,
     TitleSlice,
     Verdict,
     difference_of,
@@ -104,13 +103,10 @@ def _targets(verdict: Verdict) -> Markup:
     rows: list[list[Markup | str]] = []
     for entry in verdict["minimum"]:
         further = stretch[entry["metric"]]
-        levels = [_level(each) for each in (entry, further)]
+        level = Markup('<span class="score-ci">≥ {} {}</span>')
+        levels = [level.format(fraction(each["target"]), verdict_pill(each["verdict"])) for each in (entry, further)]
         rows.append([entry["metric"], score(entry["value"], entry["ci95"]), *levels])
     return table(["the plan's targets, F1", "this run", "minimum", "stretch"], rows)
-
-
-def _level(entry: TargetJudgement) -> Markup:
-    return Markup('<span class="score-ci">≥ {} {}</span>').format(fraction(entry["target"]), verdict_pill(entry["verdict"]))
 
 
 def _checks(verdict: Verdict) -> list[list[Markup | str]]:

@@ -210,7 +210,9 @@ def interactions_section(study: Study) -> Section | None:
     parts = [half_normal(screen.contrasts), _interactions(screen)]
     if screen.shared:
         parts.append(Markup("<h3>Shared settings</h3>") + table(["setting", "what it is in a run"], _shared(screen)))
-    parts.append(details(f"The {len(screen.runs)} runs", _runs(screen)))
+    names = [factor.name for factor in screen.factors]
+    runs: Cells = [[run, *("+" if sign > 0 else "\N{MINUS SIGN}" for sign in signs)] for run, signs in screen.runs.items()]
+    parts.append(details(f"The {len(screen.runs)} runs", columns(table(["run", *names], runs))))
     return Section("interactions", "Noise and interactions", Markup("").join(parts), _lead(screen))
 
 
@@ -273,12 +275,6 @@ def _shared(screen: ScreenEntry) -> Cells:
         alone = ", ".join(f"{value} with {name} alone" for name, value in entry.alone.items())
         rows.append([entry.setting, f"{alone}; {entry.together} with {' and '.join(entry.alone)} on"])
     return rows
-
-
-def _runs(screen: ScreenEntry) -> Markup:
-    names = [factor.name for factor in screen.factors]
-    rows: Cells = [[run, *("+" if sign > 0 else "\N{MINUS SIGN}" for sign in signs)] for run, signs in screen.runs.items()]
-    return columns(table(["run", *names], rows))
 
 
 def render_study(place: str) -> str:

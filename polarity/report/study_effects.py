@@ -1,7 +1,6 @@
 """What a study found: verdicts, the forest plot, the plan's claims, effects by class, and how small an effect it could see."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypedDict
 
 from markupsafe import Markup
 
@@ -144,11 +143,7 @@ def classes_section(study: Study) -> Section | None:
         return None
     most = max(abs(row["difference"]) for row in study.effects) or 1.0
     rows = [
-        {
-            "metric": metric,
-            "strong": "/" not in metric,
-            "cells": [_heat_cell(of_arms.get(arm), most) for arm in arms],
-        }
+        {"metric": metric, "strong": "/" not in metric, "cells": [_heat_cell(of_arms.get(arm), most) for arm in arms]}
         for metric, of_arms in by_metric.items()
     ]
     lead = (
@@ -158,16 +153,8 @@ def classes_section(study: Study) -> Section | None:
     return Section("classes", "Effects by task and class", fragment("study_heat.html", arms=arms, rows=rows), lead)
 
 
-class HeatCell(TypedDict):
-    """A cell of the heat map: its text and tooltip, and its colour with a strength of 0 to 60 %."""
-
-    text: str
-    tone: str
-    shade: int
-    title: str
-
-
-def _heat_cell(row: EffectRow | None, most: float) -> HeatCell:
+def _heat_cell(row: EffectRow | None, most: float) -> dict[str, str | int]:
+    """A cell of the heat map for its template: its text and tooltip, and its colour with a strength of 0 to 60 %."""
     if row is None:
         return {"text": "", "tone": "", "shade": 0, "title": "not confirmed"}
     clear = excludes_zero(row)
@@ -209,15 +196,12 @@ def seed_chart(study: Study) -> Markup:
     pad = 0.05 * ((high - low) or 0.02)
     rows = []
     for arm in study.arm_names:
+        trials = [trial for trial in finished if trial.arm == arm]
+        own = [value[trial.id] for trial in trials]
         dots = [
-            {
-                "x": 100 * (value[t.id] - low + pad) / (high - low + 2 * pad),
-                "title": f"seed {t.seed}: {points(value[t.id], sign=False)}",
-            }
-            for t in finished
-            if t.arm == arm
+            {"x": 100 * (at - low + pad) / (high - low + 2 * pad), "title": f"seed {trial.seed}: {points(at, sign=False)}"}
+            for trial, at in zip(trials, own, strict=True)
         ]
-        own = [value[t.id] for t in finished if t.arm == arm]
         if own:
             spread = f"{points(min(own), sign=False)} to {points(max(own), sign=False)}"
             rows.append({"arm": arm, "dots": dots, "spread": spread if len(own) > 1 else points(own[0], sign=False)})

@@ -16,7 +16,6 @@ from polarity.predict.batch import (
     PartFiles,
     ScoreOptions,
     fingerprint,
-    in_process,
     through_ray,
     working_folder,
 )
@@ -194,7 +193,7 @@ def _score(
     """Score what no part holds yet; the number of rows that were scored now."""
     todo = chunk_reads(inputs, parts.next_place())
     if scorer is not None:
-        scored = in_process(todo, scorer)
+        scored: Iterator[Chunk] = (scorer.score(chunk) for read in todo for chunk in read())
     else:
         from polarity.config import ClusterConfig
         from polarity.train.cluster import start_ray
