@@ -11,13 +11,12 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import NotRequired, cast
+from typing import NotRequired, Protocol, cast
 
 import pyarrow.fs as pafs
 from typing_extensions import TypedDict  # pydantic takes no other before Python 3.12
 
 from polarity.artifacts import ENVIRONMENT, RunFolder, replacing, sha256_file, user_cache_dir
-from polarity.encoders import EncoderFiles
 
 REMEMBERED_BYTES = 32_000_000
 PACKAGES = (
@@ -51,6 +50,17 @@ class Machine(TypedDict):
     machine: str
     cpus: int | None
     usable_cpus: int | None
+
+
+class Identified(Protocol):
+    """An encoder's files, as `polarity.encoders.EncoderFiles` has them."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def sha256(self) -> str: ...
 
 
 class EncoderIdentity(TypedDict):
@@ -119,7 +129,7 @@ def describe_environment(
     *,
     seeds: Mapping[str, int],
     sources: Iterable[str],
-    encoder: EncoderFiles | None = None,
+    encoder: Identified | None = None,
     torch: ModuleType | None = None,
 ) -> Environment:
     """The content of environment.json.

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polarity.arrays import Codes, Floats
 from polarity.config import LossConfig
 from polarity.data.ledger import TaskStatistics
 
@@ -79,9 +80,6 @@ def smoothing_per_class(epsilon: float, counts_K: list[int], *, adaptive: bool) 
     return [epsilon * (n - low) / (high - low) for n in counts_K]
 
 
-Floats = NDArray[np.float64]
-
-
 @dataclass
 class AdaptiveGamma:
     """State of one task: the exponents and factors in force. It is part of every checkpoint and equal on all ranks."""
@@ -115,9 +113,6 @@ class AdaptiveGamma:
 def _rescaling(rest: Floats, weights: Floats, gamma: float, gamma_c: float) -> float:
     changed = float(np.average(rest**gamma_c, weights=weights))
     return float(np.average(rest**gamma, weights=weights)) / changed if changed > 0 else 1.0
-
-
-Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,7 @@ class TaskObjective:
         weight_K, gamma_K, factor_K, smoothing_K = (torch.tensor(c, dtype=torch.float32, device=self._device) for c in columns)
         self._terms = ClassTerms(weight_K, gamma_K, factor_K, smoothing_K, focal=self.gamma.gamma > 0)
 
-    def counts(self, labels_G: Labels, mixings: list[tuple[NDArray[np.int64], Mixing | None]]) -> Counts:
+    def counts(self, labels_G: Codes, mixings: list[tuple[NDArray[np.int64], Mixing | None]]) -> Counts:
         """Denominators of the global batch; `mixings` holds each micro-batch's positions in it and its mixup."""
         weights_G = np.where(labels_G == MISSING, 0.0, self._class_weights[np.maximum(labels_G, 0)])
         known_G = (labels_G != MISSING).astype(np.float64)

@@ -23,9 +23,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from polarity.arrays import Codes, Floats
 from polarity.artifacts import release_mapped_pages
 from polarity.errors import DataError, RunError, Say
-from polarity.evaluate.predictions import MISSING, Codes, Floats, Labels, build_predictions
+from polarity.evaluate.predictions import MISSING, Labels, build_predictions
 
 
 def floors(train: pa.Table, held_out: Mapping[str, pa.Table], labels: Labels, *, say: Say) -> dict[str, dict[str, pa.Table]]:

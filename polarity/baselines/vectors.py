@@ -24,10 +24,11 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.sparse import csr_matrix, hstack
 from sklearn.linear_model import LogisticRegression
 
+from polarity.arrays import Codes, Floats
 from polarity.baselines.floors import TextFeatures, fit_features, read_features, write_features
 from polarity.errors import RunError, Say
 from polarity.evaluate.metrics import softmax
-from polarity.evaluate.predictions import Codes, Floats, Labels
+from polarity.evaluate.predictions import Labels
 
 FILE = "dense.safetensors"
 DENSE_STRENGTH = 6.8

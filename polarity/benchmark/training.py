@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from polarity.arrays import Rows
 from polarity.artifacts import RunFolder
 from polarity.benchmark.timing import Contestant, Measured, PointFigures, Spread, race, shown, timed
 from polarity.config import Config
-from polarity.data.batch import Corpus, Rows, evaluation_batches, global_batches, micro_batches
+from polarity.data.batch import Corpus, evaluation_batches, global_batches, micro_batches
 from polarity.data.ledger import TaskStatistics, build_ledger
 from polarity.data.sample import sample_comments
 from polarity.data.split import load_splits

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from polarity.arrays import Codes, Floats
 from polarity.best.record import TIMES_MORE, Ceiling, CurvePoint, LabelDoubt, Reach
 from polarity.best.rows import Folds
 from polarity.best.stacking import Crossed, Judge
 from polarity.evaluate.metrics import macro_f1
-from polarity.evaluate.predictions import Codes, Floats, Labels
+from polarity.evaluate.predictions import Labels
 from polarity.predict.scorers import SMALLEST, Probabilities
 
 FRACTIONS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from polarity.arrays import Floats
 from polarity.artifacts import RunFolder
 from polarity.baselines.floors import LinearFloor, TitlePrior, fit_linear, fit_title_prior, label_codes
 from polarity.baselines.vectors import DenseModel, Features, FusedModel, fit_dense, fit_fused
 from polarity.best.ceiling import Fit, ScoreRows
 from polarity.best.rows import Folds
 from polarity.errors import RunError, Say
-from polarity.evaluate.predictions import Floats, Labels
+from polarity.evaluate.predictions import Labels
 from polarity.predict.scorers import Probabilities
 
 Scoring = Callable[[pa.Table], dict[str, Floats]]

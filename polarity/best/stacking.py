@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from polarity.arrays import Codes, Floats
 from polarity.baselines.floors import label_codes
 from polarity.best.record import BiasGain, Gain
 from polarity.evaluate import build_predictions, paired_difference
 from polarity.evaluate.calibration import fit_biases, gain_of
-from polarity.evaluate.predictions import Codes, Floats, Labels
+from polarity.evaluate.predictions import Labels
 from polarity.predict.scorers import SMALLEST, Probabilities, fit_weights
 from polarity.predict.stacked import LogisticRule, PoolRule, TaskStack, stack_features, stacked
 

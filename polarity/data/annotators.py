@@ -10,14 +10,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from polarity.arrays import Integers
 from polarity.config import TaskConfig
 from polarity.data.batch import soft_column
 from polarity.data.oversample import id_hash
 from polarity.errors import DataError
 
-Votes = NDArray[np.int64]
 MOST_VOTES = 30_000
 """Votes that a cell of a count table may hold: more is another kind of number."""
 
@@ -32,13 +31,13 @@ def votes_type(task: TaskConfig) -> pa.DataType:
     return pa.list_(pa.int16(), len(task.labels))
 
 
-def of_classes(classes_AN: list[pa.Array], task: TaskConfig) -> Votes:
+def of_classes(classes_AN: list[pa.Array], task: TaskConfig) -> Integers:
     """(N, K) votes of annotators' class indices, each (N,), null where one gave none."""
     codes_AN = np.stack([np.asarray(classes.fill_null(-1)) for classes in classes_AN])
     return np.stack([(codes_AN == index).sum(0) for index in range(len(task.labels))], axis=1)
 
 
-def of_counts(cells_KN: list[pa.Array], task: TaskConfig) -> tuple[Votes, pa.Array]:
+def of_counts(cells_KN: list[pa.Array], task: TaskConfig) -> tuple[Integers, pa.Array]:
     """(N, K) votes of a count table's cells as text, and each row's problem, null where there is none; an empty cell is no vote."""
     votes_NK = np.zeros((len(cells_KN[0]), len(cells_KN)), np.int64)
     problems: list[str | None] = [None] * len(votes_NK)
@@ -53,22 +52,22 @@ def of_counts(cells_KN: list[pa.Array], task: TaskConfig) -> tuple[Votes, pa.Arr
     return votes_NK, pa.array(problems, pa.large_string())
 
 
-def majority(votes_NK: Votes) -> pa.Array:
+def majority(votes_NK: Integers) -> pa.Array:
     """int8 index of the class with most votes; null where two have as many, or none has any."""
     most_N = votes_NK.max(axis=1, initial=0)
     alone_N = (votes_NK == most_N[:, None]).sum(axis=1) == 1
     return pa.array(votes_NK.argmax(axis=1).astype(np.int8), mask=~(alone_N & (most_N > 0)))
 
 
-def as_column(votes_NK: Votes, task: TaskConfig) -> pa.Array:
+def as_column(votes_NK: Integers, task: TaskConfig) -> pa.Array:
     """Votes as the comments table holds them."""
     return pa.FixedSizeListArray.from_arrays(pa.array(votes_NK.astype(np.int16).reshape(-1)), type=votes_type(task))
 
 
-def votes_of(table: pa.Table, task: str) -> Votes:
+def votes_of(table: pa.Table, task: str) -> Integers:
     """(N, K) of a comments table."""
     column = table[votes_column(task)].combine_chunks()
-    found: Votes = column.flatten().to_numpy().reshape(len(column), -1).astype(np.int64)
+    found: Integers = column.flatten().to_numpy().reshape(len(column), -1).astype(np.int64)
     return found
 
 

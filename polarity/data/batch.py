@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from numpy.typing import NDArray
 
+from polarity.arrays import Rows
 from polarity.artifacts import RunFolder, column_of_objects, disk_errors, mapped_table, user_cache_dir
 from polarity.config import Config
 from polarity.data.oversample import ID_HASH, epoch_sizes, mix64, multiplicities, table_hash
 from polarity.errors import DataError
 
-Rows = NDArray[np.int64]
 _ORDER_SALT, _BATCH_SALT, _MIXUP_SALT, _TORCH_SALT = 1, 2, 3, 4
 _KEYS_AT_ONCE = 1 << 20
 _PADDED_BATCHES = 4096

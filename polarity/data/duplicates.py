@@ -24,17 +24,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polarity.arrays import Flags, Floats, Hashes, Rows
 from polarity.data.oversample import mix64
 from polarity.errors import Say
-
-Hashes = npt.NDArray[np.uint64]
-Rows = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 
 GRAM = 5
 BLOCK = 2048

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
 
 from polarity import tables
+from polarity.arrays import Flags, Floats
 from polarity.artifacts import LEDGER, RunFolder
 from polarity.config import ClassWeightConfig, Config
 from polarity.data.oversample import SamplingPlan, StratumKey, expected_multiplicity, table_strata
@@ -27,11 +28,8 @@ from polarity.strategy import points_on
 
 MIN_WEIGHT = 0.1
 
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
-
-def unclipped_weights(counts: npt.ArrayLike, multipliers: npt.ArrayLike, strength: float) -> FloatArray:
+def unclipped_weights(counts: npt.ArrayLike, multipliers: npt.ArrayLike, strength: float) -> Floats:
     """m_c (N / (K n_c))^strength before any cap; a class without rows has an infinite weight where strength is above 0.
 
     counts: (K,) labelled rows, or expected rows after resampling; multipliers: (K,). Formula: scikit-learn's
@@ -46,7 +44,7 @@ def unclipped_weights(counts: npt.ArrayLike, multipliers: npt.ArrayLike, strengt
     return m * balanced**strength
 
 
-def class_weights(counts: npt.ArrayLike, multipliers: npt.ArrayLike, config: ClassWeightConfig) -> tuple[FloatArray, BoolArray]:
+def class_weights(counts: npt.ArrayLike, multipliers: npt.ArrayLike, config: ClassWeightConfig) -> tuple[Floats, Flags]:
     """w_c = clip(m_c (N / (K n_c))^strength, 0.1, max_weight), and which of them were clipped: two (K,) arrays.
 
     counts and multipliers as in `unclipped_weights`; the basis of the counts (raw or resampled) is the caller's.
@@ -195,8 +193,8 @@ def build_ledger(train: pa.Table, config: Config) -> Ledger:
     return ledger
 
 
-def _normalised(values: FloatArray) -> FloatArray:
-    total: FloatArray = values / values.sum()
+def _normalised(values: Floats) -> Floats:
+    total: Floats = values / values.sum()
     return total
 
 

@@ -16,13 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polarity.arrays import Flags, Floats, Hashes, Integers
 from polarity.config import OversampleConfig
 from polarity.errors import ConfigError, nearest
 
-Int64Array = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-HashArray = npt.NDArray[np.uint64]
-BoolArray = npt.NDArray[np.bool_]
 StratumKey = tuple[int | None, ...]
 
 MISSING = -1
@@ -41,28 +38,28 @@ class SamplingPlan:
     """What oversampling does to each stratum; arrays of one entry a stratum, in the order of `keys`."""
 
     keys: list[StratumKey]
-    sizes: Int64Array
+    sizes: Integers
     """Rows n."""
     median: float
     """M, the size that strata are lifted towards."""
-    uncapped: FloatArray
+    uncapped: Floats
     """u before its cap."""
-    expected: FloatArray
+    expected: Floats
     """u as used: capped, snapped, and rescaled where the epoch keeps its size."""
-    counts: Int64Array
+    counts: Integers
     """Rows in an epoch where `stratified` is on."""
-    ratio_capped: BoolArray
+    ratio_capped: Flags
     """M / n met the cap before alpha was applied."""
-    capped: BoolArray
+    capped: Flags
     """u met the cap: there, slightly other boosts or another alpha change nothing."""
 
 
-def label_arrays(comments: pa.Table, tasks: Sequence[str]) -> dict[str, Int64Array]:
+def label_arrays(comments: pa.Table, tasks: Sequence[str]) -> dict[str, Integers]:
     """{task: (N,) class indices}, -1 where the label is missing, from a canonical table."""
     return {task: comments[task].cast(pa.int64()).fill_null(MISSING).to_numpy().astype(np.int64, copy=False) for task in tasks}
 
 
-def stratum_codes(labels: Sequence[Int64Array], classes: Sequence[int]) -> Int64Array:
+def stratum_codes(labels: Sequence[Integers], classes: Sequence[int]) -> Integers:
     """(N,) one number a label combination, ordered as the tuples are, a missing label first; `classes` is K of each task."""
     space = np.prod([float(k + 1) for k in classes])
     if space > _MAX_CODE:
@@ -82,7 +79,7 @@ def stratum_key(code: int, classes: Sequence[int]) -> StratumKey:
     return tuple(reversed(digits))
 
 
-def stratum_ids(labels: Mapping[str, Int64Array]) -> tuple[Int64Array, list[StratumKey]]:
+def stratum_ids(labels: Mapping[str, Integers]) -> tuple[Integers, list[StratumKey]]:
     """The (N,) stratum of each row, and the key of each stratum in tuple order (missing first); labels hold -1 for missing."""
     classes = [int(values.max(initial=MISSING)) + 1 for values in labels.values()]
     codes, ids = np.unique(stratum_codes(list(labels.values()), classes), return_inverse=True)
@@ -96,7 +93,7 @@ def table_strata(comments: pa.Table, tasks: Sequence[str]) -> tuple[npt.NDArray[
         return stratum_ids(label_arrays(comments, tasks))
     starts = range(0, comments.num_rows, _HASHED_AT_ONCE)
 
-    def codes(start: int) -> Int64Array:
+    def codes(start: int) -> Integers:
         return stratum_codes(list(label_arrays(comments.slice(start, _HASHED_AT_ONCE), tasks).values()), classes)
 
     counts = np.zeros(int(np.prod([k + 1 for k in classes])), np.int64)
@@ -111,7 +108,7 @@ def table_strata(comments: pa.Table, tasks: Sequence[str]) -> tuple[npt.NDArray[
     return ids, [stratum_key(int(code), classes) for code in present]
 
 
-def mix64(values: HashArray) -> HashArray:
+def mix64(values: Hashes) -> Hashes:
     """The finalizer of SplitMix64 (Steele et al. 2014): a bijection of 64-bit numbers that leaves no visible order."""
     z = values + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -119,7 +116,7 @@ def mix64(values: HashArray) -> HashArray:
     return z ^ (z >> np.uint64(31))
 
 
-def table_hash(comments: pa.Table, seed: int, epoch: int) -> HashArray:
+def table_hash(comments: pa.Table, seed: int, epoch: int) -> Hashes:
     """(N,) 64-bit hash of (seed, epoch, row_id): SipHash-2-4 of the id's UTF-8 bytes, mixed with the other two by SplitMix64.
 
     Equal ids hash alike wherever they stand, so neither blocks nor workers matter. A column `id_hash`, where there is one, spares the ids.
@@ -133,7 +130,7 @@ def table_hash(comments: pa.Table, seed: int, epoch: int) -> HashArray:
     return hashed
 
 
-def id_hash(ids: pa.Array | pa.ChunkedArray) -> HashArray:
+def id_hash(ids: pa.Array | pa.ChunkedArray) -> Hashes:
     """(N,) SipHash-2-4 of each id's UTF-8 bytes."""
     import pandas as pd  # a third of a second, which a prediction need not wait
 
@@ -141,7 +138,7 @@ def id_hash(ids: pa.Array | pa.ChunkedArray) -> HashArray:
     return pd.util.hash_array(words.astype(object, copy=False), hash_key=_ID_KEY, categorize=False)
 
 
-def _boosts(keys: Sequence[StratumKey], sampling: OversampleConfig, labels: Mapping[str, Sequence[str]]) -> FloatArray:
+def _boosts(keys: Sequence[StratumKey], sampling: OversampleConfig, labels: Mapping[str, Sequence[str]]) -> Floats:
     factors = np.ones(len(keys))
     for task, by_class in sampling.boosts.items():
         if task not in labels:
@@ -154,11 +151,11 @@ def _boosts(keys: Sequence[StratumKey], sampling: OversampleConfig, labels: Mapp
     return factors
 
 
-def _snap(u: FloatArray) -> FloatArray:
+def _snap(u: Floats) -> Floats:
     return np.where(np.abs(u - np.round(u)) <= SNAP, np.round(u), u)
 
 
-def _keep_size(u: FloatArray, sizes: Int64Array, cap: float) -> FloatArray:
+def _keep_size(u: Floats, sizes: Integers, cap: float) -> Floats:
     """u times one factor, so that sum(u n) = N. Only where boosts below 1 make that factor exceed 1 can a stratum go over the
     cap again: it stays at the cap, and the others share the rest."""
     held = np.zeros(len(u), dtype=bool)
@@ -171,13 +168,13 @@ def _keep_size(u: FloatArray, sizes: Int64Array, cap: float) -> FloatArray:
         held |= over
 
 
-def _grown_counts(u: FloatArray, sizes: Int64Array) -> Int64Array:
+def _grown_counts(u: Floats, sizes: Integers) -> Integers:
     # u carries a few units of rounding in its last place: without the tolerance an exact half would fall either way
     target = u * sizes
     return np.floor(target + 0.5 + SNAP + 1e-12 * target).astype(np.int64)
 
 
-def _kept_counts(u: FloatArray, sizes: Int64Array) -> Int64Array:
+def _kept_counts(u: Floats, sizes: Integers) -> Integers:
     """Largest remainder (Hamilton): whole rows, the missing ones to the largest fractions, ties to the earlier stratum."""
     target = _snap(u * sizes)
     counts = np.floor(target).astype(np.int64)
@@ -214,7 +211,7 @@ def expected_multiplicity(
     return SamplingPlan(list(keys), n, median, uncapped, u, counts, ratio > cap, uncapped > cap)
 
 
-def _smallest(rows: Int64Array, hashes: HashArray, row_ids: pa.ChunkedArray, k: int) -> Int64Array:
+def _smallest(rows: Integers, hashes: Hashes, row_ids: pa.ChunkedArray, k: int) -> Integers:
     """The k of `rows` with the smallest (hash, row_id); row ids are compared only where hashes tie."""
     own = hashes[rows]
     threshold = np.partition(own, k - 1)[k - 1]
@@ -226,9 +223,9 @@ def _smallest(rows: Int64Array, hashes: HashArray, row_ids: pa.ChunkedArray, k: 
     return np.concatenate([below, tied[:need]])
 
 
-def _stratified(ids: npt.NDArray[np.integer], plan: SamplingPlan, comments: pa.Table, seed: int, epoch: int) -> Int64Array:
+def _stratified(ids: npt.NDArray[np.integer], plan: SamplingPlan, comments: pa.Table, seed: int, epoch: int) -> Integers:
     base, extra = np.divmod(plan.counts, plan.sizes)
-    result: Int64Array = base[ids]
+    result: Integers = base[ids]
     if not extra.any():
         return result
     hashes = table_hash(comments, seed, epoch)
@@ -237,9 +234,9 @@ def _stratified(ids: npt.NDArray[np.integer], plan: SamplingPlan, comments: pa.T
     return result
 
 
-def _drawn(ids: npt.NDArray[np.integer], plan: SamplingPlan, comments: pa.Table, seed: int, epoch: int) -> Int64Array:
+def _drawn(ids: npt.NDArray[np.integer], plan: SamplingPlan, comments: pa.Table, seed: int, epoch: int) -> Integers:
     base = np.floor(plan.expected)
-    result: Int64Array = base.astype(np.int64)[ids]
+    result: Integers = base.astype(np.int64)[ids]
     chance = plan.expected - base
     if chance.any():
         fraction = (table_hash(comments, seed, epoch) >> np.uint64(11)).astype(np.float64) * 2.0**-53  # in [0, 1), of the top 53 bits
@@ -257,7 +254,7 @@ def sampling_plan(
 
 def multiplicities(
     comments: pa.Table, labels: Mapping[str, Sequence[str]], sampling: OversampleConfig, *, seed: int, epoch: int
-) -> Int64Array:
+) -> Integers:
     """How often each row of `comments` appears in an epoch: (N,) int64, a pure function of (labels, row ids, seed, epoch).
 
     `stratified`: every stratum gets exactly its count (with `size: keep`, N rows in all); each row floor(count / n) times, and the
@@ -279,7 +276,7 @@ def epoch_sizes(
     return [int(_drawn(ids, plan, comments, seed, epoch).sum()) for epoch in range(epochs)]
 
 
-def repeat_rows(comments: pa.Table, times: Int64Array) -> pa.Table:
+def repeat_rows(comments: pa.Table, times: Integers) -> pa.Table:
     """Each row as often as `times` says, its copies side by side, with the int32 column `multiplicity`."""
     rows = comments.append_column("multiplicity", pa.array(times, type=pa.int32()))
     return rows.take(pa.array(np.repeat(np.arange(len(times)), times)))

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from polarity.arrays import Integers
 from polarity.config import DataConfig, SplitConfig
 from polarity.data.formats import open_source
-from polarity.data.oversample import ID_HASH, Int64Array, multiplicities, repeat_rows
+from polarity.data.oversample import ID_HASH, multiplicities, repeat_rows
 from polarity.data.survey import LEFT_OUT, Piece, Survey, pieces_of, run, survey
 from polarity.errors import DataError, Say
 
@@ -65,7 +66,7 @@ def _check_target(source: str, out: Path, overwrite: bool) -> None:
         raise DataError(f"{out}: exists already; give another name, or allow it to be overwritten")
 
 
-def _times(found: Survey, data: DataConfig, labels: Mapping[str, Sequence[str]], seed: int, epoch: int) -> Int64Array:
+def _times(found: Survey, data: DataConfig, labels: Mapping[str, Sequence[str]], seed: int, epoch: int) -> Integers:
     """How often each row appears (N,); LEFT_OUT for a bad one."""
     good = ~found.bad
     rows = found.columns.append_column(ID_HASH, pa.array(found.hashes)).filter(pa.array(good))
@@ -75,7 +76,7 @@ def _times(found: Survey, data: DataConfig, labels: Mapping[str, Sequence[str]],
     return times
 
 
-def _repeated(piece: Piece, times: Int64Array, labels: Mapping[str, Sequence[str]]) -> Iterator[pa.Table]:
+def _repeated(piece: Piece, times: Integers, labels: Mapping[str, Sequence[str]]) -> Iterator[pa.Table]:
     """A piece's rows as the file has them: repeated, labels by name, null where one is missing."""
     for table, own in piece.rows(times):
         rows = repeat_rows(table, own.astype(np.int64))

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from polarity.arrays import Flags, Hashes, Rows
 from polarity.data.duplicates import GRAM, MIN_CHARACTERS, normalise
 from polarity.data.oversample import mix64
 
 SplitPart = Literal["train", "validation", "test"]
 PARTS: tuple[SplitPart, ...] = get_args(SplitPart)
 
-Keys = NDArray[np.uint64]
 Signatures = NDArray[np.uint8]
 
 KEYS = ("seen_row", "seen_title")
@@ -60,9 +60,9 @@ class Matches:
 
     part: NDArray[np.int8]
     """Index in PARTS, -1 where none holds it."""
-    near: NDArray[np.bool_]
+    near: Flags
 
-    def of(self, *parts: SplitPart) -> NDArray[np.bool_]:
+    def of(self, *parts: SplitPart) -> Flags:
         """Which rows (N,) are in one of the parts."""
         return np.isin(self.part, [PARTS.index(part) for part in parts])
 
@@ -103,11 +103,11 @@ class SeenRows:
             found[signed[alike]], near[signed[alike]] = PARTS.index(part), True
         return Matches(found, near)
 
-    def keys(self, part: SplitPart) -> Keys:
+    def keys(self, part: SplitPart) -> Hashes:
         """The different rows of a part, hashed."""
         return np.unique(self._of(part)["key"].to_numpy())
 
-    def titles(self, part: SplitPart) -> Keys:
+    def titles(self, part: SplitPart) -> Hashes:
         """The different titles of a part, hashed; rows without a title have none."""
         return np.unique(self._of(part)["title"].drop_null().to_numpy()).astype(np.uint64)
 
@@ -115,13 +115,13 @@ class SeenRows:
         return self.table.filter(pc.equal(self.table["part"].cast(pa.string()), part))
 
 
-def title_keys(titles: pa.ChunkedArray) -> Keys:
+def title_keys(titles: pa.ChunkedArray) -> Hashes:
     """The different titles of a column, hashed as `SeenRows.titles` has them."""
     distinct = {normalise(str(title)) for title in pc.unique(titles).to_pylist() if title is not None}
     return np.array(sorted(_hash(title) for title in distinct if title), np.uint64)
 
 
-def titles_apart(training: Keys, judged: pa.ChunkedArray) -> bool:
+def titles_apart(training: Hashes, judged: pa.ChunkedArray) -> bool:
     """The resampling unit's one rule: True where titles are the unit of intervals, False where rows are.
 
     `training` are the training rows' titles (`title_keys`, `SeenRows.titles`), `judged` the titles of the judged rows. Titles are the unit
@@ -187,7 +187,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.random.default_rng(2026).integers(1, 1 << 63, HASHES, dtype=np.uint64) | np.uint64(1)
 
 
-def _signatures(texts: list[str]) -> tuple[NDArray[np.int64], Signatures]:
+def _signatures(texts: list[str]) -> tuple[Rows, Signatures]:
     """(positions of the texts of 20 or more characters, their signatures (n, 128))."""
     long = np.array([position for position, text in enumerate(texts) if len(text) >= MIN_CHARACTERS], np.int64)
     found = np.empty((len(long), HASHES), np.uint8)
@@ -212,7 +212,7 @@ def _blocks(lengths: list[int]) -> Iterator[tuple[int, int]]:
         yield start, len(lengths)
 
 
-def _gram_hashes(texts: list[str]) -> tuple[Keys, NDArray[np.int64]]:
+def _gram_hashes(texts: list[str]) -> tuple[Hashes, Rows]:
     """Hashes of the texts' character 5-grams, text after text, and where each text's begin."""
     lengths = np.array([len(text) for text in texts])
     codes = np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
@@ -240,7 +240,7 @@ def _unique(signatures: Signatures) -> Signatures:
     return distinct
 
 
-def _any_alike(asked: Signatures, known: Signatures) -> NDArray[np.bool_]:
+def _any_alike(asked: Signatures, known: Signatures) -> Flags:
     """Which of the asked signatures (n, 128) have at least ALIKE minima in common with a known one."""
     alike = np.zeros(len(asked), np.bool_)
     if not len(asked) or not len(known):
@@ -257,9 +257,7 @@ def _any_alike(asked: Signatures, known: Signatures) -> NDArray[np.bool_]:
     return alike
 
 
-def _pairs(
-    rows: NDArray[np.int64], low: NDArray[np.int64], high: NDArray[np.int64], order: NDArray[np.int64]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _pairs(rows: Rows, low: Rows, high: Rows, order: Rows) -> Iterator[tuple[Rows, Rows]]:
     """(row, known) of each row with each of `order[low:high]`, some at a time."""
     counts = high - low
     hit = np.flatnonzero(counts)

@@ -46,7 +46,7 @@ from polarity.data.split import (
     tell_leaks,
     tell_own_split,
 )
-from polarity.data.survey import LEFT_OUT, Codes, Piece, Survey, pieces_of, run, survey
+from polarity.data.survey import LEFT_OUT, Decided, Piece, Survey, pieces_of, run, survey
 from polarity.data.tokenize import plain_backend, settings_hash, tokenize_columns, with_columns
 from polarity.errors import DataError, PolarityError, RunError, Say
 
@@ -59,7 +59,7 @@ ADVICE = "set data.shard_dir to a folder with room; the pieces that are whole ar
 # In what follows the code of a row is its part's index in PARTS.
 
 
-def _held_out(piece: Piece, codes: Codes) -> Iterator[pa.Table]:
+def _held_out(piece: Piece, codes: Decided) -> Iterator[pa.Table]:
     """A piece's validation and test rows, with their part's code."""
     for table, own in piece.rows(codes):
         chosen = own > 0
@@ -67,7 +67,7 @@ def _held_out(piece: Piece, codes: Codes) -> Iterator[pa.Table]:
             yield table.filter(pa.array(chosen)).append_column("part", pa.array(own[chosen]))
 
 
-def _leaks(piece: Piece, codes: Codes, finder: Leaks) -> Iterator[pa.Table]:
+def _leaks(piece: Piece, codes: Decided, finder: Leaks) -> Iterator[pa.Table]:
     """A piece's training rows that leak: LEAKS, and a row for each block that says how many were looked at, and how many met the cap."""
     for table, own in piece.rows(codes):
         train, capped = table.filter(pa.array(own == 0)), finder.index.capped
@@ -78,7 +78,7 @@ def _leaks(piece: Piece, codes: Codes, finder: Leaks) -> Iterator[pa.Table]:
         yield pa.concat_tables([pa.table(count, schema=found.schema), found])
 
 
-def _write(piece: Piece, codes: Codes, folder: str, backend: str, types: bool) -> Iterator[pa.Table]:
+def _write(piece: Piece, codes: Decided, folder: str, backend: str, types: bool) -> Iterator[pa.Table]:
     """A piece's shards into `folder`; gives the record of them as JSON, or what kept it from writing."""
     target, name = RunFolder.at(folder), f"piece-{piece.number:05d}"
     try:
@@ -90,7 +90,7 @@ def _write(piece: Piece, codes: Codes, folder: str, backend: str, types: bool) -
     yield pa.table({"record": [json.dumps(record)]})
 
 
-def _fill(path: Path, piece: Piece, codes: Codes, backend: str, types: bool, place: str) -> None:
+def _fill(path: Path, piece: Piece, codes: Decided, backend: str, types: bool, place: str) -> None:
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(backend)
@@ -113,9 +113,9 @@ def _fill(path: Path, piece: Piece, codes: Codes, backend: str, types: bool, pla
 _ERRORS = {"DataError": DataError, "RunError": RunError}
 
 
-def _gathered(blocks: Iterable[tuple[pa.Table, Codes]]) -> Iterator[tuple[pa.Table, Codes]]:
+def _gathered(blocks: Iterable[tuple[pa.Table, Decided]]) -> Iterator[tuple[pa.Table, Decided]]:
     """Blocks put together to about ROWS_PER_BATCH rows: a title is tokenized once in each."""
-    held: list[tuple[pa.Table, Codes]] = []
+    held: list[tuple[pa.Table, Decided]] = []
     for block in blocks:
         held.append(block)
         if sum(len(own) for _, own in held) >= ROWS_PER_BATCH:
@@ -379,7 +379,7 @@ class Preparation:
             if modified(name) != before:
                 raise DataError(f"{name}: changed while it was prepared: start again")
 
-    def _cut(self, survey: Survey, codes: Codes, noted: Say) -> None:
+    def _cut(self, survey: Survey, codes: Decided, noted: Say) -> None:
         """Decide the part of each row of the one source."""
         good = np.flatnonzero(~survey.bad)
         columns = survey.columns.filter(pa.array(~survey.bad)) if survey.bad.any() else survey.columns
@@ -395,7 +395,7 @@ class Preparation:
         for line in moved:
             noted(f"{self.data.source}: {line}")
 
-    def _own_parts(self, pieces: list[Piece], part_of: Mapping[int, str], survey: Survey, codes: Codes, noted: Say) -> list[Piece]:
+    def _own_parts(self, pieces: list[Piece], part_of: Mapping[int, str], survey: Survey, codes: Decided, noted: Say) -> list[Piece]:
         """Note each row's part where files are the split (`part_of` their sources), and give the pieces back as they read from now on."""
         for piece, own in zip(pieces, survey.cut(codes), strict=True):
             own[:] = PARTS.index(part_of[id(piece.source)])
@@ -404,7 +404,7 @@ class Preparation:
         tell_own_split(self.data, {part: int((codes == PARTS.index(part)).sum()) for part in part_of.values()}, shared, noted)
         return [replace(piece, prefix=f"{part_of[id(piece.source)]}/") for piece in pieces] if shared else pieces
 
-    def _find_leaks(self, pieces: list[Piece], survey: Survey, codes: Codes, noted: Say, say: Say, through_ray: bool) -> pa.Table:
+    def _find_leaks(self, pieces: list[Piece], survey: Survey, codes: Decided, noted: Say, say: Say, through_ray: bool) -> pa.Table:
         """Look for training rows like held-out ones, and leave them out of `codes`."""
         counts = np.bincount(codes[codes >= 0], minlength=len(PARTS))
         if self.data.duplicates == "allow":
@@ -436,7 +436,7 @@ class Preparation:
         codes[(codes == 0) & np.isin(survey.hashes, id_hash(ids))] = LEFT_OUT
         return leaks
 
-    def _write(self, pieces: list[Piece], codes: list[Codes], say: Say, through_ray: bool) -> list[PieceRecord]:
+    def _write(self, pieces: list[Piece], codes: list[Decided], say: Say, through_ray: bool) -> list[PieceRecord]:
         given = [(own, self.folder.uri, self._backend, self._types) for own in codes]
         total, done = sum(int((own != LEFT_OUT).sum()) for own in codes), 0
         clock, records = Clock("shards: rows written", total, say), list[PieceRecord]()

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
+from polarity.arrays import Flags, Floats, Rows
 from polarity.config import DataConfig, SplitConfig
 from polarity.data.annotators import taught, votes_table, without_votes
 from polarity.data.canonical import find_columns
@@ -33,7 +33,6 @@ from polarity.errors import DataError, Say
 from polarity.paths import absolute, is_local_data, is_sample
 from polarity.spelling import canonical
 
-Rows = npt.NDArray[np.int64]
 Parts = tuple[Rows, Rows, Rows]
 TRAIN, VALIDATION, TEST = 0, 1, 2
 PART_NAMES = {
@@ -166,11 +165,11 @@ def _dealt(strata: Rows, seed: int) -> Rows:
     return shuffled[np.argsort(strata[shuffled], kind="stable")]
 
 
-def _every(share: float, count: int, offset: float) -> npt.NDArray[np.bool_]:
+def _every(share: float, count: int, offset: float) -> Flags:
     """(count,) True at evenly spaced places: round(share x count) of them, and share x length within one on any stretch."""
     wanted = round(share * count)
     steps = np.floor(np.arange(count + 1) * (wanted / max(count, 1)) + offset + 1e-9)
-    taken: npt.NDArray[np.bool_] = np.diff(steps) > 0
+    taken: Flags = np.diff(steps) > 0
     return taken
 
 
@@ -252,7 +251,7 @@ def _group_shares(comments: pa.Table, titles: Rows, split: SplitConfig, tasks: S
     return best[1][titles]
 
 
-def _counts_by_title(comments: pa.Table, titles: Rows, tasks: Sequence[str]) -> list[npt.NDArray[np.float64]]:
+def _counts_by_title(comments: pa.Table, titles: Rows, tasks: Sequence[str]) -> list[Floats]:
     """Rows a title (T, 1), then one (T, K) table of label counts a task."""
     number = int(titles.max()) + 1
     tables = [np.bincount(titles, minlength=number).astype(np.float64)[:, None]]
@@ -263,7 +262,7 @@ def _counts_by_title(comments: pa.Table, titles: Rows, tasks: Sequence[str]) -> 
     return tables
 
 
-def _cut_order(order: Rows, sizes: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]) -> Rows:
+def _cut_order(order: Rows, sizes: Floats, shares: Floats) -> Rows:
     """Part of each title: the order is laid out as a line of rows, and a title goes where its middle lies."""
     ends = np.cumsum(sizes[order])
     middle = (ends - sizes[order] / 2) / ends[-1]
@@ -273,7 +272,7 @@ def _cut_order(order: Rows, sizes: npt.NDArray[np.float64], shares: npt.NDArray[
     return part
 
 
-def _badness(part: Rows, counts: list[npt.NDArray[np.float64]], shares: npt.NDArray[np.float64], wanted: Sequence[int]) -> float:
+def _badness(part: Rows, counts: list[Floats], shares: Floats, wanted: Sequence[int]) -> float:
     """How far sizes (relative to each share) and label shares (total variation, mean over tasks) are off, summed over the parts; a class
     that a part lacks altogether costs more than any imbalance, an empty part is impossible."""
     total = 0.0

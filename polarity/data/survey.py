@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from polarity.arrays import Flags, Hashes
 from polarity.config import DataConfig
 from polarity.data.canonical import MISSING_WORDS, Layout, find_columns, left_out
 from polarity.data.duplicates import Clock
@@ -21,7 +22,7 @@ from polarity.data.read import annotated_blocks, left_out_of, missing_words, pre
 from polarity.data.source import Part, Source
 from polarity.errors import DataError, Say
 
-Codes = NDArray[np.integer]
+Decided = NDArray[np.integer]
 """What was decided of each row, by a reader's own numbers; LEFT_OUT of a row that nobody gets."""
 LEFT_OUT = -1
 Reading = Callable[..., Iterator[pa.Table]]
@@ -54,7 +55,7 @@ class Piece:
             fault = {name: [None] for name in schema.names} | {"piece": [self.number], "bad": [True], "fault": [str(error)]}
             yield pa.table(fault, schema=schema)
 
-    def rows(self, codes: Codes) -> Iterator[tuple[pa.Table, Codes]]:
+    def rows(self, codes: Decided) -> Iterator[tuple[pa.Table, Decided]]:
         """The piece's rows again, as a comments table without the split, each block with the codes of its rows; none that is LEFT_OUT.
 
         Raises DataError where there are not as many rows as there were.
@@ -95,8 +96,8 @@ def run(
 class Survey:
     """What is known of every row, in source order; `starts` are the pieces' first rows and, last, the number of rows."""
 
-    hashes: NDArray[np.uint64]
-    bad: NDArray[np.bool_]
+    hashes: Hashes
+    bad: Flags
     columns: pa.Table
     """Labels, and what else the split asks for."""
     starts: NDArray[np.int64]
@@ -147,7 +148,7 @@ def _refuse(piece: Piece, rows: pa.Table, noted: Say) -> None:
         settle(rows_of(piece, twice), source, layout, data, lambda _: None)  # raises where ids, not only hashes, are equal
 
 
-def rows_of(piece: Piece, hashes: NDArray[np.uint64]) -> pa.Table:
+def rows_of(piece: Piece, hashes: Hashes) -> pa.Table:
     """The good rows of the piece's whole source that have one of these hashes."""
     found = []
     for block in annotated_blocks(piece.source, piece.layout):

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from polarity.arrays import Integers
 from polarity.artifacts import column_of_objects, mapped_table, replacing, user_cache_dir
 from polarity.config import MIN_COMMENT_TOKENS, DataConfig
 from polarity.data.duplicates import spans
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
 
 BATCH_ROWS = 8192
 FORMAT_VERSION = 1
@@ -146,7 +146,7 @@ def _read_frame(probe: Any, pair: bool) -> Frame:
     return Frame(before, middle, after, (kinds[0], kinds[1], kinds[2], kinds[3], kinds[4]))
 
 
-def kept_lengths(comment: Int64, title: Int64, data: DataConfig, single: int, pair: int) -> tuple[Int64, Int64]:
+def kept_lengths(comment: Integers, title: Integers, data: DataConfig, single: int, pair: int) -> tuple[Integers, Integers]:
     """How many tokens each row's comment and title keep; `single` and `pair` count special tokens. See the module's text."""
     comment = np.minimum(comment, comment if data.max_comment is None else data.max_comment)
     title = np.minimum(title, title if data.max_title is None else data.max_title)
@@ -165,10 +165,10 @@ class Ragged:
     """Lists of ids end to end: list i is values[starts[i] : starts[i] + lengths[i]]."""
 
     values: Int32
-    starts: Int64
-    lengths: Int64
+    starts: Integers
+    lengths: Integers
 
-    def take(self, rows: Int64) -> "Ragged":
+    def take(self, rows: Integers) -> "Ragged":
         """The lists of these rows."""
         return Ragged(self.values, self.starts[rows], self.lengths[rows])
 
@@ -200,7 +200,7 @@ def _empty(types: bool) -> pa.Table:
     return pa.schema([*fields, ("length", pa.int32())]).empty_table()
 
 
-def _assemble(comments: Ragged, titles: Ragged, rows: Int64, data: DataConfig, around: tuple[Frame, Frame], types: bool) -> pa.Table:
+def _assemble(comments: Ragged, titles: Ragged, rows: Integers, data: DataConfig, around: tuple[Frame, Frame], types: bool) -> pa.Table:
     """Lays out before, A, middle, B, after of every row in one flat array; `rows` says which title each comment has."""
     single, pair = around
     kept_comment, kept_title = kept_lengths(comments.lengths, titles.lengths[rows], data, single.size, pair.size)

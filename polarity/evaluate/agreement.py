@@ -12,7 +12,7 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from polarity.evaluate.predictions import Codes
+from polarity.arrays import Codes
 
 
 def nominal_alpha(votes_NK: Codes) -> float | None:

@@ -20,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from polarity.arrays import Codes, Floats
 from polarity.artifacts import CALIBRATION, RunFolder
 from polarity.errors import RunError
 from polarity.evaluate.intervals import interval, joint_cells
 from polarity.evaluate.metrics import confusion_matrix, macro_f1, softmax
-from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictions, probability_column, task_codes
+from polarity.evaluate.predictions import Labels, check_predictions, probability_column, task_codes
 
 BINS = 15
 RESAMPLES = 1000
@@ -58,7 +59,7 @@ class Answered(TypedDict):
     threshold: float
 
 
-class BiasGain(TypedDict):
+class MeasuredGain(TypedDict):
     """What class biases change in macro-F1, see `gain_of`; `gain` and its interval are null where they are not kept."""
 
     macro_f1_before: float
@@ -106,7 +107,7 @@ class FittedTask(TypedDict):
     nll_after: NotRequired[float]
     nll_saved_ci95: NotRequired[list[float]]
     reliability: NotRequired[Diagrams]
-    bias_gain: NotRequired[BiasGain]
+    bias_gain: NotRequired[MeasuredGain]
     risk_coverage: NotRequired[list[Answered]]
     note: NotRequired[str]
 
@@ -271,7 +272,7 @@ def _best_bias(others_NK: Floats, labels: Codes, k: int, current: float, best: f
     return float(middles[chosen]), float(scores[chosen])
 
 
-def gain_of(labels: Codes, before: Codes, after: list[Codes], classes: int, seed: int) -> BiasGain:
+def gain_of(labels: Codes, before: Codes, after: list[Codes], classes: int, seed: int) -> MeasuredGain:
     """Macro-F1 of `after` (one (N,) array a repeat, averaged) less that of `before`: `cross_fitted`, its standard error and 95 % interval.
 
     `kept` only if the interval excludes zero. A gain is looked at only where it was kept, so a kept one is stated as what it is worth

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polarity.arrays import Codes, Floats
 from polarity.environment import TokenStatistics
-from polarity.evaluate.predictions import Codes, Floats, Labels, task_codes
+from polarity.evaluate.predictions import Labels, task_codes
 from polarity.evaluate.results import Drift, LengthShift, Shift, UnknownShift
 
 EDGES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)

@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from polarity.arrays import Codes, Floats
 from polarity.errors import DataError
 from polarity.evaluate.metrics import class_scores
-from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictions, task_codes, title_codes
+from polarity.evaluate.predictions import Labels, check_predictions, task_codes, title_codes
 from polarity.evaluate.results import TRAINING, UNKNOWN, Difference, PairedDifference
 
 FEWEST_TITLES = 6

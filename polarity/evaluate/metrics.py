@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from polarity.arrays import Codes, Floats
 from polarity.errors import DataError
-from polarity.evaluate.predictions import Codes, Floats, Labels, task_codes
+from polarity.evaluate.predictions import Labels, task_codes
 
 
 @dataclass(frozen=True)

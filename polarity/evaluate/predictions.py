@@ -10,11 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from polarity.arrays import Codes
 from polarity.errors import DataError, nearest
 
 Labels = Mapping[str, Sequence[str]]
-Codes = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 MISSING = -1
 _SHOWN = 5

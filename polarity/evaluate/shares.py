@@ -25,8 +25,9 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from polarity.arrays import Codes, Floats
 from polarity.evaluate.intervals import interval, joint_cells
-from polarity.evaluate.predictions import MISSING, Codes, Floats
+from polarity.evaluate.predictions import MISSING
 
 STEPS = {2: 0.1, 3: 0.25, 4: 0.5}
 """Width of a cell in log ratio, by number of classes; 1 for more than four, where the grid has more dimensions."""

@@ -23,9 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from polarity.arrays import Floats
 from polarity.errors import DataError
 from polarity.evaluate.metrics import accuracy, class_scores, confusion_matrix
-from polarity.evaluate.predictions import Floats, Labels, label_column, task_codes, title_codes
+from polarity.evaluate.predictions import Labels, label_column, task_codes, title_codes
 from polarity.evaluate.results import ClassSlice, Language, LanguageSlice, Slices, SliceScore, TitleSlice
 
 MIN_ROWS = 30

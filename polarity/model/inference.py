@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polarity.arrays import Rows
 from polarity.data.batch import Corpus, TokenBatch
 from polarity.model.frozen import given_states
 from polarity.model.multitask import MultitaskModel
@@ -72,9 +73,6 @@ def to_tensors(batch: TokenBatch, device: torch.device) -> dict[str, Tensor]:
 def states_of(batch: TokenBatch, device: torch.device) -> Tensor | None:
     """The batch's features on `device`, for `given_states`; None where the corpus has none."""
     return None if batch.features is None else torch.from_numpy(batch.features).to(device, non_blocking=True)
-
-
-Rows = NDArray[np.int64]
 
 
 def score_corpus(

@@ -18,13 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from typing_extensions import TypedDict  # pydantic, which serves predictions, takes no other before Python 3.12
 
+from polarity.arrays import Floats
 from polarity.artifacts import CALIBRATION, CONFIG
 from polarity.config import DataConfig
 from polarity.data.canonical import VISIBLE
 from polarity.environment import TokenStatistics
 from polarity.errors import DataError, RunError, nearest
 from polarity.evaluate.calibration import TaskCalibration, apply, read_calibration
-from polarity.evaluate.predictions import Floats, Labels, probability_column
+from polarity.evaluate.predictions import Labels, probability_column
 from polarity.predict.output import PREFIX, prediction_schema
 from polarity.predict.scorers import SMALLEST, ModelScorer, Scorer, Scores, load_ensemble
 from polarity.predict.stacked import load_stack

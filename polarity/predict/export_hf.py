@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from polarity import config, errors
+from polarity import arrays, config, errors
 from polarity.data import tokenize
 from polarity.encoders import HfConfig, transformers_quiet
-from polarity.evaluate import calibration, metrics, predictions
+from polarity.evaluate import calibration, metrics
 from polarity.model import encoder, heads, inference, multitask
 from polarity.model.encoder import probe_ids
 from polarity.model.multitask import MultitaskModel
@@ -39,15 +39,15 @@ SETTINGS = "DataConfig = Any  # order, max_length, max_comment and max_title of 
 TEXT_PARTS = (
     ModulePart(errors, only=("_PASSWORD", "_KEY", "redacted", "PolarityError", "EncoderError", "RunError")),
     ModulePart(config, only=("MIN_COMMENT_TOKENS",)),
-    ModulePart(predictions, only=("Floats", "Codes")),
+    ModulePart(arrays, only=("Integers", "Floats", "Codes")),
     ModulePart(metrics, only=("softmax",)),
     ModulePart(calibration, only=("SMALLEST", "apply", "_logs")),
 )
-FRAME_NAMES = ("Int64", "Frame", "frames", "_frame", "_read_frame", "kept_lengths")
+FRAME_NAMES = ("Frame", "frames", "_frame", "_read_frame", "kept_lengths")
 TEXT_NAMES = ("Row", "encode_texts", "_framed", "longest_first", "pad_rows")
 
 LOOP_NAMES = (
-    "_DTYPES", "has_fast_bf16", "_product_seconds", "precision_here", "autocast", "to_tensors", "states_of", "Rows", "score_corpus",
+    "_DTYPES", "has_fast_bf16", "_product_seconds", "precision_here", "autocast", "to_tensors", "states_of", "score_corpus",
 )  # fmt: skip
 
 NOT_CARRIED = ["training: the loss, the optimizer, and loading pretrained encoder weights"]

@@ -20,6 +20,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from polarity.arrays import Codes, Floats
 from polarity.artifacts import CONFIG, ENSEMBLE, MODEL, RunFolder
 from polarity.config import DataConfig
 from polarity.data.batch import Corpus, evaluation_batches
@@ -29,7 +30,6 @@ from polarity.environment import TokenStatistics
 from polarity.errors import EncoderError, RunError
 from polarity.evaluate.drift import describe_tokens
 from polarity.evaluate.metrics import softmax
-from polarity.evaluate.predictions import Codes, Floats
 from polarity.model.inference import precision_here, score_corpus
 from polarity.model.multitask import MultitaskModel, load_model
 from polarity.run import Run

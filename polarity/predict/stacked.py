@@ -15,11 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from polarity.arrays import Floats
 from polarity.artifacts import STACK, RunFolder
 from polarity.environment import TokenStatistics
 from polarity.errors import RunError
 from polarity.evaluate.metrics import softmax
-from polarity.evaluate.predictions import Floats
 from polarity.predict.scorers import SMALLEST, EnsembleScorer, Probabilities, Scorer, Scores, choose_device, combine
 from polarity.run import Run
 

@@ -7,6 +7,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from polarity.arrays import Codes, Floats
 from polarity.evaluate.calibration import (
     Answered,
     Bin,
@@ -17,7 +18,7 @@ from polarity.evaluate.calibration import (
     reliability,
     risk_coverage,
 )
-from polarity.evaluate.predictions import Codes, Floats, task_codes
+from polarity.evaluate.predictions import task_codes
 from polarity.report.charts import Axis, PlotPoint, Series, lines, signed_short
 from polarity.report.page import Section, columns, fragment, table
 from polarity.report.record import CommentTexts, Record

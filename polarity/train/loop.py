@@ -21,18 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from polarity.arrays import Rows
 from polarity.artifacts import Fill
 from polarity.config import Config
-from polarity.data.batch import (
-    Corpus,
-    Rows,
-    global_batches,
-    micro_batches,
-    mixup_draw,
-    padded_share,
-    steps_per_epoch,
-    torch_seed,
-)
+from polarity.data.batch import Corpus, global_batches, micro_batches, mixup_draw, padded_share, steps_per_epoch, torch_seed
 from polarity.data.ledger import TaskStatistics
 from polarity.errors import RunError
 from polarity.loss import Counts, Mixing, TaskObjective, r_drop_alpha

@@ -6,8 +6,9 @@ from functools import cache
 import torch
 from transformers import PreTrainedConfig
 
+from polarity.arrays import Rows
 from polarity.config import Config
-from polarity.data.batch import Corpus, Rows
+from polarity.data.batch import Corpus
 from polarity.errors import Say
 from polarity.model.flops import peak_flops, training_flops
 from polarity.model.inference import precision_here

@@ -27,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from polarity.arrays import Codes, Floats
 from polarity.errors import DataError
-from polarity.evaluate.predictions import Codes, Floats, Labels
+from polarity.evaluate.predictions import Labels
 from polarity.study import EFFECTS_SCHEMA, Contrast, Interaction
 from polarity.tune.designs import Screen, estimable_interactions, main_aliases, pair_columns, unused_columns
 from polarity.tune.statistics import SeedRows, Trial, by_seed, effect_rows, known, mean_seconds

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from polarity.arrays import Codes, Floats
 from polarity.errors import DataError
-from polarity.evaluate.predictions import Codes, Floats, Labels, check_predictions, task_codes
+from polarity.evaluate.predictions import Labels, check_predictions, task_codes
 from polarity.study import EFFECTS_SCHEMA, Arm, EffectRow, Stage
 from polarity.tune.variance import (
     OVERALL,

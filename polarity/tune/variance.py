@@ -56,9 +56,10 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
+from polarity.arrays import Codes, Floats
 from polarity.errors import ConfigError
 from polarity.evaluate.metrics import class_scores, confusion_matrix
-from polarity.evaluate.predictions import Codes, Floats, Labels
+from polarity.evaluate.predictions import Labels
 
 OVERALL = "overall"
 TaskCodes = Mapping[str, tuple[Codes, Codes]]

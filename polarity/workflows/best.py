@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from polarity import artifacts, quiet
+from polarity.arrays import Codes, Floats
 from polarity.artifacts import RunFolder
 from polarity.best.plan import EncoderTraining, Plan, Speed, clock, make_plan
 from polarity.best.record import (
@@ -45,7 +46,7 @@ from polarity.environment import describe_environment
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics, build_metrics, build_predictions, evaluate_split, render_metrics
 from polarity.evaluate.judge import PLAN_CLASSES, TARGETS
-from polarity.evaluate.predictions import Codes, Floats, of_split
+from polarity.evaluate.predictions import of_split
 from polarity.evaluate.render import Facts, last_screen
 from polarity.paths import with_absolute_paths
 from polarity.predict.scorers import Probabilities

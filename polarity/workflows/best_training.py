@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polarity.arrays import Floats
 from polarity.artifacts import METRICS, STUDENT, RunFolder
 from polarity.best.plan import EncoderTraining, clock
 from polarity.config import Config
@@ -20,7 +21,7 @@ from polarity.data.read import original_error
 from polarity.data.split import Splits
 from polarity.errors import RunError, Say
 from polarity.evaluate import Metrics
-from polarity.evaluate.predictions import Floats, of_split
+from polarity.evaluate.predictions import of_split
 from polarity.paths import with_absolute_paths
 from polarity.predict.scorers import Probabilities
 from polarity.strategy import with_settings

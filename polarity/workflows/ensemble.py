@@ -12,13 +12,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from polarity import artifacts
+from polarity.arrays import Codes, Floats
 from polarity.artifacts import RunFolder
 from polarity.data.split import load_splits
 from polarity.environment import MadeFrom
 from polarity.errors import RunError, Say, nearest
 from polarity.evaluate import Metrics, build_predictions, evaluate_split, paired_difference
 from polarity.evaluate.calibration import probabilities_of
-from polarity.evaluate.predictions import Codes, Floats, Labels, title_codes
+from polarity.evaluate.predictions import Labels, title_codes
 from polarity.evaluate.results import Difference
 from polarity.predict.scorers import LINEAR, Probabilities, combine, fit_weights
 from polarity.run import EnsembleRecord, Run, WeightChoice

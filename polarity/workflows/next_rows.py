@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from polarity.arrays import Floats
 from polarity.artifacts import replacing
 from polarity.data.canonical import VISIBLE
 from polarity.data.formats import FORMATS
 from polarity.errors import DataError, Say
 from polarity.evaluate.calibration import probabilities_of
-from polarity.evaluate.predictions import Floats, Labels
+from polarity.evaluate.predictions import Labels
 from polarity.predict.batch import ChunkScorer, ScoreOptions
 from polarity.predict.input import Chunk, Columns, Input, Place, chunk_reads, open_inputs
 from polarity.predict.output import Written, as_table, check_out, column_text, open_writer, table_schema

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from polarity import tables
+from polarity.arrays import Rows
 from polarity.benchmark.timing import PointFigures, Spread
 from polarity.config import Config
-from polarity.data.batch import Corpus, Rows, global_batches, padded_share, steps_per_epoch
+from polarity.data.batch import Corpus, global_batches, padded_share, steps_per_epoch
 from polarity.encoders import load_tokenizer, quiet_transformers
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import Resolved, leaves, resolve

@@ -7,11 +7,12 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from polarity.arrays import Floats
 from polarity.artifacts import mapped_table
 from polarity.baselines.floors import draw_rows, fit_linear, fit_title_prior, floors, majority
 from polarity.errors import DataError, Say
 from polarity.evaluate import evaluate_split
-from polarity.evaluate.predictions import Floats, Labels
+from polarity.evaluate.predictions import Labels
 
 LABELS = {"mood": ["bad", "fair", "good"], "side": ["left", "right"]}
 WORDS = [["bulok", "mali"], ["siguro", "ewan"], ["galing", "mabuti"]]
