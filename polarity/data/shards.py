@@ -29,23 +29,13 @@ import pyarrow.fs as pafs
 
 from polarity.artifacts import RunFolder, disk_errors, user_cache_dir
 from polarity.config import DataConfig, SplitConfig
+from polarity.data import split
 from polarity.data.batch import Shards
 from polarity.data.duplicates import LEAKS, Clock, Leaks, capped_words, find_leaks
 from polarity.data.formats import modified, open_source
 from polarity.data.oversample import ID_HASH, id_hash
 from polarity.data.read import ray_is_running
 from polarity.data.seen import KEYS, PARTS, SeenRows, row_keys
-from polarity.data.split import (
-    NOT_LOOKED_FOR,
-    Splits,
-    check_part,
-    class_names,
-    cut_words,
-    noted_split,
-    report_held_out_pairs,
-    tell_leaks,
-    tell_own_split,
-)
 from polarity.data.survey import LEFT_OUT, Decided, Piece, Survey, pieces_of, run, survey
 from polarity.data.tokenize import plain_backend, settings_hash, tokenize_columns, with_columns
 from polarity.errors import DataError, PolarityError, RunError, Say
@@ -193,7 +183,7 @@ class _PartWriter:
 class PreparedShards:
     """The parts as mapped tables: `splits` with their texts, `tokens` with their token ids; `shards` is what a worker gets of each."""
 
-    splits: Splits
+    splits: split.Splits
     tokens: dict[str, pa.Table]
     shards: dict[str, Shards]
 
@@ -250,9 +240,9 @@ class Preparation:
         numbers = ["row_id", *self.data.tasks, ID_HASH, "input_ids", *(["token_type_ids"] if self._types else []), "length"]
         parts = [tables[name].select(texts) if name in tables else None for name in PARTS]
         leaks = self.folder.read_parquet(LEAKED).cast(LEAKS)
-        splits = Splits(parts[0], parts[1], parts[2], leaks, manifest["dropped"], partial(self.folder.read_parquet, SEEN))
+        splits = split.Splits(parts[0], parts[1], parts[2], leaks, manifest["dropped"], partial(self.folder.read_parquet, SEEN))
         for name, table in splits.parts.items():
-            check_part(name, table, self.data)
+            split.check_part(name, table, self.data)
         tokens = {name: table.select(numbers if name == "train" else [*numbers, "title"]) for name, table in tables.items()}
         return PreparedShards(splits, tokens, shards)
 
@@ -386,12 +376,12 @@ class Preparation:
         if self.data.split.kind == "column":
             columns = columns.append_column("row_id", pa.array(good).cast(pa.large_string()))
         try:
-            parts, moved = noted_split(columns, self.data.split, list(self.data.tasks), class_names(self.data))
+            parts, moved = split.noted_split(columns, self.data.split, list(self.data.tasks), split.class_names(self.data))
         except DataError as error:
             raise DataError(f"{self.data.source}: {error}") from error
         for code, rows in enumerate(parts):
             codes[good[rows]] = code
-        noted(cut_words(self.data, {name: len(rows) for name, rows in zip(PARTS, parts, strict=True) if len(rows)}))
+        noted(split.cut_words(self.data, {name: len(rows) for name, rows in zip(PARTS, parts, strict=True) if len(rows)}))
         for line in moved:
             noted(f"{self.data.source}: {line}")
 
@@ -401,14 +391,14 @@ class Preparation:
             own[:] = PARTS.index(part_of[id(piece.source)])
         codes[survey.bad] = LEFT_OUT
         shared = int((codes != LEFT_OUT).sum()) - len(np.unique(survey.hashes[codes != LEFT_OUT]))
-        tell_own_split(self.data, {part: int((codes == PARTS.index(part)).sum()) for part in part_of.values()}, shared, noted)
+        split.tell_own_split(self.data, {part: int((codes == PARTS.index(part)).sum()) for part in part_of.values()}, shared, noted)
         return [replace(piece, prefix=f"{part_of[id(piece.source)]}/") for piece in pieces] if shared else pieces
 
     def _find_leaks(self, pieces: list[Piece], survey: Survey, codes: Decided, noted: Say, say: Say, through_ray: bool) -> pa.Table:
         """Look for training rows like held-out ones, and leave them out of `codes`."""
         counts = np.bincount(codes[codes >= 0], minlength=len(PARTS))
         if self.data.duplicates == "allow":
-            noted(NOT_LOOKED_FOR)
+            noted(split.NOT_LOOKED_FOR)
         if self.data.duplicates == "allow" or not counts[0] or not counts[1:].any():
             return LEAKS.empty_table()
         arguments = [(own,) for own in survey.cut(codes)]
@@ -426,10 +416,10 @@ class Preparation:
         leaks = pa.concat_tables(found).combine_chunks()
         if counts[2]:
             both = [held.filter(pc.equal(held["part"], code)) for code in (1, 2)]
-            report_held_out_pairs(find_leaks(both[0], both[1], say), noted)
+            split.report_held_out_pairs(find_leaks(both[0], both[1], say), noted)
         if not leaks.num_rows:
             return leaks
-        tell_leaks(leaks, self.data, noted)
+        split.tell_leaks(leaks, self.data, noted)
         prefix = next((piece.prefix for piece in pieces if piece.prefix), "")
         ids = pc.unique(leaks["train_row_id"])
         ids = pc.utf8_slice_codeunits(ids, start=len(prefix)) if prefix else ids

@@ -13,28 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from polarity.errors import DataError
+from polarity.evaluate import results
 from polarity.evaluate.intervals import ResampledScores, Unit, no_verdict, paired_difference, scores_of, unit_of
 from polarity.evaluate.metrics import accuracy, class_scores, confusions
 from polarity.evaluate.predictions import Labels, check_predictions, of_split
-from polarity.evaluate.results import (
-    BOOTSTRAP,
-    JACKKNIFE,
-    PART_NAMES,
-    SCHEMA_VERSION,
-    BaselineJudgement,
-    FloorJudgement,
-    FloorResult,
-    Intervals,
-    JudgedRows,
-    Metrics,
-    Optimism,
-    Overall,
-    PartResult,
-    StabilityJudgement,
-    TargetJudgement,
-    TaskResult,
-    Verdict,
-)
 from polarity.evaluate.slices import slices
 
 PLAN_CLASSES = {
@@ -92,7 +74,7 @@ def build_metrics(
     stability: Stability | None = None,
     out_of_fold: bool = False,
     seed: int = 0,
-) -> Metrics:
+) -> results.Metrics:
     """The whole of metrics.json: {"schema_version", "validation", "test" where there is one}, as `metrics_schema` says.
 
     `predictions` holds all splits; `floors[split][name]` a baseline's predictions on the same rows; `by_title` says,
@@ -101,8 +83,8 @@ def build_metrics(
     it. Raises DataError where a floor's rows differ.
     """
     check_predictions(predictions, labels)
-    metrics: Metrics = {"schema_version": SCHEMA_VERSION}
-    for name in PART_NAMES:
+    metrics: results.Metrics = {"schema_version": results.SCHEMA_VERSION}
+    for name in results.PART_NAMES:
         rows = of_split(predictions, name)
         if not rows.num_rows:
             continue
@@ -111,18 +93,18 @@ def build_metrics(
         how: _How = {"resamples": resamples, "seed": seed, "by_title": titles, "decided": chose}
         judged = evaluate_split(rows, labels, **how)
         beside = {floor: _floor(rows, table, labels, how) for floor, table in floors.get(name, {}).items()}
-        part = cast(PartResult, {**judged, "floors": beside})
-        metrics[name] = cast(PartResult, {**part, "verdict": verdict(part, stability)})
+        part = cast(results.PartResult, {**judged, "floors": beside})
+        metrics[name] = cast(results.PartResult, {**part, "verdict": verdict(part, stability)})
         if out_of_fold and name == "validation":
             metrics[name]["out_of_fold"] = True
     if len(metrics) == 1:
-        raise DataError(f"predictions hold no row of the splits {' or '.join(PART_NAMES)}: nothing to judge")
+        raise DataError(f"predictions hold no row of the splits {' or '.join(results.PART_NAMES)}: nothing to judge")
     if "validation" in metrics and metrics["validation"].get("decided") and "test" in metrics:
         metrics["optimism"] = optimism(metrics["validation"]["overall"], metrics["test"]["overall"])
     return metrics
 
 
-def optimism(chosen_on: Overall, clean: Overall) -> Optimism:
+def optimism(chosen_on: results.Overall, clean: results.Overall) -> results.Optimism:
     """The score on rows that chose the model less that on rows which did not, with the interval of two independent samples' difference.
 
     From the two intervals alone, by the method of variance estimates recovery (Zou and Donner 2008).
@@ -143,7 +125,7 @@ def evaluate_split(
     by_title: bool,
     decided: Sequence[str] = (),
     with_slices: bool = True,
-) -> JudgedRows:
+) -> results.JudgedRows:
     """One part's object of metrics.json without floors and verdict; `predictions` holds that split only.
 
     `by_title`: titles are the unit of intervals (`polarity.data.seen.titles_apart`). `decided`: what of the model these rows decided, such
@@ -155,7 +137,7 @@ def evaluate_split(
     unit = unit_of(predictions, by_title)
     point, spread = scores_of(predictions, labels, unit, resamples=resamples, seed=seed)
     tasks = _tasks(predictions, labels, unit, spread)
-    split: JudgedRows = {
+    split: results.JudgedRows = {
         "rows": predictions.num_rows,
         "decided": list(decided),
         "no_verdict": no_verdict(decided, unit),
@@ -164,12 +146,12 @@ def evaluate_split(
         "tasks": tasks,
     }
     if with_slices:
-        return cast(JudgedRows, {**split, "slices": slices(predictions, labels, resamples=resamples, seed=seed)})
+        return cast(results.JudgedRows, {**split, "slices": slices(predictions, labels, resamples=resamples, seed=seed)})
     return split
 
 
-def _tasks(predictions: pa.Table, labels: Labels, unit: Unit, spread: ResampledScores) -> dict[str, TaskResult]:
-    found: dict[str, TaskResult] = {}
+def _tasks(predictions: pa.Table, labels: Labels, unit: Unit, spread: ResampledScores) -> dict[str, results.TaskResult]:
+    found: dict[str, results.TaskResult] = {}
     for task, confusion in confusions(predictions, labels).items():
         scores = class_scores(confusion)
         occurs = np.flatnonzero(scores.support > 0)
@@ -210,7 +192,7 @@ class _How(TypedDict):
     decided: Sequence[str]
 
 
-def _floor(rows: pa.Table, floor: pa.Table, labels: Labels, how: _How) -> FloorResult:
+def _floor(rows: pa.Table, floor: pa.Table, labels: Labels, how: _How) -> results.FloorResult:
     plain: _How = {**how, "decided": ()}
     judged = evaluate_split(floor, labels, with_slices=False, **plain)
     return {
@@ -222,9 +204,9 @@ def _floor(rows: pa.Table, floor: pa.Table, labels: Labels, how: _How) -> FloorR
     }
 
 
-def _describe(unit: Unit, resamples: int, seed: int) -> Intervals:
-    described: Intervals = {
-        "method": BOOTSTRAP if unit.degrees is None else JACKKNIFE,
+def _describe(unit: Unit, resamples: int, seed: int) -> results.Intervals:
+    described: results.Intervals = {
+        "method": results.BOOTSTRAP if unit.degrees is None else results.JACKKNIFE,
         "unit": unit.name,
         "units": unit.count,
         "degrees": unit.degrees,
@@ -234,7 +216,7 @@ def _describe(unit: Unit, resamples: int, seed: int) -> Intervals:
     return described if unit.note is None else {**described, "note": unit.note}
 
 
-def verdict(split: JudgedRows, stability: Stability | None) -> Verdict:
+def verdict(split: results.JudgedRows, stability: Stability | None) -> results.Verdict:
     """Lists of {metric, target, value, ci95, verdict} under minimum, stretch, stability and floors, and the `baseline` comparison.
 
     `split` is what `evaluate_split` returns, with the `floors` that `build_metrics` adds. `stability` is None where nothing was
@@ -242,7 +224,7 @@ def verdict(split: JudgedRows, stability: Stability | None) -> Verdict:
     There is no verdict but on rows that decided nothing and, where titles are the unit, on enough of them (`no_verdict` of the split).
     """
     scores, withheld = _scores(split), split.get("no_verdict")
-    floors = cast(Mapping[str, FloorResult], split.get("floors", {}))  # a judged part has them, its bare scores have not
+    floors = cast(Mapping[str, results.FloorResult], split.get("floors", {}))  # a judged part has them, its bare scores have not
     return {
         "minimum": [_judge(name, target, *scores[name], withheld) for name, target in TARGETS["minimum"].items() if name in scores],
         "stretch": [_judge(name, target, *scores[name], withheld) for name, target in TARGETS["stretch"].items() if name in scores],
@@ -252,14 +234,14 @@ def verdict(split: JudgedRows, stability: Stability | None) -> Verdict:
     }
 
 
-def judge_stability(stability: Stability) -> list[StabilityJudgement]:
+def judge_stability(stability: Stability) -> list[results.StabilityJudgement]:
     """No non-finite step, and an epoch-mean training loss that falls with every epoch up to the best one."""
     bad = stability["non_finite_steps"]
     steps = _stable("non-finite steps", 0, bad, "met" if bad == 0 else f"missed by {bad}")
     return [steps, _judge_losses(stability["epoch_losses"][: stability["best_epoch"]])]
 
 
-def _judge_losses(losses: Sequence[float]) -> StabilityJudgement:
+def _judge_losses(losses: Sequence[float]) -> results.StabilityJudgement:
     name = "largest change of the training loss, epoch to epoch"
     if not all(isfinite(loss) for loss in losses):
         return _stable(name, 0.0, None, "missed by inf")
@@ -269,7 +251,7 @@ def _judge_losses(losses: Sequence[float]) -> StabilityJudgement:
     return _stable(name, 0.0, change, "met" if change < 0 else f"missed by {change:.3f}")
 
 
-def _scores(split: JudgedRows) -> dict[str, tuple[float, list[float]]]:
+def _scores(split: results.JudgedRows) -> dict[str, tuple[float, list[float]]]:
     """Score and interval by the names of TARGETS and BASELINE, for the plan's tasks among the split's."""
     found: dict[str, tuple[float, list[float]]] = {}
     tasks = split["tasks"]
@@ -284,7 +266,7 @@ def _scores(split: JudgedRows) -> dict[str, tuple[float, list[float]]]:
     return found
 
 
-def _judge(name: str, target: float, value: float, ci95: list[float], withheld: str | None) -> TargetJudgement:
+def _judge(name: str, target: float, value: float, ci95: list[float], withheld: str | None) -> results.TargetJudgement:
     words = withheld or _beside(target, ci95, "met", f"missed by {target - value:.3f}")
     return {"metric": name, "target": target, "value": value, "ci95": ci95, "verdict": words}
 
@@ -294,7 +276,7 @@ def _beside(target: float, ci95: list[float], above: str, below: str) -> str:
     return above if low > target else below if high < target else "within noise"
 
 
-def _judge_floor(name: str, floor: FloorResult, split: JudgedRows) -> FloorJudgement:
+def _judge_floor(name: str, floor: results.FloorResult, split: results.JudgedRows) -> results.FloorJudgement:
     overall = floor["difference"]["overall"]
     words = {"gain": "met", "loss": f"missed by {-overall['difference']:.3f}"}.get(overall["verdict"], overall["verdict"])
     own = split["overall"]
@@ -310,11 +292,11 @@ def _judge_floor(name: str, floor: FloorResult, split: JudgedRows) -> FloorJudge
     }
 
 
-def _against_baseline(name: str, baseline: float, value: float, ci95: list[float], withheld: str | None) -> BaselineJudgement:
+def _against_baseline(name: str, baseline: float, value: float, ci95: list[float], withheld: str | None) -> results.BaselineJudgement:
     """Other rows or not paired: `above by x` and `below by x` describe, they do not claim a gain."""
     words = withheld or _beside(baseline, ci95, f"above by {value - baseline:.3f}", f"below by {baseline - value:.3f}")
     return {"metric": name, "baseline": baseline, "value": value, "ci95": ci95, "verdict": words}
 
 
-def _stable(metric: str, target: float, value: float | None, words: str) -> StabilityJudgement:
+def _stable(metric: str, target: float, value: float | None, words: str) -> results.StabilityJudgement:
     return {"metric": metric, "target": target, "value": value, "ci95": None, "verdict": words}

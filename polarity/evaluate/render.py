@@ -12,24 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from polarity import tables
+from polarity.evaluate import results
 from polarity.evaluate.judge import BASELINE, PLAN_CLASSES
-from polarity.evaluate.results import (
-    Metrics,
-    PartName,
-    PartResult,
-    TaskResult,
-    Verdict,
-    WeakestClass,
-    difference_of,
-    floors_of,
-    how_intervals,
-    judged_parts,
-    part_called,
-    score_of,
-    strongest_first,
-    verdict_of,
-    what_rows_decided,
-)
 
 WIDTH = 80
 FEW_TRAINING_ROWS = 1500
@@ -68,23 +52,23 @@ class Facts:
         return "config.yaml" if "://" in self.folder else f"{self.folder}/config.yaml"
 
 
-JUDGED_BY: tuple[PartName, ...] = ("test", "validation", "unchecked", "seen")
+JUDGED_BY: tuple[results.PartName, ...] = ("test", "validation", "unchecked", "seen")
 
 
-def judged_part(metrics: Metrics) -> tuple[PartName, PartResult]:
+def judged_part(metrics: results.Metrics) -> tuple[results.PartName, results.PartResult]:
     """The part that a run is judged by: test where there is one, else validation, else whatever was judged."""
-    parts = dict(judged_parts(metrics))
+    parts = dict(results.judged_parts(metrics))
     name = next(name for name in JUDGED_BY if name in parts)
     return name, parts[name]
 
 
-def plain_verdict(part: PartResult) -> str:
+def plain_verdict(part: results.PartResult) -> str:
     """The verdict on a part in a sentence: the model beside its strongest floor; and another one where the rows can give no verdict."""
-    chose = what_rows_decided(part)
+    chose = results.what_rows_decided(part)
     return _beside_floors(part) + (f" No verdict: these rows {chose}." if chose else "")
 
 
-def _beside_floors(part: PartResult) -> str:
+def _beside_floors(part: results.PartResult) -> str:
     floors = part.get("floors", {})
     if not floors:
         return "Nothing was judged beside this model, so that its score stands alone."
@@ -98,13 +82,15 @@ def _beside_floors(part: PartResult) -> str:
     return f"{doer} does about as well on these rows: this model has not shown that it is worth its cost."
 
 
-def last_screen(metrics: Metrics, facts: Facts) -> str:
+def last_screen(metrics: results.Metrics, facts: Facts) -> str:
     """What a run comes to and what to do next, on at most 24 lines of 80 columns (long paths apart)."""
     name, part = judged_part(metrics)
     overall = part["overall"]
     lines = ["━" * WIDTH, *textwrap.wrap(plain_verdict(part), WIDTH), ""]
-    lines.append(_line("macro-F1", overall["macro_f1"], overall["ci95"], f"{part['rows']:,} {part_called(name, part)} rows; 1 is perfect"))
-    for floor, found in floors_of(part).items():
+    lines.append(
+        _line("macro-F1", overall["macro_f1"], overall["ci95"], f"{part['rows']:,} {results.part_called(name, part)} rows; 1 is perfect")
+    )
+    for floor, found in results.floors_of(part).items():
         difference = found["difference"]["overall"]
         low, high = difference["ci95"]
         shown = f"model {difference['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
@@ -124,14 +110,14 @@ def _line(what: str, value: float, ci95: Sequence[float], note: str) -> str:
     return f"{what:20}{value:.3f} [{ci95[0]:.3f}, {ci95[1]:.3f}]  {note}"[:WIDTH]
 
 
-def _weakest(part: PartResult) -> tuple[str, WeakestClass]:
+def _weakest(part: results.PartResult) -> tuple[str, results.WeakestClass]:
     found = {task: scores["weakest_class"] for task, scores in part["tasks"].items()}
     task = min(found, key=lambda task: found[task]["f1"])
     return task, found[task]
 
 
-def _targets_in_words(part: PartResult) -> list[str]:
-    minimum = verdict_of(part)["minimum"]
+def _targets_in_words(part: results.PartResult) -> list[str]:
+    minimum = results.verdict_of(part)["minimum"]
     overall = next((entry for entry in minimum if entry["metric"] == "overall"), None)
     if overall is None:
         return []
@@ -140,7 +126,7 @@ def _targets_in_words(part: PartResult) -> list[str]:
     return [f"{goal:20}{overall['target']:.3f}                 {overall['verdict']}; {met} of {len(minimum)} targets met"[:WIDTH]]
 
 
-def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:
+def next_steps(metrics: results.Metrics, facts: Facts) -> list[tuple[str, str]]:
     """(why, command) of what to do next, the most useful first, as the numbers say."""
     name, part = judged_part(metrics)
     floors = part.get("floors", {})
@@ -158,7 +144,7 @@ def next_steps(metrics: Metrics, facts: Facts) -> list[tuple[str, str]]:
         steps.append(("A word-count model is no worse: let words and encoders vote.", f"polarity best {facts.settings} --time 2h"))
     if facts.training_rows < FEW_TRAINING_ROWS or support < FEW_OF_CLASS:
         few = (
-            f"{weakest['label']!r} has few {part_called(name, part)} rows ({support})"
+            f"{weakest['label']!r} has few {results.part_called(name, part)} rows ({support})"
             if support < FEW_OF_CLASS
             else f"{facts.training_rows:,} training rows are few"
         )
@@ -177,10 +163,10 @@ WIDE = 106
 _COLOURS = {"met": "green", "gain": "green", "above": "green", "missed": "red", "loss": "red", "below": "red"}
 
 
-def render_metrics(metrics: Metrics, *, width: int | None = None, colour: bool = False) -> str:
+def render_metrics(metrics: results.Metrics, *, width: int | None = None, colour: bool = False) -> str:
     """Metrics as `build_metrics` returns them, as text for a terminal of `width` columns (this one's by default); `colour` adds codes."""
     console = tables.console(max(width or tables.width(), tables.LEAST), colour=colour)
-    for name, part in judged_parts(metrics):
+    for name, part in results.judged_parts(metrics):
         _print_split(console, name, part, synthetic="data" in metrics)
     if "optimism" in metrics:
         shown = _signed(metrics["optimism"]["difference"], metrics["optimism"]["ci95"])
@@ -188,12 +174,12 @@ def render_metrics(metrics: Metrics, *, width: int | None = None, colour: bool =
     return tables.text_of(console)
 
 
-def _print_split(console: Console, name: PartName, split: PartResult, *, synthetic: bool) -> None:
+def _print_split(console: Console, name: results.PartName, split: results.PartResult, *, synthetic: bool) -> None:
     about = split["intervals"]
-    chose = what_rows_decided(split)
-    called = part_called(name, split)
+    chose = results.what_rows_decided(split)
+    called = results.part_called(name, split)
     console.rule(Text(f"{called}{f': {chose}' if chose else ''}, {split['rows']:,} rows", "bold"), align="left", characters="━")
-    console.print(f"Scores are fractions with {how_intervals(about)}.", style="dim")
+    console.print(f"Scores are fractions with {results.how_intervals(about)}.", style="dim")
     if chose:
         console.print(f"{called}: {chose}. So the scores are too good, and there is no verdict on them.", style="yellow")
     if "note" in about:
@@ -202,7 +188,7 @@ def _print_split(console: Console, name: PartName, split: PartResult, *, synthet
         if "absent_classes" in scores:
             named = " or ".join(scores["absent_classes"])
             console.print(f"Note: no row of {task} is {named}: its macro-F1 is the mean over the other classes.", style="yellow")
-    verdict = verdict_of(split)
+    verdict = results.verdict_of(split)
     # On made-up comments a comparison with what the plan's model reached on real ones would say nothing.
     baseline = [] if synthetic else _baseline(verdict)
     for part in (
@@ -221,23 +207,23 @@ def _table(*columns: str, right: Iterable[str] = (), gap: int = 2) -> Table:
     return table
 
 
-def _against_floors(split: PartResult, gap: int) -> RenderableType:
+def _against_floors(split: results.PartResult, gap: int) -> RenderableType:
     """For overall and each task the model, and below it each floor with the paired difference."""
-    floors = floors_of(split)
+    floors = results.floors_of(split)
     table = _table("macro-F1", "", "score", *(["model - floor", ""] if floors else []), gap=gap)
     for scope in ("overall", *split["tasks"]):
-        own = score_of(split, scope)
+        own = results.score_of(split, scope)
         table.add_section()
         table.add_row(Text(scope, "bold"), Text("model", "bold"), _score(own["macro_f1"], own["ci95"], "bold"))
         for name, floor in floors.items():
-            score, difference = score_of(floor, scope), difference_of(floor["difference"], scope)
+            score, difference = results.score_of(floor, scope), results.difference_of(floor["difference"], scope)
             words = difference["verdict"]
             shown = _signed(difference["difference"], difference["ci95"])
             table.add_row("", f"{name} floor", _score(score["macro_f1"], score["ci95"]), shown, _verdict(words))
     return table
 
 
-def _per_class(split: PartResult, synthetic: bool) -> RenderableType:
+def _per_class(split: results.PartResult, synthetic: bool) -> RenderableType:
     has_linear = "linear" in split.get("floors", {})
     has_plan = not synthetic and any(_is_plan(task, scores) for task, scores in split["tasks"].items())
     columns = ["class", "F1", "precision", "recall", "rows"]
@@ -258,13 +244,13 @@ def _per_class(split: PartResult, synthetic: bool) -> RenderableType:
     return table
 
 
-def _confusions(split: PartResult) -> RenderableType:
+def _confusions(split: results.PartResult) -> RenderableType:
     """Counts, the tasks' tables side by side where they fit."""
     tables = [Padding(_confusion(task, scores), (0, 4, 1, 0)) for task, scores in split["tasks"].items()]
     return Group(Text("Confusions: a row is a label, a column what was predicted.", "dim"), Columns(tables, padding=(0, 0)))
 
 
-def _confusion(task: str, scores: TaskResult) -> Table:
+def _confusion(task: str, scores: results.TaskResult) -> Table:
     labels = list(scores["per_class"])
     table = _table(task, *labels, right=labels)
     for row, label in enumerate(labels):
@@ -273,7 +259,7 @@ def _confusion(task: str, scores: TaskResult) -> Table:
     return table
 
 
-def _targets(verdict: Verdict, wide: bool) -> list[RenderableType]:
+def _targets(verdict: results.Verdict, wide: bool) -> list[RenderableType]:
     """The plan's targets, minimum and, where it is `wide` enough, stretch; nothing where the tasks are not the plan's."""
     if not verdict["minimum"]:
         return []
@@ -292,11 +278,11 @@ def _targets(verdict: Verdict, wide: bool) -> list[RenderableType]:
     return [table]
 
 
-def _checks(verdict: Verdict) -> list[RenderableType]:
+def _checks(verdict: results.Verdict) -> list[RenderableType]:
     """Floors and stability."""
     table = _table("checks", "value", "target", "verdict")
     by_floor = {entry["floor"]: entry for entry in verdict["floors"]}
-    for name in strongest_first(by_floor):
+    for name in results.strongest_first(by_floor):
         entry = by_floor[name]
         shown = _signed(entry["difference"], entry["difference_ci95"])
         table.add_row(f"overall, model - {name} floor", shown, "> 0", _verdict(entry["verdict"]))
@@ -307,7 +293,7 @@ def _checks(verdict: Verdict) -> list[RenderableType]:
     return [table] if table.row_count else []
 
 
-def _baseline(verdict: Verdict) -> list[RenderableType]:
+def _baseline(verdict: results.Verdict) -> list[RenderableType]:
     found = {entry["metric"]: entry for entry in verdict["baseline"]}
     shown = [name for name in ("overall", *PLAN_CLASSES) if name in found]
     if not shown:
@@ -320,7 +306,7 @@ def _baseline(verdict: Verdict) -> list[RenderableType]:
     return [line]
 
 
-def _is_plan(task: str, scores: TaskResult) -> bool:
+def _is_plan(task: str, scores: results.TaskResult) -> bool:
     return set(PLAN_CLASSES.get(task, ())) == set(scores["per_class"])
 
 

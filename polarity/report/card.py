@@ -8,18 +8,8 @@ from collections.abc import Sequence
 from huggingface_hub import EvalResult, ModelCardData
 
 from polarity.environment import commit_of
+from polarity.evaluate import results
 from polarity.evaluate.render import plain_verdict
-from polarity.evaluate.results import (
-    Overall,
-    PartResult,
-    TaskResult,
-    difference_of,
-    floors_of,
-    how_intervals,
-    score_of,
-    verdict_of,
-    what_rows_decided,
-)
 from polarity.report.charts import fraction, signed
 from polarity.report.page import environment
 from polarity.report.record import Record
@@ -51,12 +41,12 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
         split=record.called,
         fitted_on="out-of-fold" if record.run.kind == "stack" else "validation",
         rows=split["rows"],
-        intervals=how_intervals(record.split["intervals"]),
-        chose=what_rows_decided(record.split),
+        intervals=results.how_intervals(record.split["intervals"]),
+        chose=results.what_rows_decided(record.split),
         plain_verdict=plain_verdict(record.split),
         scores=_score_rows(split),
         classes=_class_rows(split),
-        targets=[(plain(e["metric"]), e["target"], e["verdict"]) for e in verdict_of(split)["minimum"] if task is None],
+        targets=[(plain(e["metric"]), e["target"], e["verdict"]) for e in results.verdict_of(split)["minimum"] if task is None],
         sizes=record.run.environment.get("rows", {}),
         dropped=record.run.environment.get("dropped_from_train", {}).get("rows"),
         grouped=bool(config and config.data.split.kind == "group" and config.data.source is not None),
@@ -72,7 +62,7 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
     return f"---\n{card_data(record, task).to_yaml()}\n---\n\n{body}"
 
 
-def _of_task(split: PartResult, task: str | None) -> PartResult:
+def _of_task(split: results.PartResult, task: str | None) -> results.PartResult:
     """The metrics of a split with one task's scores alone."""
     return split if task is None else {**split, "tasks": {task: split["tasks"][task]}}
 
@@ -81,10 +71,10 @@ def card_data(record: Record, task: str | None = None) -> ModelCardData:
     """The header: tags, base model where it is a hub's name, and the judged scores (of one `task`, or all) as evaluation results."""
     encoder = record.config.model.encoder if record.config else ""
     on_hub = bool(encoder) and ":" not in encoder and not encoder.startswith(("/", "~", "."))
-    chose = what_rows_decided(record.split)
-    judged, results = f"{record.called} rows{f' ({chose})' if chose else ''}", []
+    chose = results.what_rows_decided(record.split)
+    judged, evaluations = f"{record.called} rows{f' ({chose})' if chose else ''}", []
     for scope in (task,) if task else ("overall", *record.split["tasks"]):
-        results.append(
+        evaluations.append(
             EvalResult(
                 task_type="text-classification",
                 dataset_type="synthetic-sample" if record.run.synthetic else "own-rows",
@@ -92,7 +82,7 @@ def card_data(record: Record, task: str | None = None) -> ModelCardData:
                 dataset_split=record.called,
                 metric_type="f1",
                 metric_name=f"macro-F1, {scope}",
-                metric_value=round(score_of(record.split, scope)["macro_f1"], 4),
+                metric_value=round(results.score_of(record.split, scope)["macro_f1"], 4),
             )
         )
     return ModelCardData(
@@ -101,7 +91,7 @@ def card_data(record: Record, task: str | None = None) -> ModelCardData:
         tags=["polarity", task] if task else ["text-classification", "multi-task", *record.labels],
         base_model=encoder if on_hub else None,
         model_name=f"{record.run.name}-{task}" if task else record.run.name,
-        eval_results=results,
+        eval_results=evaluations,
     )
 
 
@@ -115,24 +105,24 @@ def _with_interval(value: float, ci95: Sequence[float]) -> str:
     return f"{fraction(value)} [{fraction(low)}, {fraction(high)}]"
 
 
-def _macro_f1(scores: Overall | TaskResult) -> str:
+def _macro_f1(scores: results.Overall | results.TaskResult) -> str:
     return _with_interval(scores["macro_f1"], scores["ci95"])
 
 
-def _score_rows(split: PartResult) -> list[tuple[str, str, str]]:
+def _score_rows(split: results.PartResult) -> list[tuple[str, str, str]]:
     """(what, score with interval, paired difference) of the model and each floor, for overall and each task."""
     rows = []
     for scope in split["tasks"] if len(split["tasks"]) == 1 else ("overall", *split["tasks"]):
-        rows.append((f"**{plain(scope)}**", f"**{_macro_f1(score_of(split, scope))}**", ""))
-        for name, floor in floors_of(split).items():
-            difference = difference_of(floor["difference"], scope)
+        rows.append((f"**{plain(scope)}**", f"**{_macro_f1(results.score_of(split, scope))}**", ""))
+        for name, floor in results.floors_of(split).items():
+            difference = results.difference_of(floor["difference"], scope)
             low, high = difference["ci95"]
             words = f"{signed(difference['difference'])} [{signed(low)}, {signed(high)}], {difference['verdict']}"
-            rows.append((f"{name} floor", _macro_f1(score_of(floor, scope)), words))
+            rows.append((f"{name} floor", _macro_f1(results.score_of(floor, scope)), words))
     return rows
 
 
-def _class_rows(split: PartResult) -> list[tuple[str, str, str, str, str, str]]:
+def _class_rows(split: results.PartResult) -> list[tuple[str, str, str, str, str, str]]:
     return [
         (
             plain(task),
@@ -154,7 +144,7 @@ def _balance(record: Record) -> list[tuple[str, str, str]]:
     return [(plain(task), plain(entry.name), f"{entry.rows:,} ({entry.share:.1%})") for task, entry in listed]
 
 
-def _rough(split: PartResult) -> list[str]:
+def _rough(split: results.PartResult) -> list[str]:
     return [
         f"{plain(task)} {plain(label)} ({scores['support']:,} rows)"
         for task, judged in split["tasks"].items()

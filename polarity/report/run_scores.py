@@ -5,25 +5,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from polarity.evaluate import results
 from polarity.evaluate.judge import BASELINE, PLAN_CLASSES, TARGETS, WEAKEST
 from polarity.evaluate.render import FLOORS, plain_verdict
-from polarity.evaluate.results import (
-    WITHHELD,
-    ClassSlice,
-    LanguageSlice,
-    PartName,
-    Slices,
-    TitleSlice,
-    Verdict,
-    difference_of,
-    floors_of,
-    how_intervals,
-    part_called,
-    score_of,
-    strongest_first,
-    verdict_of,
-    what_rows_decided,
-)
 from polarity.report.charts import Band, Bar, Effect, Mark, bars, confusion, forest, fraction, signed
 from polarity.report.page import Section, columns, details, table, verdict_pill
 from polarity.report.record import Record
@@ -45,7 +29,7 @@ def headline(record: Record) -> Markup:
     ]
     if split.get("out_of_fold"):
         lines.append(Markup("<p>Out of fold: these are all labelled rows, and each was scored by models that had not seen it.</p>"))
-    chose = what_rows_decided(record.split)
+    chose = results.what_rows_decided(record.split)
     if chose:
         told = Markup("<p>The {} rows {}. So the score is too good, and there is no verdict on it.</p>")
         lines.append(told.format(record.called, chose))
@@ -54,10 +38,10 @@ def headline(record: Record) -> Markup:
         shown = score(found["difference"], found["ci95"], signed)
         lines.append(
             Markup("<p>The score on the validation rows, which {}, less that on the test rows: {}</p>").format(
-                what_rows_decided(record.run.metrics["validation"]), shown
+                results.what_rows_decided(record.run.metrics["validation"]), shown
             )
         )
-    floors = floors_of(split)
+    floors = results.floors_of(split)
     if floors:
         name = max(floors, key=lambda floor: floors[floor]["overall"]["macro_f1"])
         difference = floors[name]["difference"]["overall"]
@@ -68,12 +52,12 @@ def headline(record: Record) -> Markup:
             )
         )
     if record.planned:
-        lines.append(_plan_sentence(verdict_of(split)))
+        lines.append(_plan_sentence(results.verdict_of(split)))
     return Markup("").join(lines)
 
 
-def _plan_sentence(verdict: Verdict) -> Markup:
-    withheld = {entry["verdict"] for entry in verdict["minimum"]} & set(WITHHELD)
+def _plan_sentence(verdict: results.Verdict) -> Markup:
+    withheld = {entry["verdict"] for entry in verdict["minimum"]} & set(results.WITHHELD)
     if withheld:
         return Markup("<p>The plan's minimum targets: no verdict {}</p>").format(verdict_pill(withheld.pop()))
     words = [entry["verdict"].split(" ")[0] for entry in verdict["minimum"]]
@@ -85,7 +69,7 @@ def _plan_sentence(verdict: Verdict) -> Markup:
 
 def verdict_section(record: Record) -> Section:
     """Every judged metric, and what the plan projects."""
-    verdict = verdict_of(record.split)
+    verdict = results.verdict_of(record.split)
     body = Markup("")
     if record.planned:
         body += _targets(verdict) + Markup('<p class="muted">{}</p>').format(projection(record.points)[1])
@@ -97,7 +81,7 @@ def verdict_section(record: Record) -> Section:
     return Section("verdict", "Verdict", body, lead)
 
 
-def _targets(verdict: Verdict) -> Markup:
+def _targets(verdict: results.Verdict) -> Markup:
     """The plan's targets, minimum and stretch side by side."""
     stretch = {entry["metric"]: entry for entry in verdict["stretch"]}
     rows: list[list[Markup | str]] = []
@@ -109,10 +93,10 @@ def _targets(verdict: Verdict) -> Markup:
     return table(["the plan's targets, F1", "this run", "minimum", "stretch"], rows)
 
 
-def _checks(verdict: Verdict) -> list[list[Markup | str]]:
+def _checks(verdict: results.Verdict) -> list[list[Markup | str]]:
     rows: list[list[Markup | str]] = []
     by_floor = {entry["floor"]: entry for entry in verdict["floors"]}
-    for name in strongest_first(by_floor):
+    for name in results.strongest_first(by_floor):
         entry = by_floor[name]
         shown = score(entry["difference"], entry["difference_ci95"], signed)
         what = f"overall, this run less the {name} floor ({_SHORT.get(name, 'another model')})"
@@ -125,7 +109,7 @@ def _checks(verdict: Verdict) -> list[list[Markup | str]]:
 
 
 def _beside_baseline(record: Record) -> Markup:
-    entries = {entry["metric"]: entry for entry in verdict_of(record.split)["baseline"]}
+    entries = {entry["metric"]: entry for entry in results.verdict_of(record.split)["baseline"]}
     rows: list[list[Markup | str]] = []
     for name in BASELINE:
         if name in entries:
@@ -154,40 +138,40 @@ def scores_section(record: Record) -> Section:
     parts = []
     for name in record.splits:
         part = record.run.metrics[name]
-        chose = what_rows_decided(part)
-        named = f"{part_called(name, part)}{f': {chose}' if chose else ''}, {part['rows']:,} rows"
+        chose = results.what_rows_decided(part)
+        named = f"{results.part_called(name, part)}{f': {chose}' if chose else ''}, {part['rows']:,} rows"
         heading = Markup("<h3>{}</h3>").format(named) if len(record.splits) > 1 else Markup("")
         parts.append(heading + _split_scores(record, name))
     lead = (
-        f"Macro-F1 with {how_intervals(record.split['intervals'])}; overall is the mean of the tasks. "
+        f"Macro-F1 with {results.how_intervals(record.split['intervals'])}; overall is the mean of the tasks. "
         "A difference is a gain only where its paired interval excludes zero."
     )
     defined = Markup("").join(
         Markup("<li><strong>{} floor</strong>: {}</li>").format(floor, FLOORS.get(floor, "another model"))
-        for floor in floors_of(record.split)
+        for floor in results.floors_of(record.split)
     )
     floors = Markup('<p>A floor is a model that costs nothing, scored on the same rows:</p><ul class="plain">{}</ul>').format(defined)
     return Section("scores", "Scores beside the floors", (floors if defined else Markup("")) + Markup("").join(parts), lead)
 
 
-def _split_scores(record: Record, name: PartName) -> Markup:
+def _split_scores(record: Record, name: results.PartName) -> Markup:
     split = record.run.metrics[name]
-    floors = floors_of(split)
+    floors = results.floors_of(split)
     rows: list[Bar | str] = []
     effects = []
     for scope in ("overall", *split["tasks"]):
-        own = score_of(split, scope)
+        own = results.score_of(split, scope)
         rows.append(scope)
         low, high = own["ci95"]
         rows.append(Bar("this run", own["macro_f1"], low, high, marks=_task_marks(record, scope), bands=_claim_band(record, scope)))
         for floor, judged in floors.items():
-            value, difference = score_of(judged, scope), difference_of(judged["difference"], scope)
+            value, difference = results.score_of(judged, scope), results.difference_of(judged["difference"], scope)
             low, high = value["ci95"]
             rows.append(Bar(f"{floor} floor", value["macro_f1"], low, high, tone="flat"))
             tone = {"gain": "good", "loss": "bad"}.get(difference["verdict"], "flat")
             low, high = difference["ci95"]
             effects.append(Effect(f"less the {floor} floor", difference["difference"], low, high, tone=tone, group=scope))
-    called = part_called(name, split)
+    called = results.part_called(name, split)
     shown = bars(rows, label=f"macro-F1 on {called} rows, the run and its floors")
     if effects:
         chart = forest(effects, label=f"paired differences on {called} rows")
@@ -256,7 +240,7 @@ def confusion_section(record: Record) -> Section:
 
 def slices_section(record: Record, *, texts: bool) -> Section | None:
     """Scores of parts of the split; titles are texts too and have numbers where texts are left out."""
-    slices: Slices = record.split.get("slices", {"title": [], "within": []})
+    slices: results.Slices = record.split.get("slices", {"title": [], "within": []})
     body = Markup("")
     if slices.get("within"):
         body += Markup("<h3>Within the other task's classes</h3>") + _within(slices["within"])
@@ -269,7 +253,7 @@ def slices_section(record: Record, *, texts: bool) -> Section | None:
     return Section("slices", "Slices", body, lead) if body else None
 
 
-def _within(entries: Iterable[ClassSlice]) -> Markup:
+def _within(entries: Iterable[results.ClassSlice]) -> Markup:
     rows: list[Bar | str] = []
     heading = ""
     for entry in entries:
@@ -282,7 +266,7 @@ def _within(entries: Iterable[ClassSlice]) -> Markup:
     return bars(rows, label="macro-F1 within the classes of the other task")
 
 
-def _slice_table(record: Record, key: str, names: list[str], entries: Sequence[TitleSlice | LanguageSlice]) -> Markup:
+def _slice_table(record: Record, key: str, names: list[str], entries: Sequence[results.TitleSlice | results.LanguageSlice]) -> Markup:
     head = [key, "rows", *(f"{task} macro-F1" for task in record.labels), *(f"{task} accuracy" for task in record.labels)]
     rows: list[list[Markup | str]] = []
     for name, entry in zip(names, entries, strict=True):
