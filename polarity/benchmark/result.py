@@ -9,7 +9,7 @@ from rich.table import Table
 from polarity import tables
 from polarity.benchmark.timing import Figures, LimitFigures, Methods, PointFigures, RaceFigures, RacePart, StartupFigures, shown
 from polarity.report.charts import Bar, Mark, bars
-from polarity.report.page import Section, details, render_page
+from polarity.report.page import PageSection, details, render_page
 
 SPEEDS: tuple[RacePart, ...] = ("training", "prediction")
 _RACES: dict[RacePart, str] = {"training": "Training", "prediction": "Prediction", "checkpoint": "Checkpoints"}
@@ -108,7 +108,7 @@ def render_benchmark(result: Figures) -> str:
         *([_oversampling_section("oversampling", "Oversampling", result["oversampling"])] if "oversampling" in result else []),
         *([_oversampling_section("loading", "Loading", result["loading"])] if "loading" in result else []),
         *([_startup_section(result["startup"])] if "startup" in result else []),
-        Section(
+        PageSection(
             "tables", "All figures", details("As the terminal shows them", Markup("<pre>{}</pre>").format(render(result)), opened=True)
         ),
     ]
@@ -123,40 +123,40 @@ def _headline(result: Figures) -> str:
     return "Training is " + ", ".join(f"{r['median']:.2f} times as fast as {peer}" for peer, r in ratios.items()) + "."
 
 
-def _ratios(part: str, title: str, found: RaceFigures) -> Section:
+def _ratios(part: str, title: str, found: RaceFigures) -> PageSection:
     even = (Mark(1.0, "as fast as polarity", "baseline"),)
     rows = [Bar(peer, r["median"], r["low"], r["high"], marks=even) for peer, r in found["ratios"].items()]
     chart = _chart(rows, f"{title}: how many times as fast polarity is as each peer")
-    return Section(part, title, chart, "How many times as fast polarity is, from the same repeats.")
+    return PageSection(part, title, chart, "How many times as fast polarity is, from the same repeats.")
 
 
-def _limit(limit: LimitFigures) -> Section:
+def _limit(limit: LimitFigures) -> PageSection:
     shares = {"real tokens": limit["mfu_real_tokens"], "with padding": limit["mfu_padded_tokens"]}
     rows = [Bar(words, share["median"], share["low"], share["high"]) for words, share in shares.items()]
     lead = f"Share of the {limit['peak_flops'] / 1e9:,.0f} GFLOP/s that a matrix product reaches on this machine (MFU)."
-    return Section("limit", "Share of the limit", bars(rows, label="model FLOPs utilisation", whisker=_SPREAD), lead)
+    return PageSection("limit", "Share of the limit", bars(rows, label="model FLOPs utilisation", whisker=_SPREAD), lead)
 
 
-def _points_section(found: PointFigures) -> Section:
+def _points_section(found: PointFigures) -> PageSection:
     names = {name: "all ten" if name == "all" else f"point {name}" for name in found["step"]}
     rows = [Bar(names[name], s["median"], s["low"], s["high"]) for name, s in found["step"].items()]
-    return Section("points", "Cost of the points", _chart(rows, "time of a step"), "Time a row, baseline = 1.")
+    return PageSection("points", "Cost of the points", _chart(rows, "time of a step"), "Time a row, baseline = 1.")
 
 
-def _oversampling_section(name: str, title: str, found: Mapping[str, Methods]) -> Section:
+def _oversampling_section(name: str, title: str, found: Mapping[str, Methods]) -> PageSection:
     rows: list[Bar | str] = []
     for count, methods in found.items():
         rows.append(f"{int(count):,} rows")
         rows += [Bar(method, e["rows_per_s"]["median"] / 1e6, e["rows_per_s"]["low"] / 1e6, e["rows_per_s"]["high"] / 1e6,
                      note=f"{e['peak_mb']['median']:,.0f} MB") for method, e in methods.items() if "failed" not in e]  # fmt: skip
         rows += [f"{method}: {e['failed']}" for method, e in methods.items() if "failed" in e]
-    return Section(name, title, _chart(rows, "million rows a second"), "Million rows a second, and peak memory.")
+    return PageSection(name, title, _chart(rows, "million rows a second"), "Million rows a second, and peak memory.")
 
 
-def _startup_section(found: StartupFigures) -> Section:
+def _startup_section(found: StartupFigures) -> PageSection:
     named = {**found["polarity"], "bare TorchTrainer, to an empty loop": found["bare TorchTrainer"]}
     rows = [Bar(name, s["median"], s["low"], s["high"]) for name, s in named.items()]
-    return Section("startup", "Cold start to the first step", _chart(rows, "seconds"), "Seconds.")
+    return PageSection("startup", "Cold start to the first step", _chart(rows, "seconds"), "Seconds.")
 
 
 def _chart(rows: list[Any], label: str) -> Markup:

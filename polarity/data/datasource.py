@@ -40,10 +40,7 @@ class Pieces(ray.data.Datasource):
 
 def run_in_tasks(pieces: Sequence[Piece], given: Sequence[tuple[Any, ...]], reading: Reading, shared: object) -> Iterator[pa.Table]:
     """`survey.run` by Ray Data: a task a piece, whose blocks come in the order of the pieces; `shared` is sent once."""
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True  # without it the order of parts differs from run to run
-    context.enable_progress_bars = False
-    quiet_console()
+    ordered_context()
     reference = None if shared is None else ray.put(shared)
     reads = [_task(reading, piece, ray.put(own), reference) for piece, own in zip(pieces, given, strict=True)]
     dataset = ray.data.read_datasource(Pieces(pieces[0].source.name, reads, None), override_num_blocks=len(reads))
@@ -61,6 +58,15 @@ def _task(reading: Reading, piece: Piece, given: "ray.ObjectRef[Any]", shared: "
         yield from reading(piece, *ray.get(given), *([] if shared is None else [ray.get(shared)]))
 
     return read
+
+
+def ordered_context() -> ray.data.DataContext:
+    """Ray Data's settings, with the order of blocks kept, without which it differs from run to run, and nothing on the console."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    quiet_console()
+    return context
 
 
 def quiet_console() -> None:

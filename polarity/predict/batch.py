@@ -307,15 +307,12 @@ def through_ray(reads: Sequence[Read], options: ScoreOptions, name: str, workers
     import ray
     from ray.data import ActorPoolStrategy
 
-    from polarity.data.datasource import Pieces, quiet_console
+    from polarity.data.datasource import Pieces, ordered_context
     from polarity.data.read import original_error
 
     actors = actor_resources(ray.cluster_resources(), workers, options.device)
     say(f"scoring with {actors.describe()}")
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    quiet_console()
+    context = ordered_context()
     warnings.filterwarnings("ignore", message="The (minimum|maximum) number of concurrent", category=UserWarning)  # few chunks, many actors
     block_size, context.target_max_block_size = context.target_max_block_size, 1  # bytes: a chunk a block, so that all actors get some
     chunks = ray.data.read_datasource(

@@ -54,8 +54,8 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
         warnings=record.run.ledger.warnings if record.run.ledger else [],
         rough=_rough(split),
         weakest=[(plain(t), plain(s["weakest_class"]["label"]), fraction(s["weakest_class"]["f1"])) for t, s in split["tasks"].items()],
-        temperatures=sorted(plain(name) for name, found in record.calibration.items() if found.fitted),
-        biased=sorted(plain(name) for name, found in record.calibration.items() if found.biases is not None),
+        temperatures=sorted(plain(name) for name, found in record.run.calibration.items() if found.fitted),
+        biased=sorted(plain(name) for name, found in record.run.calibration.items() if found.biases is not None),
         packages=record.run.environment.get("packages", {}),
         commit=commit_of(record.run.environment),
     )  # fmt: skip

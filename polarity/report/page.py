@@ -20,7 +20,7 @@ class ReportError(PolarityError):
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of the page with its own heading and entry in the contents; `lead` is one line under the heading."""
 
     anchor: str
@@ -52,7 +52,7 @@ def render_page(
     title: str,
     kind: str,
     headline: Markup | str,
-    sections: Sequence[Section],
+    sections: Sequence[PageSection],
     facts: Iterable[tuple[str, str]] = (),
     banner: str | None = None,
     notices: Iterable[str] = (),

@@ -14,7 +14,7 @@ from polarity.artifacts import RunFolder
 from polarity.best.record import BestRecord
 from polarity.config import Config
 from polarity.evaluate.agreement import Agreement
-from polarity.evaluate.calibration import FittedTask, TaskCalibration, read_calibration
+from polarity.evaluate.calibration import FittedTask
 from polarity.evaluate.judge import PLAN_CLASSES, evaluate_split, verdict
 from polarity.evaluate.predictions import check_predictions
 from polarity.evaluate.results import JACKKNIFE, JudgedRows, PartName, PartResult, judged_parts, part_called
@@ -55,10 +55,6 @@ class Record:
     def config(self) -> Config | None:
         """None of an evaluation."""
         return self.run.config if self.run.has(artifacts.CONFIG) else None
-
-    @cached_property
-    def calibration(self) -> dict[str, TaskCalibration]:
-        return read_calibration(self.run.folder, self.labels) if self.run.has(artifacts.CALIBRATION) else {}
 
     @cached_property
     def calibration_record(self) -> dict[str, FittedTask]:

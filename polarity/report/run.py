@@ -18,7 +18,7 @@ from polarity.data.ledger import Ledger
 from polarity.environment import Environment
 from polarity.evaluate.results import what_rows_decided
 from polarity.report.charts import Axis, Bar, Effect, Mark, PlotPoint, Series, bars, forest, lines, short
-from polarity.report.page import Section, columns, details, render_page, table
+from polarity.report.page import PageSection, columns, details, render_page, table
 from polarity.report.record import CommentTexts, Record
 from polarity.report.run_rows import agreement_section, calibration_section, rows_sections
 from polarity.report.run_scores import classes_section, confusion_section, headline, scores_section, slices_section, verdict_section
@@ -27,7 +27,7 @@ from polarity.resolve import leaves, preset_names, resolve
 _TONES = {"gain": "good", "loss": "bad"}
 
 
-def stack_section(record: Record) -> Section | None:
+def stack_section(record: Record) -> PageSection | None:
     """Members by their own score, with what the stack loses without each; None where the run is no finished stack."""
     outcome = None if record.best is None else record.best.outcome
     if outcome is None:
@@ -48,7 +48,7 @@ def stack_section(record: Record) -> Section | None:
     if outcome.ceiling is not None:
         body += _ceiling(outcome.ceiling)
     lead = "Every score here is of rows that neither trained the member nor chose weights or biases for themselves."
-    return Section("members", "Members of the stack", body, lead)
+    return PageSection("members", "Members of the stack", body, lead)
 
 
 def _ceiling(ceiling: Ceiling) -> Markup:
@@ -99,7 +99,7 @@ def render_record(record: Record, *, texts: bool, comments: CommentTexts = NO_CO
         title=_title(record),
         kind=_kind(record),
         headline=headline(record),
-        sections=[section for section in sections if isinstance(section, Section)],
+        sections=[section for section in sections if isinstance(section, PageSection)],
         facts=_facts(record, shown),
         banner=SYNTHETIC if record.run.synthetic else None,
         notices=_notices(record),
@@ -156,7 +156,7 @@ def _notices(record: Record) -> list[str]:
     if "note" in record.split["intervals"]:
         notices.append(f"Intervals: {record.split['intervals']['note']}.")
     notices += record.run.metrics.get("evaluation", {}).get("notes", [])
-    shifted = [task for task, found in record.calibration.items() if found.biases is not None]
+    shifted = [task for task, found in record.run.calibration.items() if found.biases is not None]
     if shifted:
         named = ", ".join(shifted)
         notices.append(f"predict and evaluate shift the scores of the classes of {named} (see Calibration); the scores here are without.")
@@ -170,7 +170,7 @@ CURVE_POINTS = 150
 _PLACES = ("data.source", "data.train", "data.validation", "data.test", "model.encoder")
 
 
-def curves_section(record: Record) -> Section | None:
+def curves_section(record: Record) -> PageSection | None:
     """Loss, validation macro-F1, learning rate and gradient norm; None where nothing was trained."""
     epochs = record.run.epochs
     if not epochs:
@@ -204,7 +204,7 @@ def curves_section(record: Record) -> Section | None:
     seconds = sum(epoch.seconds for epoch in epochs)
     count = f"{len(epochs)} epoch{'s' if len(epochs) > 1 else ''}"
     lead = f"{count}, {epochs[-1].step:,} steps, {duration(seconds)} of training; epoch {best} was kept (dashed upright)."
-    return Section("curves", "Learning curves", columns(left, right) + columns(rate, norm), lead)
+    return PageSection("curves", "Learning curves", columns(left, right) + columns(rate, norm), lead)
 
 
 def _smooth(steps: pa.Table, column: str, label: str, tone: str) -> Series:
@@ -215,7 +215,7 @@ def _smooth(steps: pa.Table, column: str, label: str, tone: str) -> Series:
     return Series(label, [PlotPoint(float(part[:, 0].mean()), float(part[:, 1].mean())) for part in parts], tone, dots=False)
 
 
-def ledger_section(record: Record) -> Section | None:
+def ledger_section(record: Record) -> PageSection | None:
     """What each class weighs after oversampling and class weights, with the ledger's warnings; None where there is no ledger."""
     ledger = record.run.ledger
     if ledger is None:
@@ -238,7 +238,7 @@ def ledger_section(record: Record) -> Section | None:
         f"{ledger.rows:,} training rows, an epoch has {ledger.epoch_rows:,.0f}. The bars show each class's share of the loss after "
         "oversampling and class weights, before focal loss."
     )
-    return Section("ledger", "Class balance", body, lead)
+    return PageSection("ledger", "Class balance", body, lead)
 
 
 def _strata(ledger: Ledger) -> Markup:
@@ -256,7 +256,7 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share in (0, 1) else f"{share:.1%}".replace(".0%", "%")
 
 
-def configuration_section(record: Record, shown: Callable[[str], str]) -> Section | None:
+def configuration_section(record: Record, shown: Callable[[str], str]) -> PageSection | None:
     """What differs from the nearest preset, and the whole configuration folded; `shown` may shorten paths."""
     if record.config is None:
         return None
@@ -273,7 +273,7 @@ def configuration_section(record: Record, shown: Callable[[str], str]) -> Sectio
     body = listed + details("The whole configuration", Markup("<pre>{}</pre>").format(text))
     points = ", ".join(map(str, record.points)) or "none"
     lead = f"What differs from the nearest preset, {preset}. Points of the plan that are on: {points}."
-    return Section("configuration", "Configuration", body, lead)
+    return PageSection("configuration", "Configuration", body, lead)
 
 
 def nearest_preset(record: Record) -> tuple[str, dict[str, tuple[Any, Any]]]:
@@ -300,7 +300,7 @@ def _plain(value: Any) -> str:
     return "not set" if value is None else short(value) if isinstance(value, float) and abs(value) < 1000 else str(value)
 
 
-def reproduce_section(record: Record, shown: Callable[[str], str]) -> Section:
+def reproduce_section(record: Record, shown: Callable[[str], str]) -> PageSection:
     """The command, the commit, seeds, versions, and the hashes of data and encoder."""
     environment = record.run.environment
     commands = ""
@@ -320,7 +320,7 @@ def reproduce_section(record: Record, shown: Callable[[str], str]) -> Section:
     packages = table(["package", "version"], ([name, found] for name, found in environment.get("packages", {}).items()), narrow=True)
     body = Markup("<pre>{}</pre>").format(commands) + table(["", ""], rows) + details("Versions of packages", packages)
     lead = "On one machine and the same versions the numbers are the same to the last digit; elsewhere rounding differs a little."
-    return Section("reproduce", "How to reproduce", body, lead)
+    return PageSection("reproduce", "How to reproduce", body, lead)
 
 
 def _origin(environment: Environment) -> Iterable[tuple[str, str]]:

@@ -20,7 +20,7 @@ from polarity.evaluate.calibration import (
 )
 from polarity.evaluate.predictions import task_codes
 from polarity.report.charts import Axis, PlotPoint, Series, lines, signed_short
-from polarity.report.page import Section, columns, fragment, table
+from polarity.report.page import PageSection, columns, fragment, table
 from polarity.report.record import CommentTexts, Record
 
 BINS = 10
@@ -64,7 +64,7 @@ def judged_tasks(record: Record) -> dict[str, TaskRows]:
     }
 
 
-def calibration_section(record: Record) -> Section:
+def calibration_section(record: Record) -> PageSection:
     """Reliability diagrams with the calibration error, before and after calibration, and coverage against risk."""
     diagrams, risks, cells = [], [], []
     for number, (task, judged) in enumerate(judged_tasks(record).items(), 1):
@@ -76,7 +76,7 @@ def calibration_section(record: Record) -> Section:
             _dots("as trained", reliability(probabilities, labels, bins), "s1"),
         ]
         row: list[Markup | str] = [task, _error_words(calibration_error(probabilities, labels))]
-        fitted = record.calibration.get(task)
+        fitted = record.run.calibration.get(task)
         if fitted is not None:
             probabilities, predicted = apply(probabilities, fitted.temperature, fitted.biases)
             series.append(_dots("calibrated", reliability(probabilities, labels, bins), "s3"))
@@ -95,7 +95,7 @@ def calibration_section(record: Record) -> Section:
     )  # fmt: skip
     body = columns(*diagrams) + _calibration_table(record, cells)
     body += Markup("<h3>If the model may abstain</h3>") + risk
-    return Section("calibration", "Calibration", body, f"How far its confidence can be trusted, on {record.called} rows.")
+    return PageSection("calibration", "Calibration", body, f"How far its confidence can be trusted, on {record.called} rows.")
 
 
 def _error_words(error: CalibrationError) -> str:
@@ -127,7 +127,7 @@ def _calibration_table(record: Record, cells: list[list[Markup | str]]) -> Marku
         "Expected calibration error: the mean gap between confidence and accuracy, over bins of equally many rows, with its 95 % interval. "
         "It is above zero also for perfect probabilities: “no evidence” stands where chance alone gives as much in one case of twenty."
     )
-    if not record.calibration:
+    if not record.run.calibration:
         return table(head, cells, caption=note + " The run has no calibration.", narrow=True)
     if record.main == "validation":
         note += " The calibration was fitted on these very rows, so judge it by the cross-fitted figure."
@@ -135,7 +135,7 @@ def _calibration_table(record: Record, cells: list[list[Markup | str]]) -> Marku
     return table(head, cells, caption=note)
 
 
-def agreement_section(record: Record) -> Section | None:
+def agreement_section(record: Record) -> PageSection | None:
     """How far the annotators agree, by task and class, and how much of the errors may be the labels' own; None where one labelled."""
     if not record.agreement:
         return None
@@ -157,7 +157,7 @@ def agreement_section(record: Record) -> Section | None:
     head = ["", "errors", "error rate where all agree", "where they do not", "of the errors, an annotator said the same"]
     note = "Rows with two votes or more and a majority. The last column is the labels' own part."
     body += table(head, errors, numeric=(1, 2, 3, 4), caption=note)
-    return Section("agreement", "Agreement of the annotators", body, "How sure the labels are, and how much of the error is their own.")
+    return PageSection("agreement", "Agreement of the annotators", body, "How sure the labels are, and how much of the error is their own.")
 
 
 def _alpha(value: float | None) -> str:
@@ -174,7 +174,7 @@ def surest_errors(judged: TaskRows) -> tuple[NDArray[np.int64], int]:
     return wrong[np.argsort(-judged.confidence[wrong], kind="stable")][:SHOWN], len(wrong)
 
 
-def rows_sections(record: Record, comments: CommentTexts, *, texts: bool) -> list[Section]:
+def rows_sections(record: Record, comments: CommentTexts, *, texts: bool) -> list[PageSection]:
     """The most confident errors and the likely label errors; rows of the first list are not shown again in the second."""
     errors, doubts = Markup(""), Markup("")
     for task, judged in judged_tasks(record).items():
@@ -198,7 +198,7 @@ def rows_sections(record: Record, comments: CommentTexts, *, texts: bool) -> lis
         "Rows whose label confident learning doubts (Northcutt et al. 2021): another class is the model's choice, and more probable than "
         f"it usually is for that class's own rows. Read them again before blaming the labels: some are the model's own errors.{note}"
     )
-    return [Section("errors", "Most confident errors", errors, lead), Section("labels", "Likely label errors", doubts, doubt)]
+    return [PageSection("errors", "Most confident errors", errors, lead), PageSection("labels", "Likely label errors", doubts, doubt)]
 
 
 def _listed(

@@ -9,7 +9,7 @@ from polarity.evaluate import results
 from polarity.evaluate.judge import BASELINE, PLAN_CLASSES, TARGETS, WEAKEST
 from polarity.evaluate.render import FLOORS, plain_verdict
 from polarity.report.charts import Band, Bar, Effect, Mark, bars, confusion, forest, fraction, signed
-from polarity.report.page import Section, columns, details, table, verdict_pill
+from polarity.report.page import PageSection, columns, details, table, verdict_pill
 from polarity.report.record import Record
 from polarity.strategy import PHASES, POINTS
 
@@ -67,7 +67,7 @@ def _plan_sentence(verdict: results.Verdict) -> Markup:
     return Markup("<p>The plan's minimum targets: {} of {} met, {} missed{} {}</p>").format(met, total, missed, noise, tone)
 
 
-def verdict_section(record: Record) -> Section:
+def verdict_section(record: Record) -> PageSection:
     """Every judged metric, and what the plan projects."""
     verdict = results.verdict_of(record.split)
     body = Markup("")
@@ -78,7 +78,7 @@ def verdict_section(record: Record) -> Section:
     if checks:
         body += Markup("<h3>Floors and stability</h3>") + table(["check", "value", "target", "verdict"], checks)
     lead = "A target is met only where the whole 95 % interval lies above it, and missed only where it lies below."
-    return Section("verdict", "Verdict", body, lead)
+    return PageSection("verdict", "Verdict", body, lead)
 
 
 def _targets(verdict: results.Verdict) -> Markup:
@@ -133,7 +133,7 @@ def projection(points: tuple[int, ...]) -> tuple[tuple[float, float] | None, str
     return (low, high), f"{words}; they are claims for single points, and the plan's own totals are lower than their sum."
 
 
-def scores_section(record: Record) -> Section:
+def scores_section(record: Record) -> PageSection:
     """The model beside its floors on each judged split, and the paired differences."""
     parts = []
     for name in record.splits:
@@ -151,7 +151,7 @@ def scores_section(record: Record) -> Section:
         for floor in results.floors_of(record.split)
     )
     floors = Markup('<p>A floor is a model that costs nothing, scored on the same rows:</p><ul class="plain">{}</ul>').format(defined)
-    return Section("scores", "Scores beside the floors", (floors if defined else Markup("")) + Markup("").join(parts), lead)
+    return PageSection("scores", "Scores beside the floors", (floors if defined else Markup("")) + Markup("").join(parts), lead)
 
 
 def _split_scores(record: Record, name: results.PartName) -> Markup:
@@ -194,7 +194,7 @@ def _claim_band(record: Record, scope: str) -> tuple[Band, ...]:
     return () if claim is None else (Band(*claim, "the plan's projection"),)
 
 
-def classes_section(record: Record) -> Section:
+def classes_section(record: Record) -> PageSection:
     """F1 of each class as bars with its references, and precision and recall in a table."""
     rows: list[Bar | str] = []
     cells: list[list[Markup | str]] = []
@@ -214,7 +214,7 @@ def classes_section(record: Record) -> Section:
     listed = table(["class", "F1", "precision", "recall", "rows", "linear's F1"], cells, numeric=(2, 3, 4, 5))
     accuracies = ", ".join(f"{task} {fraction(scores['accuracy'])}" for task, scores in record.split["tasks"].items())
     lead = f"F1 on {record.called} rows. Accuracy: {accuracies}."
-    return Section("classes", "Classes", body + details("Precision and recall", listed, opened=True), lead)
+    return PageSection("classes", "Classes", body + details("Precision and recall", listed, opened=True), lead)
 
 
 def _class_marks(record: Record, task: str, label: str, floor: float | None) -> tuple[Mark, ...]:
@@ -227,7 +227,7 @@ def _class_marks(record: Record, task: str, label: str, floor: float | None) -> 
     return tuple(marks)
 
 
-def confusion_section(record: Record) -> Section:
+def confusion_section(record: Record) -> PageSection:
     """A confusion matrix a task."""
     tasks = record.split["tasks"]
     shown = [
@@ -235,10 +235,10 @@ def confusion_section(record: Record) -> Section:
         for task, scores in tasks.items()
     ]
     lead = f"A row is a label, a column what was predicted; counts of {record.called} rows, and the share of the row."
-    return Section("confusion", "Confusions", columns(*shown), lead)
+    return PageSection("confusion", "Confusions", columns(*shown), lead)
 
 
-def slices_section(record: Record, *, texts: bool) -> Section | None:
+def slices_section(record: Record, *, texts: bool) -> PageSection | None:
     """Scores of parts of the split; titles are texts too and have numbers where texts are left out."""
     slices: results.Slices = record.split.get("slices", {"title": [], "within": []})
     body = Markup("")
@@ -250,7 +250,7 @@ def slices_section(record: Record, *, texts: bool) -> Section | None:
     if languages := slices.get("language"):
         body += Markup("<h3>By language</h3>") + _slice_table(record, "language", [entry["language"] for entry in languages], languages)
     lead = "Macro-F1 over the classes that occur in a slice: compare slices with each other, not with the headline."
-    return Section("slices", "Slices", body, lead) if body else None
+    return PageSection("slices", "Slices", body, lead) if body else None
 
 
 def _within(entries: Iterable[results.ClassSlice]) -> Markup:

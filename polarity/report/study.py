@@ -4,7 +4,7 @@ from markupsafe import Markup
 from scipy.stats import norm
 
 from polarity.report.charts import Axis, PlotPoint, Series, heat_map, lines
-from polarity.report.page import Section, columns, details, render_page, table, verdict_pill
+from polarity.report.page import PageSection, columns, details, render_page, table, verdict_pill
 from polarity.report.run import SYNTHETIC, duration, short_path
 from polarity.report.study_effects import (
     Cells,
@@ -25,7 +25,7 @@ STAGES: dict[Stage, str] = {"explore": "Exploration", "screen": "Screen", "confi
 _TONES = 6
 
 
-def curves_section(study: Study) -> Section | None:
+def curves_section(study: Study) -> PageSection | None:
     """A chart per stage: a line per trial, over the share of its own schedule, with ASHA's rungs as uprights."""
     charts = Markup("")
     for stage, title in STAGES.items():
@@ -38,7 +38,7 @@ def curves_section(study: Study) -> Section | None:
         "Overall macro-F1 on the inner validation rows, which chose the epoch and what ASHA stops; effects are measured on others. "
         "A line ends where its trial ended."
     )
-    return Section("curves", "Learning curves by progress", charts, lead)
+    return PageSection("curves", "Learning curves by progress", charts, lead)
 
 
 def _curves(study: Study, trials: list[TrialRecord], rungs: list[float]) -> Markup:
@@ -61,7 +61,7 @@ def _rungs(study: Study) -> list[float]:
     return list(study.file.asha.rungs) if study.file.asha else []
 
 
-def asha_section(study: Study) -> Section | None:
+def asha_section(study: Study) -> PageSection | None:
     """The rungs with who was stopped there, trial-epochs against the full grid, and the replay on a grid that ran in full."""
     rungs, saved, replay = _rungs(study), study.file.savings, study.file.asha_replay
     if not rungs and not saved and not replay:
@@ -88,10 +88,10 @@ def asha_section(study: Study) -> Section | None:
         if rungs
         else "No trial was stopped early by design: the study had no ASHA."
     )
-    return Section("asha", "What ASHA did", columns(*parts), lead)
+    return PageSection("asha", "What ASHA did", columns(*parts), lead)
 
 
-def priors_section(study: Study) -> Section | None:
+def priors_section(study: Study) -> PageSection | None:
     """Each arm's effective priors: the class balance that its loss sees."""
     if not study.ledgers:
         return None
@@ -107,14 +107,14 @@ def priors_section(study: Study) -> Section | None:
     warned: Cells = [[arm, warning] for arm in arms for warning in study.ledgers[arm].warnings]
     notes = details(f"{len(warned)} warnings about the class balance", table(["arm", "warning"], warned)) if warned else Markup("")
     lead = "Each class's share of the loss after oversampling and class weights. Corrections multiply: an arm may turn the balance over."
-    return Section("priors", "Effective priors", columns(*charts) + notes, lead)
+    return PageSection("priors", "Effective priors", columns(*charts) + notes, lead)
 
 
 MOST_UNFOLDED = 30
 """Trials of a table that is open when the page is."""
 
 
-def trials_section(study: Study) -> Section:
+def trials_section(study: Study) -> PageSection:
     """Stopped and failed trials first, with where they got to and why; then all."""
     lost = study.of(None, "stopped", "failed")
     head = ["trial", "seed", "stage", "status", "progress", "epochs", "time", "best", "stopped at"]
@@ -127,7 +127,7 @@ def trials_section(study: Study) -> Section:
     every = table(head, (_trial(t) for t in study.trials), numeric=(1, 4, 5, 6, 7, 8))
     parts += details(f"All {len(study.trials)} trials", every, opened=not lost and len(study.trials) <= MOST_UNFOLDED)
     lead = "A stopped trial's best is what it had when it was stopped: not comparable with a trial that ran in full."
-    return Section("trials", "Trials", parts, lead)
+    return PageSection("trials", "Trials", parts, lead)
 
 
 def _trial(trial: TrialRecord) -> list[Markup | str]:
@@ -144,7 +144,7 @@ def _trial(trial: TrialRecord) -> list[Markup | str]:
     ]
 
 
-def reproduce_section(study: Study) -> Section:
+def reproduce_section(study: Study) -> PageSection:
     """The study's command, and one for each trial."""
     command = study.file.command
     whole = Markup("<pre>{}</pre>").format(command) if command else Markup("<p>The study does not record its command.</p>")
@@ -163,7 +163,7 @@ def reproduce_section(study: Study) -> Section:
         "The study's command runs the same trials on the same rows. A trial's configuration given to polarity train is the arm with its "
         "seed; in the study a part of its training rows was held back for early stopping."
     )
-    return Section("reproduce", "How to reproduce", Markup("").join(parts), lead)
+    return PageSection("reproduce", "How to reproduce", Markup("").join(parts), lead)
 
 
 def _words(key: str) -> str:
@@ -184,14 +184,14 @@ def _value(value: object) -> str:
     return short_path(str(value))
 
 
-def confirmation_section(study: Study) -> Section | None:
+def confirmation_section(study: Study) -> PageSection | None:
     """What the best predicted combination and everything on do over fresh seeds; None where the study is no screen."""
     if not study.file.screen:
         return None
     if not study.confirmed:
         words = "A screen says which factors to look at. What they come to together is decided by a confirmation over fresh seeds: "
         again = Markup("<p>{}<code>polarity ablate --resume --study-dir STUDY --confirm</code></p>").format(words)
-        return Section("confirmation", "Confirmation", again)
+        return PageSection("confirmation", "Confirmation", again)
     chosen = study.file.screen.chosen
     on = ", ".join(chosen.on if chosen else []) or "everything off"
     lead = (
@@ -199,10 +199,10 @@ def confirmation_section(study: Study) -> Section | None:
         "choice was made on the inner validation rows, so the rows that judge it here have decided nothing. This decides; "
         "the screen does not."
     )
-    return Section("confirmation", "Confirmation", forest_of(study.confirmed) + effects_table(study.confirmed), lead)
+    return PageSection("confirmation", "Confirmation", forest_of(study.confirmed) + effects_table(study.confirmed), lead)
 
 
-def interactions_section(study: Study) -> Section | None:
+def interactions_section(study: Study) -> PageSection | None:
     """The half-normal plot, the interactions that can be estimated, and what each run has on."""
     screen = study.file.screen
     if not screen or not screen.contrasts:
@@ -213,7 +213,7 @@ def interactions_section(study: Study) -> Section | None:
     names = [factor.name for factor in screen.factors]
     runs: Cells = [[run, *("+" if sign > 0 else "\N{MINUS SIGN}" for sign in signs)] for run, signs in screen.runs.items()]
     parts.append(details(f"The {len(screen.runs)} runs", columns(table(["run", *names], runs))))
-    return Section("interactions", "Noise and interactions", Markup("").join(parts), _lead(screen))
+    return PageSection("interactions", "Noise and interactions", Markup("").join(parts), _lead(screen))
 
 
 def _lead(screen: ScreenEntry) -> str:
@@ -298,7 +298,7 @@ def render_study(place: str) -> str:
         title=_title(study),
         kind=f"{'search' if study.file.design == 'search' else 'study'}, {study.file.created[:10]}" if study.file.created else "study",
         headline=headline(study),
-        sections=[section for section in sections if isinstance(section, Section)],
+        sections=[section for section in sections if isinstance(section, PageSection)],
         facts=_facts(study),
         banner=SYNTHETIC if study.synthetic else None,
         notices=_notices(study),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup
 
 from polarity.report.charts import Band, Bar, Effect, bars, forest, legend
-from polarity.report.page import Section, columns, details, fragment, table, verdict_pill
+from polarity.report.page import PageSection, columns, details, fragment, table, verdict_pill
 from polarity.report.run import duration
 from polarity.strategy import CLAIMS_NOTE, POINTS, claims_table
 from polarity.study import EffectRow, Study, excludes_zero
@@ -37,11 +37,11 @@ def headline(study: Study) -> Markup:
     )
 
 
-def effects_section(study: Study) -> Section:
+def effects_section(study: Study) -> PageSection:
     """The forest plot with the plan's claims as bands, and the table."""
     rows = study.decided
     if not rows:
-        return Section("effects", "Effects", Markup("<p>None yet.</p>"))
+        return PageSection("effects", "Effects", Markup("<p>None yet.</p>"))
     lead = (
         "Difference in overall macro-F1, in points (hundredths), on the same seeds and the same rows, which chose nothing. The interval "
         "speaks of other seeds and other rows like these. A verdict needs Holm's p over all arms below 0.05; an interval alone decides "
@@ -53,7 +53,7 @@ def effects_section(study: Study) -> Section:
             "settings of the others, from one linear model over all runs. The effect rows chose nothing. A verdict needs Holm's p over all "
             "factors below 0.05."
         )
-    return Section("effects", "Effects", forest_of(rows, with_reference=not study.file.screen) + effects_table(rows), lead)
+    return PageSection("effects", "Effects", forest_of(rows, with_reference=not study.file.screen) + effects_table(rows), lead)
 
 
 def forest_of(rows: Sequence[EffectRow], *, with_reference: bool = True) -> Markup:
@@ -114,7 +114,7 @@ def effects_table(rows: Iterable[EffectRow]) -> Markup:
     return table(head, cells, numeric=(2, 3, 4, 5, 6, 7, 9, 10, 11, 12))
 
 
-def compute_section(study: Study) -> Section | None:
+def compute_section(study: Study) -> PageSection | None:
     """What each arm had reached with the cheapest arm's compute."""
     equal = study.file.equal_compute
     if not equal or not equal.arms:
@@ -130,10 +130,10 @@ def compute_section(study: Study) -> Section | None:
         "over seeds. An arm that is better only because it trains for longer falls behind here; its schedule was made for more, though."
     )
     chart = bars(rows, label="score at equal compute", number=lambda v: points(v, sign=False), axis=lambda v: points(v, sign=False))
-    return Section("compute", "Score at equal compute", chart, lead)
+    return PageSection("compute", "Score at equal compute", chart, lead)
 
 
-def classes_section(study: Study) -> Section | None:
+def classes_section(study: Study) -> PageSection | None:
     """The differences by task and class, a column per arm."""
     arms = [row["arm"] for row in study.decided]
     by_metric: dict[str, dict[str, EffectRow]] = {}
@@ -150,7 +150,7 @@ def classes_section(study: Study) -> Section | None:
         "Difference in F1 of each class and in macro-F1 of each task, in points. A star: the 95 % interval of that one number excludes "
         "zero. These are not corrected for their number and decide nothing: of twenty without an effect about one gets a star."
     )
-    return Section("classes", "Effects by task and class", fragment("study_heat.html", arms=arms, rows=rows), lead)
+    return PageSection("classes", "Effects by task and class", fragment("study_heat.html", arms=arms, rows=rows), lead)
 
 
 def _heat_cell(row: EffectRow | None, most: float) -> dict[str, str | int]:
@@ -167,7 +167,7 @@ def _heat_cell(row: EffectRow | None, most: float) -> dict[str, str | int]:
     }
 
 
-def precision_section(study: Study) -> Section:
+def precision_section(study: Study) -> PageSection:
     """How small an effect the study could see, as reckoned before it and as measured, and the scores of each seed."""
     sizes, spread = study.file.detectable, study.file.spread
     forecasts = ((sizes.before, "reckoned before, from the spread of earlier studies"), (sizes.after, "measured, from the spread found"))
@@ -182,7 +182,7 @@ def precision_section(study: Study) -> Section:
     found: Cells = [[words, f"{100 * value:.2f}"] for value, words in measured if value is not None]
     facts += table(["", "points"], found, numeric=(1,), caption="Measured standard deviations:", narrow=True) if found else Markup("")
     lead = "Dots are single trials: how far they lie apart within an arm is what a single run's score can be trusted for."
-    return Section("spread", "Seed spread and precision", columns(seed_chart(study), facts) if facts else seed_chart(study), lead)
+    return PageSection("spread", "Seed spread and precision", columns(seed_chart(study), facts) if facts else seed_chart(study), lead)
 
 
 def seed_chart(study: Study) -> Markup:
@@ -209,7 +209,7 @@ def seed_chart(study: Study) -> Markup:
     return fragment("study_dots.html", rows=rows, label=f"overall macro-F1 of each trial on {on}, in points")
 
 
-def claims_section() -> Section:
+def claims_section() -> PageSection:
     """The plan's own claims, all of them."""
     tiers: Cells = []
     of_points: Cells = []
@@ -223,7 +223,7 @@ def claims_section() -> Section:
         table(["", "tier", "claim"], tiers, numeric=(2,)),
         details("The ten points", table(["", "point", "claim", "technique"], of_points, numeric=(2,))),
     )
-    return Section("claims", "What the plan claims", body, CLAIMS_NOTE)
+    return PageSection("claims", "What the plan claims", body, CLAIMS_NOTE)
 
 
 def points(value: float | None, sign: bool = True) -> str:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from polarity.report.charts import Axis, Band, Bar, Effect, Mark, PlotPoint, Series, bars, confusion, forest, lines, nice_ticks
-from polarity.report.page import Section, columns, details, render_page, table, verdict_pill
+from polarity.report.page import PageSection, columns, details, render_page, table, verdict_pill
 from polarity.report.study import render_study
 
 STUDY = Path(__file__).parents[2] / "jobs" / "studies" / "2026-11-27-screen-points"
@@ -102,9 +102,9 @@ def every_part() -> str:
         details(EVIL, columns(verdict_pill(EVIL))),
     ]
     body = Markup("").join(parts)
+    sections, facts = [PageSection("a", EVIL, body, EVIL)], [(EVIL, EVIL)]
     return render_page(
-        title=EVIL, kind=EVIL, headline=EVIL, sections=[Section("a", EVIL, body, EVIL)], facts=[(EVIL, EVIL)], banner=EVIL, notices=[EVIL],
-        footer=EVIL,
+        title=EVIL, kind=EVIL, headline=EVIL, sections=sections, facts=facts, banner=EVIL, notices=[EVIL], footer=EVIL,
     )  # fmt: skip
 
 
