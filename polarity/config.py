@@ -217,6 +217,11 @@ class DataConfig(Section):
         """Where rows come from: the one source, or one's own parts."""
         return [name for name in (self.source, self.train, self.validation, self.test) if name]
 
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """{task: classes in order}."""
+        return {name: task.labels for name, task in self.tasks.items()}
+
     @model_validator(mode="after")
     def _consistent(self) -> "DataConfig":
         own = [name for name in ("train", "validation", "test") if getattr(self, name)]
@@ -474,4 +479,4 @@ class Config(Section):
     @property
     def labels(self) -> dict[str, list[str]]:
         """{task: classes in order}."""
-        return {name: task.labels for name, task in self.data.tasks.items()}
+        return self.data.labels

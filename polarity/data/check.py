@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class BadRow(TypedDict):
-    place: str
-    problem: str
-
-
 class Fault(TypedDict):
     """Bad rows of one kind, and the places of the first of them."""
 
@@ -48,7 +43,8 @@ class BadRows(TypedDict):
     count: int
     reasons: dict[str, int]
     faults: list[Fault]
-    rows: list[BadRow]
+    rows: list[dict[str, str]]
+    """Place and problem of each."""
 
 
 class RepeatedId(TypedDict):
@@ -247,9 +243,7 @@ def _bad_rows(bad: pa.Table, source: Source) -> BadRows:
         reasons[problem.partition(":")[0]] += 1
     first = bad.slice(0, LISTED)
     places = source.places(first[SOURCE_ROW].to_pylist())
-    rows: list[BadRow] = [
-        {"place": place, "problem": shown(problem, 200)} for place, problem in zip(places, first[PROBLEM].to_pylist(), strict=True)
-    ]
+    rows = [{"place": place, "problem": shown(problem, 200)} for place, problem in zip(places, first[PROBLEM].to_pylist(), strict=True)]
     found = alike(bad)[:LISTED]
     named = iter(source.places([row for _, own in found for row in own[:PLACES]]))
     faults: list[Fault] = [

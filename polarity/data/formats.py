@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from polarity.artifacts import column_of_objects, has_secret, replacing, user_cache_dir
 from polarity.data.excel_format import open_excel
-from polarity.data.sample import DEFAULT_ROWS, sample_blocks, sample_columns
+from polarity.data.sample import DEFAULT_ROWS, SAMPLE_COLUMNS, sample_blocks
 from polarity.data.source import ROWS_PER_BLOCK, Part, Source, readable
 from polarity.data.text_formats import open_csv, open_jsonl
 from polarity.errors import DataError, first_line, nearest, redacted
@@ -181,7 +181,7 @@ def _open_sample(name: str) -> Source:
     if not re.fullmatch(r"[0-9]{1,12}", asked) or int(asked) == 0:
         raise DataError(f"{name!r}: the synthetic corpus is `sample` or `sample:ROWS`, with a whole number above 0, such as sample:3000")
     blocks = partial(_sample, int(asked))
-    return Source(name=name, columns=sample_columns(), unit="row", parts=(Part(0, blocks),), locate=list)
+    return Source(name=name, columns=SAMPLE_COLUMNS, unit="row", parts=(Part(0, blocks),), locate=list)
 
 
 def _sample(rows: int, columns: Sequence[str]) -> Iterator[pa.Table]:

@@ -35,16 +35,15 @@ def write_oversampled(source: str, data: DataConfig, out: Path, *, seed: int, ep
     disk; ConfigError for boosts of unknown classes.
     """
     _check_target(source, out, overwrite)
-    labels = {name: task.labels for name, task in data.tasks.items()}
     opened = open_source(source)
     for note in opened.notes:
         say(note)
     pieces = pieces_of([opened], data.model_copy(update={"split": SplitConfig()}))
     found = survey("oversampling", pieces, say=say, noted=say, through_ray=True)
-    times = found.cut(_times(found, data, labels, seed, epoch))
+    times = found.cut(_times(found, data, seed, epoch))
     temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        rows = write_parquet(run(pieces, [(own, labels) for own in times], _repeated, through_ray=True), temporary)
+        rows = write_parquet(run(pieces, [(own, data.labels) for own in times], _repeated, through_ray=True), temporary)
         temporary.replace(out)
     finally:
         temporary.unlink(missing_ok=True)
@@ -66,13 +65,13 @@ def _check_target(source: str, out: Path, overwrite: bool) -> None:
         raise DataError(f"{out}: exists already; give another name, or allow it to be overwritten")
 
 
-def _times(found: Survey, data: DataConfig, labels: Mapping[str, Sequence[str]], seed: int, epoch: int) -> Integers:
+def _times(found: Survey, data: DataConfig, seed: int, epoch: int) -> Integers:
     """How often each row appears (N,); LEFT_OUT for a bad one."""
     good = ~found.bad
     rows = found.columns.append_column(ID_HASH, pa.array(found.hashes)).filter(pa.array(good))
     rows = rows.append_column("row_id", pa.nulls(rows.num_rows))  # ids count only where hashes are equal: once in 10^5 tables of 10^7 rows
     times = np.full(len(good), LEFT_OUT, np.int64)
-    times[good] = multiplicities(rows, labels, data.oversample, seed=seed, epoch=epoch)
+    times[good] = multiplicities(rows, data.labels, data.oversample, seed=seed, epoch=epoch)
     return times
 
 

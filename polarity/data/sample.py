@@ -166,9 +166,8 @@ credit: whether the title's person mends or breaks, which only the order of two 
 """
 
 
-def sample_columns() -> tuple[str, ...]:
-    """Columns of `sample_blocks`: those that the configuration expects by default."""
-    return ("row_id", "Title", "Comment", *COLUMNS.values())
+SAMPLE_COLUMNS = ("row_id", "Title", "Comment", *COLUMNS.values())
+"""Columns of `sample_blocks`: those that the configuration expects by default."""
 
 
 def sample_blocks(rows: int, seed: int = 0) -> Iterator[pa.Table]:
@@ -189,7 +188,7 @@ def sample_comments(rows: int, seed: int = 0) -> pa.Table:
     """Canonical comments table (row_id, title, comment, sentiment, polarization) of `rows` synthetic rows; the same for the same seed."""
     raw = pa.concat_tables(list(sample_blocks(rows, seed))) if rows else None
     columns: dict[str, pa.Array] = {}
-    for name, column in zip(("row_id", "title", "comment"), sample_columns(), strict=False):
+    for name, column in zip(("row_id", "title", "comment"), SAMPLE_COLUMNS, strict=False):
         columns[name] = raw[column].combine_chunks() if raw else pa.array([], pa.large_string())
     for task, names in LABELS.items():
         values = raw[COLUMNS[task]].to_pylist() if raw else []

@@ -376,7 +376,7 @@ class Preparation:
         if self.data.split.kind == "column":
             columns = columns.append_column("row_id", pa.array(good).cast(pa.large_string()))
         try:
-            parts, moved = split.noted_split(columns, self.data.split, list(self.data.tasks), split.class_names(self.data))
+            parts, moved = split.noted_split(columns, self.data.split, list(self.data.tasks), self.data.labels)
         except DataError as error:
             raise DataError(f"{self.data.source}: {error}") from error
         for code, rows in enumerate(parts):

@@ -392,7 +392,7 @@ def _cut_source(data: DataConfig, say: Say) -> dict[str, pa.Table]:
         raise DataError("no data: give data.source (--data FILE), or data.train and data.validation (--train FILE --validation FILE)")
     comments = read_comments(data.source, data, say=say)
     try:
-        rows, notes = noted_split(comments, data.split, list(data.tasks), class_names(data))
+        rows, notes = noted_split(comments, data.split, list(data.tasks), data.labels)
     except DataError as error:
         raise DataError(f"{data.source}: {error}") from error
     if "split" in comments.column_names and "split" not in data.tasks:
@@ -417,11 +417,6 @@ def cut_words(data: DataConfig, counts: Mapping[str, int]) -> str:
     fold = f", fold {split.fold} of {split.folds}" if split.folds else ""
     shown = ", ".join(f"{name} {rows:,} ({rows / sum(counts.values()):.1%})" for name, rows in counts.items())
     return f"{data.source}: split by {how}{fold}: {shown}"
-
-
-def class_names(data: DataConfig) -> dict[str, list[str]]:
-    """{task: its classes}."""
-    return {name: task.labels for name, task in data.tasks.items()}
 
 
 def _own_files(data: DataConfig, say: Say) -> dict[str, pa.Table]:

@@ -27,18 +27,8 @@ def nominal_alpha(votes_NK: Codes) -> float | None:
         return float(alpha(value_counts=shared_NK, level_of_measurement="nominal"))
 
 
-class ErrorsOfLabels(TypedDict):
-    """How a model's errors lie to the votes, see `error_of_labels`."""
-
-    rows: int
-    errors: int
-    disputed: int
-    errors_disputed: int
-    errors_voted: int
-
-
 class Agreement(TypedDict):
-    """A task of agreement.json; the alphas are null where there is nothing to compare."""
+    """A task of agreement.json; the alphas are null where there is nothing to compare; `errors` are by split, see `error_of_labels`."""
 
     rows: int
     votes: int
@@ -49,7 +39,7 @@ class Agreement(TypedDict):
     alpha_by_class: dict[str, float | None]
     one_against_rest: float | None
     soft: NotRequired[bool]
-    errors: NotRequired[dict[str, ErrorsOfLabels]]
+    errors: NotRequired[dict[str, dict[str, int]]]
 
 
 def agreement(votes_NK: Codes, classes: Sequence[str]) -> Agreement:
@@ -90,7 +80,7 @@ def _one_against_rest(votes_NK: Codes) -> float | None:
     return agreed / asked if asked else None
 
 
-def error_of_labels(votes_NK: Codes, labels: Codes, predicted: Codes) -> ErrorsOfLabels:
+def error_of_labels(votes_NK: Codes, labels: Codes, predicted: Codes) -> dict[str, int]:
     """How the model's errors lie to the votes, over the rows (N,) with a label and two votes or more.
 
     `rows`, `errors`, `disputed` rows (not unanimous), `errors_disputed` on these, and `errors_voted`: errors in which an annotator said

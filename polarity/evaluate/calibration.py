@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite, log
 from statistics import NormalDist  # scipy.stats takes a second to import
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -72,18 +72,8 @@ class MeasuredGain(TypedDict):
     gain_ci95: list[float] | None
 
 
-class BeforeAfter(TypedDict):
-    """Calibration errors without and with calibration."""
-
-    before: CalibrationError
-    after: CalibrationError
-
-
-class Diagrams(TypedDict):
-    """Reliability diagrams without and with calibration."""
-
-    before: list[Bin]
-    after: list[Bin]
+Side = Literal["before", "after"]
+"""Without and with calibration."""
 
 
 class Errors(TypedDict):
@@ -91,7 +81,7 @@ class Errors(TypedDict):
 
     ece_before: float
     ece_after: float
-    calibration_error: BeforeAfter
+    calibration_error: dict[Side, CalibrationError]
 
 
 class FittedTask(TypedDict):
@@ -102,11 +92,11 @@ class FittedTask(TypedDict):
     rows: int
     ece_before: NotRequired[float]
     ece_after: NotRequired[float]
-    calibration_error: NotRequired[BeforeAfter]
+    calibration_error: NotRequired[dict[Side, CalibrationError]]
     nll_before: NotRequired[float]
     nll_after: NotRequired[float]
     nll_saved_ci95: NotRequired[list[float]]
-    reliability: NotRequired[Diagrams]
+    reliability: NotRequired[dict[Side, list[Bin]]]
     bias_gain: NotRequired[MeasuredGain]
     risk_coverage: NotRequired[list[Answered]]
     note: NotRequired[str]
@@ -121,29 +111,11 @@ class TestedTask(Errors):
     macro_f1_change_ci95: list[float]
 
 
-class Method(TypedDict):
-    """How a calibration was fitted."""
-
-    temperature: str
-    biases: str
-    ece: str
-    folds: int
-    repeats: int
-    seed: int
-
-
-class FittedOn(TypedDict):
-    """The rows of a calibration."""
-
-    split: str
-    rows: int
-
-
 class Calibration(TypedDict):
-    """calibration.json."""
+    """calibration.json: the split and number of rows that it was fitted on, how, and what came of it by task."""
 
-    fitted_on: FittedOn
-    method: Method
+    fitted_on: dict[str, str | int]
+    method: dict[str, str | int]
     tasks: dict[str, FittedTask]
     test: NotRequired[dict[str, TestedTask]]
 
@@ -370,7 +342,7 @@ def calibrate(predictions: pa.Table, labels: Labels, split: str = "validation", 
     are left out of it; a task with too few rows keeps temperature 1 and says so in `note`. Raises what `check_predictions` raises.
     """
     check_predictions(predictions, labels)
-    method: Method = {
+    method: dict[str, str | int] = {
         "temperature": "minimal negative log-likelihood",
         "biases": "maximal macro-F1, kept where the 95 % interval of the cross-fitted gain excludes zero",
         "ece": f"{BINS} bins of equal mass over the largest probability",
@@ -429,7 +401,7 @@ def _before_and_after(temperature: float, before: Floats, after: Floats, label: 
 
 
 def _errors(before: Floats, after: Floats, label: Codes) -> Errors:
-    errors: BeforeAfter = {"before": calibration_error(before, label), "after": calibration_error(after, label)}
+    errors: dict[Side, CalibrationError] = {"before": calibration_error(before, label), "after": calibration_error(after, label)}
     return {"ece_before": errors["before"]["ece"], "ece_after": errors["after"]["ece"], "calibration_error": errors}
 
 

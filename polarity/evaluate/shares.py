@@ -245,10 +245,6 @@ def calibrated(theta_RP: Floats, log_ratio_CK: Floats) -> Floats:
     return logits
 
 
-def _uniform(classes: int) -> Floats:
-    return np.full((1, classes), 1 / classes)
-
-
 def _identity(classes: int) -> Floats:
     theta: Floats = np.eye(classes)[0]
     return theta
@@ -290,14 +286,15 @@ def _adjusted(raw: _Draws, validation: Tally, validation_RC: Floats, start_RK: F
     def solved(matrix_RKK: Floats, shares_RK: Floats, start: Floats) -> Floats:
         return mixture_weights(matrix_RKK.transpose(0, 2, 1), shares_RK, start)
 
-    point = solved(confusion(validation, validation.count[None]), raw.point[None], _uniform(validation.classes))[0]
+    even_1K = np.full((1, validation.classes), 1 / validation.classes)
+    point = solved(confusion(validation, validation.count[None]), raw.point[None], even_1K)[0]
     return _Draws(point, solved(confusion(validation, validation_RC), raw.spread, start_RK))
 
 
 def _em(predicted: Tally, counts_RC: Floats, validation: Tally, validation_RC: Floats, start_RK: Floats) -> _Draws:
     theta = calibration(validation)
     likelihood_1CK = _likelihoods(theta[None], predicted, validation, validation.count[None])
-    point = mixture_weights(likelihood_1CK, predicted.count[None], _uniform(validation.classes))[0]
+    point = mixture_weights(likelihood_1CK, predicted.count[None], np.full((1, validation.classes), 1 / validation.classes))[0]
     spread = []
     step = max(1, _CHUNK_NUMBERS // (validation.classes * max(len(predicted.count), len(validation.count))))
     for first in range(0, len(counts_RC), step):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -36,25 +36,17 @@ SCHEMA_VERSION = 2
 MANIFEST, LOCK = "manifest.json", "lock"
 
 
-class Fingerprint(TypedDict):
-    """Whether an input is still the same file; size and time of change are of local ones."""
-
-    name: str
-    size: NotRequired[int]
-    changed_ns: NotRequired[int]
-
-
 class Identity(TypedDict):
     """What a prediction must have in common with the one that it goes on with: the files, the run's hash, and the settings."""
 
-    input: list[Fingerprint]
+    input: list[dict[str, str | int]]
     run: str
     settings: dict[str, bool | int | str | None]
 
 
-def fingerprint(inputs: Sequence[Input]) -> list[Fingerprint]:
-    """Name, size and time of change of each input."""
-    found: list[Fingerprint] = []
+def fingerprint(inputs: Sequence[Input]) -> list[dict[str, str | int]]:
+    """By which an input is known as the same file again: its name, and of a local one also size and time of change."""
+    found: list[dict[str, str | int]] = []
     for each in inputs:
         found.append({"name": str(each.path or each.source.name)})
         if each.path is not None and each.path.is_file():

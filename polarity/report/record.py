@@ -100,7 +100,8 @@ class Record:
     @property
     def planned(self) -> bool:
         """The plan's tasks and classes on real comments: the plan's figures may stand beside the scores."""
-        return not self.run.synthetic and {task: set(names) for task, names in self.labels.items()} == _PLAN
+        plan = {task: set(names) for task, names in PLAN_CLASSES.items()}
+        return not self.run.synthetic and {task: set(names) for task, names in self.labels.items()} == plan
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -114,9 +115,6 @@ class Record:
     def best_epoch(self) -> int | None:
         """The epoch whose weights were kept, from 1."""
         return None if self.run.stability is None else self.run.stability["best_epoch"]
-
-
-_PLAN = {task: set(classes) for task, classes in PLAN_CLASSES.items()}
 
 
 def read_record(folder: RunFolder) -> Record:
