@@ -34,8 +34,6 @@ from polarity.evaluate.predictions import check_predictions, labels_of, of_split
 from polarity.evaluate.results import Difference, Metrics, SeenCounts, read_metrics
 from polarity.resolve import parse_config, with_sets
 
-HELD_OUT = ("validation", "test")
-"""The parts of a run that training does not see."""
 _SCORE = "validation_"
 """The history's columns of scores begin so."""
 

@@ -479,11 +479,7 @@ def _joint_text(joint: list[Combination]) -> Table:
 
 
 def _duplicates_text(report: SourceCheck) -> Iterable[Table | str]:
-    named = {
-        "exact": "same title and comment",
-        "normalised": "the same but for case and spaces",
-        "near": "nearly the same comment",
-    }
+    named = {"exact": "same title and comment", "normalised": "the same but for case and spaces", "near": "nearly the same comment"}
     rows = []
     for kind, words in named.items():
         found = report["duplicates"][kind]

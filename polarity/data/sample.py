@@ -141,10 +141,7 @@ DEFAULT_ROWS = 3000
 ROWS_PER_CHUNK = 1000
 """Rows with a random stream of their own: `sample:1000` is the beginning of `sample:3000`, and memory stays flat."""
 
-LABELS = {
-    "sentiment": ("negative", "neutral", "positive"),
-    "polarization": ("non_polarized", "objective", "partisan"),
-}
+LABELS = {"sentiment": ("negative", "neutral", "positive"), "polarization": ("non_polarized", "objective", "partisan")}
 COLUMNS = {"sentiment": "Final Sentiment", "polarization": "Final Polarization"}
 
 JOINT = np.array([[673, 128, 3332], [998, 227, 649], [271, 50, 647]]) / 6975

@@ -2,13 +2,7 @@
 
 from polarity.evaluate.intervals import paired_difference
 from polarity.evaluate.judge import Stability, build_metrics, evaluate_split, verdict
-from polarity.evaluate.predictions import (
-    build_predictions,
-    check_predictions,
-    label_column,
-    prediction_column,
-    probability_column,
-)
+from polarity.evaluate.predictions import build_predictions, check_predictions, label_column, prediction_column, probability_column
 from polarity.evaluate.render import render_metrics
 from polarity.evaluate.results import Metrics, PartResult, metrics_schema
 

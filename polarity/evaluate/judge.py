@@ -19,10 +19,7 @@ from polarity.evaluate.metrics import accuracy, class_scores, confusions
 from polarity.evaluate.predictions import Labels, check_predictions, of_split
 from polarity.evaluate.slices import slices
 
-PLAN_CLASSES = {
-    "sentiment": ("negative", "neutral", "positive"),
-    "polarization": ("non_polarized", "objective", "partisan"),
-}
+PLAN_CLASSES = {"sentiment": ("negative", "neutral", "positive"), "polarization": ("non_polarized", "objective", "partisan")}
 WEAKEST = "weakest class"
 # STRATEGY.md, "Baseline and success": the task's macro-F1 (or overall), and the F1 of its weakest class.
 TARGETS: dict[str, dict[str, float]] = {

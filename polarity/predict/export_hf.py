@@ -21,16 +21,7 @@ from polarity.model import encoder, heads, inference, multitask
 from polarity.model.encoder import probe_ids
 from polarity.model.multitask import MultitaskModel
 from polarity.predict import portable
-from polarity.predict.exported import (
-    About,
-    Exported,
-    ModulePart,
-    package_version,
-    standalone,
-    texts_section,
-    without_paths,
-    write_about,
-)
+from polarity.predict.exported import About, Exported, ModulePart, package_version, standalone, texts_section, without_paths, write_about
 from polarity.predict.portable import PolarityForSequenceClassification
 
 MODELING = "modeling_polarity"

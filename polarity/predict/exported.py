@@ -257,12 +257,7 @@ class Exported:
         """How two texts become one row, as export.json and config.json hold it."""
         data = self.config.data
         return {
-            "lengths": {
-                "order": data.order,
-                "max_length": data.max_length,
-                "max_comment": data.max_comment,
-                "max_title": data.max_title,
-            },
+            "lengths": {"order": data.order, "max_length": data.max_length, "max_comment": data.max_comment, "max_title": data.max_title},
             "min_comment_tokens": MIN_COMMENT_TOKENS,
             "pad_token_id": self.tokenizer.pad_token_id,
             "token_type_ids": "token_type_ids" in self.tokenizer.model_input_names,

@@ -51,18 +51,9 @@ class Input:
         return [*dict.fromkeys(name for name in (self.title, self.comment) if name is not None), WHOLE]
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns with the texts; a title of None scores comments alone."""
-
-    comment: str
-    title: str | None
-
-    @classmethod
-    def chosen(cls, data: DataConfig, comment: str | None, title: str | None) -> "Columns":
-        """Those of the run, or what the options say: an empty title means that there are none."""
-        named = data.title_column if title is None else title
-        return cls(comment or data.comment_column, named or None)
+def text_columns(data: DataConfig, comment: str | None = None, title: str | None = None) -> tuple[str, str | None]:
+    """Names of the comments' and the titles' column: the run's, or what the options say; an empty title means that there are none."""
+    return comment or data.comment_column, (data.title_column if title is None else title) or None
 
 
 def has_text(text: str) -> bool:
@@ -70,10 +61,11 @@ def has_text(text: str) -> bool:
     return bool(pc.match_substring_regex(pa.array([text], TEXT), VISIBLE)[0].as_py())
 
 
-def open_inputs(data: str, columns: Columns, leave_out: Path | None = None) -> tuple[list[Input], list[str]]:
+def open_inputs(data: str, columns: tuple[str, str | None], leave_out: Path | None = None) -> tuple[list[Input], list[str]]:
     """The files that `data` names, in order of their paths, opened; and the names of files in a folder that are left out.
 
-    `leave_out` is never read: the output may lie in the folder. Raises DataError for what is not there, is no such file, has no rows or
+    `columns` are the names of the comments' and the titles' column; a title of None scores comments alone. `leave_out` is never read: the
+    output may lie in the folder. Raises DataError for what is not there, is no such file, has no rows or
     lacks a column.
     """
     found, skipped = _found(data)
@@ -103,11 +95,11 @@ def _found(data: str) -> tuple[list[tuple[str, Path | None, Path]], list[str]]:
     return [(str(p), p.absolute(), p.relative_to(base)) for p in readable], skipped
 
 
-def _opened(name: str, path: Path | None, relative: Path, columns: Columns) -> Input:
+def _opened(name: str, path: Path | None, relative: Path, columns: tuple[str, str | None]) -> Input:
     source = open_source(name)
-    comment = find_column(source, columns.comment, "name the column with --comment-column")
+    comment = find_column(source, columns[0], "name the column with --comment-column")
     no_titles = 'name the column with --title-column, or --title-column "" if there are no titles'
-    title = None if columns.title is None else find_column(source, columns.title, no_titles)
+    title = None if columns[1] is None else find_column(source, columns[1], no_titles)
     twice = [each for each in source.columns if each.strip() and source.columns.count(each) > 1]
     if twice:
         raise DataError(f"{name}: has the column {twice[0]!r} {source.columns.count(twice[0])} times: rename or remove one")

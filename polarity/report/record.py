@@ -108,10 +108,6 @@ class Record:
         """The points of the plan that are on, whole."""
         return () if self.config is None else points_on(self.config)
 
-    def rows(self, split: str) -> pa.Table:
-        """The predictions of one split."""
-        return self.run.rows(split)
-
     def best_epoch(self) -> int | None:
         """The epoch whose weights were kept, from 1."""
         return None if self.run.stability is None else self.run.stability["best_epoch"]
@@ -135,7 +131,7 @@ def check_agreement(record: Record) -> None:
     check_predictions(record.run.predictions, record.labels)
     numpy_then = record.run.environment.get("packages", {}).get("numpy")
     for name in record.splits:
-        stated, rows = record.run.metrics[name], record.rows(name)
+        stated, rows = record.run.metrics[name], record.run.rows(name)
         if not rows.num_rows:
             raise ReportError(f"{record.run.uri}: {artifacts.METRICS} has scores of {name!r}, {artifacts.PREDICTIONS} has no such rows")
         about = stated["intervals"]

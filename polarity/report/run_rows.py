@@ -58,7 +58,7 @@ class ShownRow(NamedTuple):
 
 def judged_tasks(record: Record) -> dict[str, TaskRows]:
     """The heading split's predictions as arrays."""
-    rows = record.rows(record.main)
+    rows = record.run.rows(record.main)
     return {
         task: TaskRows(*task_codes(rows, task, classes), probabilities_of(rows, task, classes)) for task, classes in record.labels.items()
     }
@@ -205,7 +205,7 @@ def _listed(
     record: Record, comments: CommentTexts, task: str, judged: TaskRows, rows: NDArray[np.int64], suggested: dict[int, int], *,
     texts: bool, count: str,
 ) -> Markup:  # fmt: skip
-    part = record.rows(record.main).take(rows)
+    part = record.run.rows(record.main).take(rows)
     ids = part["row_id"].to_pylist()
     known = comments.of(record.main, ids) if texts else {}
     names = record.labels[task]

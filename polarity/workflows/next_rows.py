@@ -25,7 +25,7 @@ from polarity.errors import DataError, Say
 from polarity.evaluate.calibration import probabilities_of
 from polarity.evaluate.predictions import Labels
 from polarity.predict.batch import ChunkScorer, ScoreOptions
-from polarity.predict.input import Chunk, Columns, Input, Place, chunk_reads, open_inputs
+from polarity.predict.input import Chunk, Input, Place, chunk_reads, open_inputs, text_columns
 from polarity.predict.output import Written, as_table, check_out, column_text, open_writer, table_schema
 from polarity.run import Run
 from polarity.workflows.predict import absolute
@@ -112,7 +112,7 @@ def choose_next(options: ScoreOptions, data: str, out: str, count: int, *, overw
     if check_out(target, overwrite=overwrite):
         raise DataError(f"{out}: next writes one file: give a name that ends in .csv, .tsv, .parquet, .jsonl or .xlsx")
     settings = Run.open(options.run).data
-    inputs, _ = open_inputs(data, Columns.chosen(settings, None, None), leave_out=target)
+    inputs, _ = open_inputs(data, text_columns(settings), leave_out=target)
     for note in (note for each in inputs for note in each.source.notes):
         say(note)
     for each in inputs:

@@ -20,7 +20,7 @@ from polarity.predict.batch import (
     working_folder,
 )
 from polarity.predict.classifier import Prediction
-from polarity.predict.input import Chunk, Columns, Input, chunk_reads, has_text, open_inputs
+from polarity.predict.input import Chunk, Input, chunk_reads, has_text, open_inputs, text_columns
 from polarity.predict.output import JOINED, Written, check_out, choose_prefix, join, plan_targets, put_in_place
 from polarity.predict.stacked import read_stack
 from polarity.run import Run
@@ -96,7 +96,7 @@ def predict(options: ScoreOptions, data: str, out: str, given: PredictOptions | 
     options = replace(options, run=absolute(options.run))
     target = Path(out).expanduser().absolute()
     is_folder = check_out(target, overwrite=given.overwrite)
-    columns = Columns.chosen(Run.open(options.run).data, given.comment_column, given.title_column)
+    columns = text_columns(Run.open(options.run).data, given.comment_column, given.title_column)
     inputs, skipped = open_inputs(data, columns, leave_out=target)
     for note in (note for each in inputs for note in each.source.notes):
         say(note)
@@ -218,13 +218,13 @@ def _keep(parts: PartFiles, scored: Iterator[Chunk], say: Say) -> int:
     return rows
 
 
-def _identity(options: ScoreOptions, columns: Columns, inputs: list[Input]) -> Identity:
+def _identity(options: ScoreOptions, columns: tuple[str, str | None], inputs: list[Input]) -> Identity:
     settings: dict[str, bool | int | str | None] = {
         "raw": options.raw,
         "votes": options.votes,
         "explain": options.explain,
-        "comment_column": columns.comment,
-        "title_column": columns.title,
+        "comment_column": columns[0],
+        "title_column": columns[1],
     }
     return {"input": fingerprint(inputs), "run": run_fingerprint(Run.open(options.run)), "settings": settings}
 

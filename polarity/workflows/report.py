@@ -56,7 +56,7 @@ def _words(folder: RunFolder, record: Record, comments: CommentTexts, say: Say) 
     from polarity.predict.classifier import explain, top_words
     from polarity.report.run_rows import judged_tasks, surest_errors
 
-    rows = record.rows(record.main)
+    rows = record.run.rows(record.main)
     listed = {task: rows.take(surest_errors(judged)[0]) for task, judged in judged_tasks(record).items()}
     titles = {row["row_id"]: row["title"] or "" for table in listed.values() for row in table.select(["row_id", "title"]).to_pylist()}
     texts = comments.of(record.main, list(titles))
@@ -113,7 +113,7 @@ def _judged_rows(record: Record, split: str, data: DataConfig, say: Say) -> pa.T
         return None
     whole = data.model_copy(update={"split": SplitConfig()}) if data.train else data  # own files are the split: no column is asked for
     table = read_comments(own, whole, labelled=False, say=say).select(["row_id", "title", "comment"])
-    judged = record.rows(split).select(["row_id", "title"])
+    judged = record.run.rows(split).select(["row_id", "title"])
     found = _matching(table, judged)
     if found is None and data.train:  # files that share row ids got their part's name before them
         prefix = pa.scalar(f"{split}/", pa.large_string())

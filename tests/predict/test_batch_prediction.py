@@ -16,12 +16,12 @@ import pytest
 from polarity.errors import DataError, RunError
 from polarity.predict import batch
 from polarity.predict.batch import PartFiles, actor_resources, score_rows, working_folder
-from polarity.predict.input import CHUNK_ROWS, Chunk, Columns, Input, Place, chunk_reads, open_inputs
+from polarity.predict.input import CHUNK_ROWS, Chunk, Input, Place, chunk_reads, open_inputs
 from polarity.predict.output import Written, check_out, join, plan_targets, put_in_place
 from polarity.predict.scorers import Scores
 
 LABELS = {"mood": ["low", "high"], "side": ["left", "right", "none"]}
-COLUMNS = Columns("Comment", None)
+COLUMNS: tuple[str, str | None] = ("Comment", None)
 
 
 class Echo:
@@ -42,7 +42,7 @@ def scored(inputs: list[Input], start: Place = Place()) -> list[Chunk]:  # noqa:
     return [replace(chunk, beside=score_rows(Echo(), chunk.beside)) for chunk in chunks]  # type: ignore[arg-type]
 
 
-def predicted(data: str, out: Path, *, columns: Columns = COLUMNS, prefix: str = "", escape: bool = True) -> Written:
+def predicted(data: str, out: Path, *, columns: tuple[str, str | None] = COLUMNS, prefix: str = "", escape: bool = True) -> Written:
     """The whole way from files to files, with the echo for a classifier."""
     is_folder = check_out(out, overwrite=False)
     inputs, _ = open_inputs(data, columns, leave_out=out)
@@ -251,13 +251,13 @@ def test_bad_input_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no column 'Comment': did you mean 'commnet'\? \(name the column with --comment-column\)"):
         open_inputs(str(data), COLUMNS)
     with pytest.raises(DataError, match=r"--title-column"):
-        open_inputs(str(data), Columns("commnet", "Title"))
+        open_inputs(str(data), ("commnet", "Title"))
     with pytest.raises(DataError, match="no such file"):
         open_inputs(str(tmp_path / "nowhere.csv"), COLUMNS)
     with pytest.raises(DataError, match="no file to predict"):
         open_inputs(str(tmp_path / "*.parquet"), COLUMNS)
     with pytest.raises(DataError, match="is an input"):
-        plan_targets(data, open_inputs(str(data), Columns("commnet", None))[0], is_folder=False)
+        plan_targets(data, open_inputs(str(data), ("commnet", None))[0], is_folder=False)
     with pytest.raises(DataError, match="is there already"):
         check_out(data, overwrite=False)
     with pytest.raises(DataError, match=r"unknown extension '.docx'"):

@@ -75,7 +75,7 @@ def test_hostile_comments_and_titles_are_shown_as_text(page: str) -> None:
 
 def test_shared_page_has_no_texts_and_no_folders(record: Record, tmp_path: Path) -> None:
     shared = html.unescape(render_record(read_record(RunFolder.open(trained_run())), texts=False, comments=read_texts(record, say=print)))
-    for row in record.rows("test").to_pylist():
+    for row in record.run.rows("test").to_pylist():
         assert row["title"] not in shared
     assert "alert" not in shared and str(trained_run().parent) not in shared and "comments.csv" in shared
     assert "Texts were left out" in shared and "title 1" in shared
