@@ -236,8 +236,7 @@ def _stored_signatures(rows: pa.Table) -> Signatures:
 
 
 def _unique(signatures: Signatures) -> Signatures:
-    distinct: Signatures = np.unique(signatures.view(f"V{HASHES}")).view(np.uint8).reshape(-1, HASHES)
-    return distinct
+    return np.unique(signatures.view(f"V{HASHES}")).view(np.uint8).reshape(-1, HASHES)
 
 
 def _any_alike(asked: Signatures, known: Signatures) -> Flags:

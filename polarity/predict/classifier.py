@@ -313,5 +313,4 @@ def _without(text: str, start: int, end: int) -> str:
 
 def _log_odds(probabilities_NK: Floats, chosen: int) -> Floats:
     chance = np.clip(probabilities_NK[:, chosen], SMALLEST, 1 - SMALLEST)
-    odds: Floats = np.log(chance) - np.log1p(-chance)
-    return odds
+    return np.log(chance) - np.log1p(-chance)

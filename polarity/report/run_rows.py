@@ -39,8 +39,7 @@ class TaskRows(NamedTuple):
     @property
     def confidence(self) -> Floats:
         """The probability of the predicted class (N,)."""
-        found: Floats = self.probabilities[np.arange(len(self.predicted)), self.predicted]
-        return found
+        return self.probabilities[np.arange(len(self.predicted)), self.predicted]
 
 
 class ShownRow(NamedTuple):
