@@ -303,8 +303,6 @@ class ClassWeightConfig(Section):
     """Cap on a weight: above it single rows begin to steer the step."""
     basis: Literal["raw", "resampled"] = "raw"
     """Rows counted before resampling (the plan; corrects twice) or after it."""
-    warn_factor: Positive = 1.5
-    """Warn when a class rarer than another ends above it in the effective prior by more than this factor."""
 
 
 class LossConfig(Section):
@@ -384,8 +382,6 @@ class TrainConfig(Section):
     """Rows of one evaluation pass; no effect on results."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """auto: bf16 where the hardware computes it fast, else fp32. fp16 needs a GPU."""
-    dropout_masks: Literal["cheap", "torch"] = "cheap"
-    """On a CPU; cheap: from 16 random bits an element, four times as fast, the probability rounded to 1/65536. A GPU always has torch's."""
     max_bad_steps: PositiveInt = 3
     """Skipped steps with a non-finite loss or gradient before the run stops at its last good checkpoint."""
     deterministic: bool = False

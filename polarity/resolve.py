@@ -56,6 +56,9 @@ _HINTS = {
     "too_short": "has too few entries",
 }
 _PER_TASK = tuple(Config().per_task())
+RETIRED: Mapping[str, str | float] = {"loss.class_weights.warn_factor": 1.5, "train.dropout_masks": "cheap"}
+"""{dotted key: value} of settings that older releases had, with the value that is now everybody's. A run's own configuration may name one
+with this value; with another one the run is no longer what this release would make of it, and is refused."""
 
 
 def preset_names() -> list[str]:
@@ -288,11 +291,23 @@ def dump_config(config: Config, typed: Mapping[str, str | None] | None = None) -
 def parse_config(text: str, place: str) -> Config:
     """The configuration that `dump_config` or `render` wrote; fields that are left out have their defaults. `place` is for messages."""
     tree = yaml_mapping(text, place)
+    _leave_out_retired(tree, place)
     layers = _Layers()
     if isinstance(part(tree, "data.tasks"), dict):
         layers.tree["data"]["tasks"] = {}  # it names all its tasks, also where an older release wrote it, which knew fewer fields
     layers.add(tree, f"file {place}")
     return validate(layers.tree, layers.sources)
+
+
+def _leave_out_retired(tree: Tree, place: str) -> None:
+    """Take the settings that are gone out of what an older release wrote. Raises ConfigError where one has not the value of all."""
+    for key, value in RETIRED.items():
+        section, _, leaf = key.rpartition(".")
+        if (had := _mapping(tree, section).pop(leaf, value)) != value:
+            raise ConfigError(
+                f"{place}, {key}: {had!r} is from an older release, in this one it is always {value!r} and no setting: use the release "
+                "that wrote this (environment.json beside it, or the study's, says which)"
+            )
 
 
 def with_sets(config: Config, sets: Iterable[str]) -> Config:
@@ -373,6 +388,10 @@ def checked_layer(layer: Tree, model: type[BaseModel], source: Source, prefix: s
     cleaned: Tree = {}
     for key, value in layer.items():
         path = f"{prefix}{key}"
+        if path in RETIRED:
+            raise ConfigError(
+                f"{path}: is no longer a setting (from {source_of(path, source)}), it is always {RETIRED[path]}: leave it out"
+            )
         if key not in model.model_fields:
             raise ConfigError(f"{path}: unknown setting (from {source_of(path, source)}); {_hint(key, model)}")
         section = _section(model.model_fields[key].annotation)

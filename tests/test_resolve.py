@@ -1,5 +1,6 @@
 """Layers, their precedence, the source of each value, and errors that say where a value came from."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from polarity.config import Config
 from polarity.errors import ConfigError
-from polarity.resolve import dump_config, leaves, parse_config, preset_names, render, resolve
+from polarity.resolve import RETIRED, dump_config, leaves, parse_config, preset_names, render, resolve
 from polarity.strategy import ALL_POINTS, apply_points
 from polarity.yaml_text import parse_yaml, scalar
 
@@ -53,8 +54,25 @@ def test_a_configuration_of_an_older_release_keeps_its_tasks_and_has_defaults_fo
     task = "{column: topic, labels: [economy, health]}"
     saved = resolve(preset="small", sets=["data.tasks.sentiment=null", "data.tasks.polarization=null", f"data.tasks.topic={task}"]).config
     older = yaml.safe_load(dump_config(saved))
-    del older["tracking"], older["train"]["dropout_masks"], older["cluster"]["stall_minutes"]
+    del older["tracking"], older["train"]["keep"], older["cluster"]["stall_minutes"]
     assert parse_config(yaml.safe_dump(older), "config.yaml") == saved
+
+
+@pytest.mark.parametrize("key", RETIRED)
+def test_a_setting_that_is_gone_is_read_where_it_has_the_value_of_all_and_is_nobodys_to_set(key: str, tmp_path: Path) -> None:
+    saved = resolve(preset="small").config
+    *sections, leaf = key.split(".")
+    older: dict[str, Any] = yaml.safe_load(dump_config(saved))
+    place = reduce(lambda tree, section: tree[section], sections, older)
+    place[leaf] = RETIRED[key]
+    assert parse_config(yaml.safe_dump(older), "run/config.yaml") == saved
+    own = write(tmp_path, yaml.safe_dump(older))
+    for layer in ({"file": own}, {"sets": [f"{key}={RETIRED[key]}"]}):
+        with pytest.raises(ConfigError, match=f"^{key}: is no longer a setting.*leave it out"):
+            resolve(**layer)  # type: ignore[arg-type]
+    place[leaf] = "another"
+    with pytest.raises(ConfigError, match=f"^run/config.yaml, {key}: 'another' is from an older release.*use the release that wrote this"):
+        parse_config(yaml.safe_dump(older), "run/config.yaml")
 
 
 def test_a_whole_saved_configuration_stands_alone(tmp_path: Path) -> None:

@@ -149,8 +149,9 @@ def ablate(
     confirm: Annotated[bool, typer.Option("--confirm", help=_CONFIRM)] = False,
     confirm_seeds: Annotated[int, typer.Option(help="Fresh seeds of --confirm.")] = 3,
     seeds: Annotated[int, typer.Option(help="Seeds that each run of a screen, or each confirmed arm, trains in full.")] = 3,
-    explore_seeds: Annotated[int, typer.Option(help="Seeds of the exploration, in which ASHA stops arms early.")] = 1,
-    no_asha: Annotated[bool, typer.Option("--no-asha", help="Explore nothing: every arm in full over all seeds.")] = False,
+    no_asha: Annotated[
+        bool, typer.Option("--no-asha", help="Every arm in full over all seeds, without the exploration in which ASHA stops arms early.")
+    ] = False,
     effects_on: Annotated[str, typer.Option(help="Rows that measure effects: validation or test.")] = "validation",
     budget: BudgetText = None, max_concurrent: MaxConcurrent = None, gpus_per_trial: GpusPerTrial = None,
     study_dir: StudyDir = None, resume: Resume = False, retry_failed: RetryFailed = False,
@@ -178,10 +179,11 @@ def ablate(
     at = cast("Level", level or ("points" if design == "screen" else "tiers"))
     question = workflow.Question(base, "custom" if arms is not None and design == "only" else chosen, at, arms, runs)
     if design == "screen":
-        _refuse_exploration(context)
+        if no_asha:
+            raise ConfigError("a screen runs each of its runs in full and explores nothing: leave out --no-asha")
     elif confirm:
         raise ConfigError(f"--confirm is for --design screen: the design {design} confirms by itself what its exploration leaves")
-    plan = StudyPlan(seeds, 0 if no_asha else explore_seeds, effects_on, confirm_seeds=_confirm_seeds(context, confirm, confirm_seeds))
+    plan = StudyPlan(seeds, not no_asha, effects_on, confirm_seeds=_confirm_seeds(context, confirm, confirm_seeds))
     if dry_run:
         say(workflow.dry_run(question, plan, concurrent=max_concurrent, say=say))
         return
@@ -269,12 +271,6 @@ def _confirm_seeds(context: typer.Context, confirm: bool, seeds: int) -> int:
     if seeds < 2:
         raise ConfigError(f"--confirm-seeds {seeds}: a confirmation needs at least 2 seeds, better 3")
     return seeds if confirm else 0
-
-
-def _refuse_exploration(context: typer.Context) -> None:
-    given = [shown for name, shown in _given(context).items() if name in ("explore_seeds", "no_asha")]
-    if given:
-        raise ConfigError(f"a screen runs each of its runs in full and explores nothing: leave out {', '.join(given)}")
 
 
 def _default_dir(name: str) -> str:

@@ -184,7 +184,6 @@ def build_ledger(train: pa.Table, config: Config) -> Ledger:
             "size": sampling.size,
             "strength": weights.strength,
             "max_weight": weights.max_weight,
-            "warn_factor": weights.warn_factor,
         },
         points=list(points_on(config)),
         warnings=[],
@@ -245,6 +244,8 @@ def _stratum(index: int, key: StratumKey, plan: SamplingPlan, labels: dict[str, 
 
 
 _NOTICED = 1.1
+_OVERTAKES = 1.5
+"""A rarer class is told of where its part in the loss is more than so many times that of a more frequent one."""
 """A class whose weight or share is lifted by less than this is not called corrected."""
 _STRATA_SHOWN = 24
 
@@ -299,15 +300,11 @@ def _adjusted_twice(ledger: Ledger, task: str, entries: list[ClassEntry]) -> Ite
 
 
 def _overtaken(ledger: Ledger, task: str, entries: list[ClassEntry]) -> Iterator[str]:
-    limit = float(ledger.settings["warn_factor"])
     for rare in entries:
-        above = [other for other in entries if other.rows > rare.rows and rare.effective_prior > limit * other.effective_prior]
+        above = [other for other in entries if other.rows > rare.rows and rare.effective_prior > _OVERTAKES * other.effective_prior]
         if above:
             others = " and ".join(_beside(rare, other) for other in above)
-            yield (
-                f"{task}.{rare.name}: {rare.share:.1%} of the rows but {rare.effective_prior:.1%} of the loss, above {others}; "
-                f"more than loss.class_weights.warn_factor ({limit:g}) allows"
-            )
+            yield (f"{task}.{rare.name}: {rare.share:.1%} of the rows but {rare.effective_prior:.1%} of the loss, above {others}")
 
 
 def _beside(rare: ClassEntry, other: ClassEntry) -> str:

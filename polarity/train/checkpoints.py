@@ -33,6 +33,7 @@ from polarity.config import Config
 from polarity.data.batch import Corpus
 from polarity.errors import PolarityError, RunError, first_line
 from polarity.loss import AdaptiveGamma
+from polarity.resolve import RETIRED, part
 from polarity.train.control import HistoryRow
 from polarity.train.world import World
 
@@ -116,8 +117,11 @@ def fingerprint(config: Config, corpora: Sequence[Corpus], left_out: str) -> str
         "data": {"source", "train", "validation", "test", "shards", "shard_dir"},
         "model": {"encoder", "revision"},
     }
-    settings = json.dumps(config.model_dump(mode="json", exclude=numberless), sort_keys=True)
-    digest = hashlib.sha256((settings + left_out).encode())
+    settings = config.model_dump(mode="json", exclude=numberless)
+    for key, value in RETIRED.items():  # with what they were, a training that an older release began goes on
+        section, _, leaf = key.rpartition(".")
+        part(settings, section)[leaf] = value
+    digest = hashlib.sha256((json.dumps(settings, sort_keys=True) + left_out).encode())
     for corpus in corpora:
         digest.update(corpus.digest.encode())
         if not corpus.digest:

@@ -63,7 +63,7 @@ def reduced(model: MultitaskModel, parts: Sequence[Corpus | None], config: Confi
     """
     train, validation, test = parts
     assert train is not None and validation is not None
-    if config.train.dropout_masks == "cheap" and world.device.type == "cpu":
+    if world.device.type == "cpu":
         use_cheap_dropout(model.encoder)
     nn.Module.to(model, world.device)
     if not config.model.frozen_layers:

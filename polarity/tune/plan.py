@@ -37,8 +37,8 @@ class StudyPlan:
 
     seeds: int = 3
     """In full: of every run of a screen, else of every confirmed arm."""
-    explore_seeds: int = 1
-    """Of the exploration under ASHA; 0: the full grid at once. A screen has none: each of its runs is wanted in full."""
+    explores: bool = True
+    """First every arm with one seed under ASHA; else the full grid at once. A screen never does: each of its runs is wanted in full."""
     effects_on: str = "validation"
     keep_ahead: bool = True
     """An arm that is not behind its reference explores on; off in a search, which wants only the best."""
@@ -47,20 +47,19 @@ class StudyPlan:
     """Of a screen's confirmation; 0: none yet."""
 
     def __post_init__(self) -> None:
-        if self.seeds < 1 or self.explore_seeds < 0:
-            raise ConfigError(f"--seeds must be at least 1 and --explore-seeds at least 0 (got {self.seeds} and {self.explore_seeds})")
+        if self.seeds < 1:
+            raise ConfigError(f"--seeds must be at least 1 (got {self.seeds})")
         if self.effects_on not in ("validation", "test"):
             raise ConfigError(f"--effects-on {self.effects_on}: effects are measured on validation or on test rows")
 
     @property
     def explore(self) -> list[int]:
-        return [] if self.screen else list(range(self.explore_seeds))
+        return [0] if self.explores and not self.screen else []
 
     @property
     def confirm(self) -> list[int]:
-        if self.screen:
-            return list(range(self.seeds, self.seeds + self.confirm_seeds))
-        return list(range(self.explore_seeds, self.explore_seeds + self.seeds))
+        first, count = (self.seeds, self.confirm_seeds) if self.screen else (len(self.explore), self.seeds)
+        return list(range(first, first + count))
 
     def asha(self, configs: Mapping[str, Config]) -> Asha | None:
         """The rungs; None without exploration. Raises ConfigError where no epoch ends between warm-up and the end."""
@@ -242,7 +241,7 @@ def describe(plan: StudyPlan, arms: Sequence[Arm], prepared: PreparedStudy, conc
     asha = plan.asha(prepared.configs)
     if asha is not None:
         rungs = ", ".join(f"{rung:.0%}" for rung in asha.rungs)
-        explored = f"exploration: {len(plan.explore) * len(arms)} trials, at most {len(plan.explore) * epochs} epochs"
+        explored = f"exploration: {len(arms)} trials, at most {epochs} epochs"
         lines.append(f"{explored}, seeds {_seeds(plan.explore)}, rungs at {rungs}")
     if plan.screen:
         lines.append(f"screen: {plan.seeds * len(arms)} trials of {plan.seeds * epochs} epochs, each in full")

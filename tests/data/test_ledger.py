@@ -90,11 +90,13 @@ def test_warns_of_a_double_correction_and_by_how_much() -> None:
     assert not [w for w in resampled if "corrected twice" in w]
 
 
-def test_warns_where_a_rarer_class_ends_above() -> None:
-    (warning,) = [w for w in build_ledger(train(), config(NEW)).warnings if "warn_factor" in w and w.startswith("polarization.objective")]
+def test_warns_where_a_rarer_class_ends_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    (warning,) = [
+        w for w in build_ledger(train(), config(NEW)).warnings if "of the loss, above" in w and w.startswith("polarization.objective")
+    ]
     assert "non_polarized" in warning and "partisan" in warning
-    lenient = {**NEW, "weights": {**NEW["weights"], "warn_factor": 20.0}}
-    assert not [w for w in build_ledger(train(), config(lenient)).warnings if "warn_factor" in w]
+    monkeypatch.setattr("polarity.data.ledger._OVERTAKES", 20.0)
+    assert not [w for w in build_ledger(train(), config(NEW)).warnings if "of the loss, above" in w]
 
 
 def test_logit_adjustment_beside_weights_is_a_second_correction(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def test_a_dead_process_is_tried_again_and_a_mistake_is_reported_while_others_go
 ) -> None:
     arms = [Arm("baseline"), Arm("wrong", sets={"model.frozen_layers": 9}, reference="baseline"), ARMS[2]]
     ready = prepared(inputs, arms, "train.epochs=2")
-    study = begun(tmp_path / "study", ready, StudyPlan(seeds=1, explore_seeds=0), arms)
+    study = begun(tmp_path / "study", ready, StudyPlan(seeds=1, explores=False), arms)
     study.file.precision = "fp32"
     cluster = ready.configs["baseline"].cluster
     course = Murderous(study, ready.epochs, None, 1, Budget(), lambda study, trial, event: None)

@@ -30,7 +30,7 @@ def cut(inputs: Inputs, ray_cluster: None, tmp_path_factory: pytest.TempPathFact
     question = workflow.Question(inputs.base("train.epochs=2"), "custom", custom=arms)
     limits = Limits(budget=Budget(epochs=4), max_concurrent=1)
     place = str(folder / "study")
-    workflow.ablate(question, StudyPlan(seeds=2, explore_seeds=0), place, limits=limits, say=said.append)
+    workflow.ablate(question, StudyPlan(seeds=2, explores=False), place, limits=limits, say=said.append)
     return place, said
 
 
