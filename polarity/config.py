@@ -23,13 +23,13 @@ PerTask = Mapping[str, float | Mapping[str, float]]
 """{task: value} or {task: {class: value}}."""
 
 
-class Section(BaseModel):
+class ConfigSection(BaseModel):
     """A part of the tree: unknown keys are errors, values are fixed once built."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
-class TrackingConfig(Section):
+class TrackingConfig(ConfigSection):
     """Where a run's curves are shown besides its own files; nothing here changes a number of the run."""
 
     tensorboard: bool = True
@@ -67,7 +67,7 @@ MOST_LABELS = 127
 """Classes of a task: their indices are kept in one byte a row."""
 
 
-class TaskConfig(Section):
+class TaskConfig(ConfigSection):
     column: str = Field(min_length=1)
     """Column of the input that holds this task's label; with `annotators` or `counts` it is not read."""
     labels: list[str] = Field(min_length=2)
@@ -115,7 +115,7 @@ class TaskConfig(Section):
         return self
 
 
-class SplitConfig(Section):
+class SplitConfig(ConfigSection):
     """How one source is cut into train, validation and test; unused when `data.train` and `data.validation` are given."""
 
     kind: Literal["plan", "joint", "group", "column"] = "plan"
@@ -151,7 +151,7 @@ class SplitConfig(Section):
         return self
 
 
-class OversampleConfig(Section):
+class OversampleConfig(ConfigSection):
     """Stratified oversampling (point 2): strata are the observed label combinations."""
 
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -166,7 +166,7 @@ class OversampleConfig(Section):
     """grow: an epoch has more rows; keep: counts are rescaled so that an epoch costs as much as without oversampling."""
 
 
-class DataConfig(Section):
+class DataConfig(ConfigSection):
     source: str | None = None
     """One labelled source, cut by `split`: a .csv, .parquet, .jsonl or .json file, a folder of .parquet files or one saved by `datasets`,
     `hf:NAME` or `hf:NAME@SPLIT` from the hub, or `sample` / `sample:ROWS`, the synthetic corpus."""
@@ -247,7 +247,7 @@ class DataConfig(Section):
         return self
 
 
-class HeadConfig(Section):
+class HeadConfig(ConfigSection):
     """A task's classification head: blocks of LayerNorm, Linear, GELU, dropout, then a linear layer to the logits."""
 
     layers: Count = 2
@@ -261,7 +261,7 @@ class HeadConfig(Section):
 
 
 # In `inference` below: YAML reads a bare off as false.
-class MultiSampleConfig(Section):
+class MultiSampleConfig(ConfigSection):
     """Multi-sample dropout (point 8, Inoue 2019): several dropout masks over one encoder pass."""
 
     samples: Count = 0
@@ -272,7 +272,7 @@ class MultiSampleConfig(Section):
     """Masks a row in prediction, seeded by the row's text."""
 
 
-class ModelConfig(Section):
+class ModelConfig(ConfigSection):
     encoder: str = "bert-base-multilingual-cased"
     """A Hugging Face encoder: a hub name, a folder, or `offline:minilm`, the English MiniLM of the `offline` extra."""
     revision: str | None = None
@@ -292,7 +292,7 @@ class ModelConfig(Section):
     multi_sample: MultiSampleConfig = MultiSampleConfig()
 
 
-class ClassWeightConfig(Section):
+class ClassWeightConfig(ConfigSection):
     """w_c = clip(m_c (N / (K n_c))^strength, 0.1, max_weight), as scikit-learn's `balanced` where m and strength are 1."""
 
     multipliers: dict[str, dict[str, Positive]] = Field(default={})
@@ -305,7 +305,7 @@ class ClassWeightConfig(Section):
     """Rows counted before resampling (the plan; corrects twice) or after it."""
 
 
-class LossConfig(Section):
+class LossConfig(ConfigSection):
     task_weights: dict[str, NonNegative] = Field(default={})
     """{task: weight} of the tasks' sum; a task that is not named has 1."""
     class_weights: ClassWeightConfig = ClassWeightConfig()
@@ -328,7 +328,7 @@ class LossConfig(Section):
     """tau of logits + tau log(sampled prior) in the loss (Menon et al. 2021); an alternative to class weights."""
 
 
-class OptimConfig(Section):
+class OptimConfig(ConfigSection):
     """AdamW with layer-wise learning rates; biases and norms are not decayed."""
 
     lr: Positive = 1.5e-5
@@ -359,7 +359,7 @@ class OptimConfig(Section):
         return self
 
 
-class TrainConfig(Section):
+class TrainConfig(ConfigSection):
     seed: int = 0
     """Weights of the heads, order, dropout, mixup. The split has its own seed."""
     epochs: PositiveInt = 6
@@ -400,7 +400,7 @@ class TrainConfig(Section):
         return self
 
 
-class ClusterConfig(Section):
+class ClusterConfig(ConfigSection):
     workers: Count = 1
     """Ray Train workers; 0 trains in this process without Ray."""
     gpu: Literal["auto", "always", "never"] = "auto"
@@ -431,7 +431,7 @@ class ClusterConfig(Section):
         return self
 
 
-class Config(Section):
+class Config(ConfigSection):
     """Everything that decides a run's numbers, and where it runs."""
 
     data: DataConfig = DataConfig()

@@ -10,6 +10,11 @@ from difflib import get_close_matches
 Say = Callable[[str], None]
 """Takes a line for people: `print`, or whoever passes lines on."""
 
+
+def nothing(line: str) -> None:
+    """The `Say` of who has nobody to tell."""
+
+
 _PASSWORD = re.compile(r"(:/{1,2}[^\s/@:]*):(?!\d+(?:/|$))[^\s@]*@")
 _KEY = re.compile(r"([?&](?:access_key|account_key|client_secret|password|sas_token|secret|secret_key|sig|token)=)[^&\s]+", re.IGNORECASE)
 

@@ -19,14 +19,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from polarity.arrays import Codes, Floats
+from polarity.arrays import Codes, Floats, Rows
 from polarity.config import LossConfig
 from polarity.data.ledger import TaskStatistics
-
-MISSING = -1
+from polarity.evaluate.predictions import MISSING
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class AdaptiveGamma:
         """Unchanged gamma for every class, as in the first epoch."""
         return cls(gamma, [gamma] * classes, [1.0] * classes)
 
-    def update(self, labels: NDArray[np.int64], p: Floats, weights: Floats) -> None:
+    def update(self, labels: Codes, p: Floats, weights: Floats) -> None:
         """Set the next epoch's exponents from all ranks' observations: true class, its probability, and the row's share in mixup.
 
         A class without observations keeps plain gamma and takes no part in the mean of the means.
@@ -120,7 +118,7 @@ class Mixing:
     """One micro-batch's mixup: lambda and the permutation of its rows (B,)."""
 
     lam: float
-    permutation: NDArray[np.int64]
+    permutation: Rows
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ class TaskObjective:
         weight_K, gamma_K, factor_K, smoothing_K = (torch.tensor(c, dtype=torch.float32, device=self._device) for c in columns)
         self._terms = ClassTerms(weight_K, gamma_K, factor_K, smoothing_K, focal=self.gamma.gamma > 0)
 
-    def counts(self, labels_G: Codes, mixings: list[tuple[NDArray[np.int64], Mixing | None]]) -> Counts:
+    def counts(self, labels_G: Codes, mixings: list[tuple[Rows, Mixing | None]]) -> Counts:
         """Denominators of the global batch; `mixings` holds each micro-batch's positions in it and its mixup."""
         weights_G = np.where(labels_G == MISSING, 0.0, self._class_weights[np.maximum(labels_G, 0)])
         known_G = (labels_G != MISSING).astype(np.float64)
@@ -207,7 +205,7 @@ class TaskObjective:
         return torch.cat(found)
 
 
-def _sides(mixing: Mixing | None, positions: NDArray[np.int64]) -> list[tuple[float, NDArray[np.int64]]]:
+def _sides(mixing: Mixing | None, positions: Rows) -> list[tuple[float, Rows]]:
     if mixing is None:
         return [(1.0, positions)]
     return [(mixing.lam, positions), (1.0 - mixing.lam, positions[mixing.permutation])]

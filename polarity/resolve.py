@@ -66,11 +66,6 @@ def preset_names() -> list[str]:
     return sorted([entry.name.removesuffix(".yaml") for entry in _PRESETS.iterdir() if entry.name.endswith(".yaml")] + [STRATEGY])
 
 
-def _preset_text(name: str) -> str:
-    """The YAML of a preset that has a file of its own."""
-    return (_PRESETS / f"{name}.yaml").read_text("utf-8")
-
-
 @dataclass(frozen=True)
 class Resolved:
     """A checked configuration and the source of each leaf, by dotted key."""
@@ -98,8 +93,8 @@ def resolve(
     name = preset or DEFAULT
     if name not in preset_names():
         raise ConfigError(f"there is no preset {name!r}; {nearest(name, preset_names())}")
-    text_name = DEFAULT if name == STRATEGY else name
-    layers.add(yaml_mapping(_preset_text(text_name), f"preset {text_name}"), f"preset {name}")
+    own = DEFAULT if name == STRATEGY else name
+    layers.add(yaml_mapping((_PRESETS / f"{own}.yaml").read_text("utf-8"), f"preset {own}"), f"preset {name}")
     layers.add_points(at_preset, f"preset {name}, point ")
     if file is not None:
         layers.add(read_yaml_mapping(file), f"file {file}")
@@ -210,7 +205,8 @@ class _Layers:
 
     def _merge(self, parent: Tree, key: str, value: object, path: str, source: Source, mapping: bool) -> None:
         """Puts `value` at parent[key]; `mapping` says that parent is a free mapping, in which null removes an entry."""
-        here = is_mapping(path)
+        kind = _annotation(path)
+        here = get_origin(kind) is dict
         if value is None and (mapping or here):
             self._forget(path)
             if here and not mapping:
@@ -219,7 +215,7 @@ class _Layers:
                 parent.pop(key, None)
                 self._mark_empty(parent, path.rpartition(".")[0], source)
             return
-        if isinstance(value, dict) and (here or is_section(path)):
+        if isinstance(value, dict) and (here or _section(kind)):
             if not isinstance(parent.get(key), dict):
                 parent[key] = {}
             for inner, inner_value in value.items():
@@ -371,16 +367,6 @@ def _annotation(path: str) -> Any:
         else:
             return None
     return annotation
-
-
-def is_mapping(path: str) -> bool:
-    """Whether a mapping with free keys is at this path."""
-    return get_origin(_annotation(path)) is dict
-
-
-def is_section(path: str) -> bool:
-    """Whether a section with fixed keys is at this path."""
-    return _section(_annotation(path)) is not None
 
 
 def checked_layer(layer: Tree, model: type[BaseModel], source: Source, prefix: str = "") -> Tree:

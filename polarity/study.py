@@ -168,7 +168,7 @@ class Detectable(Entry):
     after: float | None = None
 
 
-class Spread(Entry):
+class MeasuredSpread(Entry):
     """Measured standard deviations in fractions of macro-F1: over seeds, of a paired difference or of one run, and the rows' part."""
 
     seed_sd: float | None = None
@@ -307,7 +307,7 @@ class StudyFile(Entry):
     screen: ScreenEntry | None = None
     precision: str | None = None
     detectable: Detectable = Field(default_factory=Detectable)
-    spread: Spread = Field(default_factory=Spread)
+    spread: MeasuredSpread = Field(default_factory=MeasuredSpread)
     noisy_arms: list[str] = []
     """With a seed variance of their own."""
     scores: dict[str, Score] = {}

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from rich.table import Table
 
 from polarity import tables
-from polarity.benchmark.timing import Figures, LimitFigures, Methods, PointFigures, RaceFigures, RacePart, StartupFigures, shown
+from polarity.benchmark.timing import Figures, Methods, RaceFigures, RacePart, Spread, StartupFigures, shown
 from polarity.report.charts import Bar, Mark, bars
 from polarity.report.page import PageSection, details, render_page
 
@@ -33,13 +33,14 @@ def render(result: Figures) -> str:
     if "checkpoint" in result:
         console.print(_checkpoint(result["checkpoint"]))
     if "points" in result:
-        console.print(_points(result["points"]))
+        console.print(_spreads("Time of a step for each row, as a ratio to the baseline's", ("point", "ratio"), result["points"]["step"]))
     if "oversampling" in result:
         console.print(_oversampling("Oversampling, file to file", result["oversampling"]))
     if "loading" in result:
         console.print(_oversampling("Loading: batches of 32 in random order, from a file of so many rows", result["loading"]))
     if "startup" in result:
-        console.print(_startup(result["startup"]))
+        starts = {**_named_starts(result["startup"]), "ratio": result["startup"]["ratio"]}
+        console.print(_spreads("Cold start to the first step", ("", "seconds"), starts))
     if "trials" in result:
         first, after = (shown(result["trials"][name]) for name in ("first", "next"))
         console.print(f"A trial of an ablation takes {after} s that are not training; the first one, which starts its process, {first} s.")
@@ -64,10 +65,10 @@ def _checkpoint(part: RaceFigures) -> Table:
     return table
 
 
-def _points(part: PointFigures) -> Table:
-    table = Table("point", "ratio", title="Time of a step for each row, as a ratio to the baseline's", title_justify="left")
-    for name, spread in part["step"].items():
-        table.add_row(name, shown(spread))
+def _spreads(title: str, columns: tuple[str, str], named: Mapping[str, Spread]) -> Table:
+    table = Table(*columns, title=title, title_justify="left")
+    for name, found in named.items():
+        table.add_row(name, shown(found))
     return table
 
 
@@ -86,13 +87,8 @@ def _oversampling(title: str, part: Mapping[str, Methods]) -> Table:
     return table
 
 
-def _startup(part: StartupFigures) -> Table:
-    table = Table("", "seconds", title="Cold start to the first step", title_justify="left")
-    for name, spread in part["polarity"].items():
-        table.add_row(name, shown(spread))
-    table.add_row("bare TorchTrainer, to an empty loop", shown(part["bare TorchTrainer"]))
-    table.add_row("ratio", shown(part["ratio"]))
-    return table
+def _named_starts(part: StartupFigures) -> dict[str, Spread]:
+    return {**part["polarity"], "bare TorchTrainer, to an empty loop": part["bare TorchTrainer"]}
 
 
 _SPREAD = "least to greatest of the repeats"
@@ -101,17 +97,29 @@ _SPREAD = "least to greatest of the repeats"
 def render_benchmark(result: Figures) -> str:
     """What `run_benchmark` returned as a self-contained page: ratios to the peers, the machine's limit, costs, growth, start-up."""
     about = result["about"]
-    sections = [
-        *(_ratios(part, title, result[part]) for part, title in _RACES.items() if part in result),
-        *([_limit(result["limit"])] if "limit" in result else []),
-        *([_points_section(result["points"])] if "points" in result else []),
-        *([_oversampling_section("oversampling", "Oversampling", result["oversampling"])] if "oversampling" in result else []),
-        *([_oversampling_section("loading", "Loading", result["loading"])] if "loading" in result else []),
-        *([_startup_section(result["startup"])] if "startup" in result else []),
-        PageSection(
-            "tables", "All figures", details("As the terminal shows them", Markup("<pre>{}</pre>").format(render(result)), opened=True)
-        ),
-    ]
+    sections = []
+    for part, title in _RACES.items():
+        if part in result:
+            even = (Mark(1.0, "as fast as polarity", "baseline"),)
+            chart = _chart(_bars(result[part]["ratios"], marks=even), f"{title}: how many times as fast polarity is as each peer")
+            sections.append(PageSection(part, title, chart, "How many times as fast polarity is, from the same repeats."))
+    if "limit" in result:
+        limit = result["limit"]
+        rows = _bars({"real tokens": limit["mfu_real_tokens"], "with padding": limit["mfu_padded_tokens"]})
+        lead = f"Share of the {limit['peak_flops'] / 1e9:,.0f} GFLOP/s that a matrix product reaches on this machine (MFU)."
+        sections.append(PageSection("limit", "Share of the limit", bars(rows, label="model FLOPs utilisation", whisker=_SPREAD), lead))
+    if "points" in result:
+        costs = {"all ten" if name == "all" else f"point {name}": cost for name, cost in result["points"]["step"].items()}
+        sections.append(PageSection("points", "Cost of the points", _chart(_bars(costs), "time of a step"), "Time a row, baseline = 1."))
+    if "oversampling" in result:
+        sections.append(_oversampling_section("oversampling", "Oversampling", result["oversampling"]))
+    if "loading" in result:
+        sections.append(_oversampling_section("loading", "Loading", result["loading"]))
+    if "startup" in result:
+        chart = _chart(_bars(_named_starts(result["startup"])), "seconds")
+        sections.append(PageSection("startup", "Cold start to the first step", chart, "Seconds."))
+    whole = Markup("<pre>{}</pre>").format(render(result))
+    sections.append(PageSection("tables", "All figures", details("As the terminal shows them", whole, opened=True)))
     facts = [(name, str(about[name])) for name in ("device", "threads", "precision", "encoder", "rows", "repeats", "when") if name in about]
     return render_page(title="Speed", kind="polarity benchmark", headline=_headline(result), sections=sections, facts=facts)
 
@@ -123,24 +131,8 @@ def _headline(result: Figures) -> str:
     return "Training is " + ", ".join(f"{r['median']:.2f} times as fast as {peer}" for peer, r in ratios.items()) + "."
 
 
-def _ratios(part: str, title: str, found: RaceFigures) -> PageSection:
-    even = (Mark(1.0, "as fast as polarity", "baseline"),)
-    rows = [Bar(peer, r["median"], r["low"], r["high"], marks=even) for peer, r in found["ratios"].items()]
-    chart = _chart(rows, f"{title}: how many times as fast polarity is as each peer")
-    return PageSection(part, title, chart, "How many times as fast polarity is, from the same repeats.")
-
-
-def _limit(limit: LimitFigures) -> PageSection:
-    shares = {"real tokens": limit["mfu_real_tokens"], "with padding": limit["mfu_padded_tokens"]}
-    rows = [Bar(words, share["median"], share["low"], share["high"]) for words, share in shares.items()]
-    lead = f"Share of the {limit['peak_flops'] / 1e9:,.0f} GFLOP/s that a matrix product reaches on this machine (MFU)."
-    return PageSection("limit", "Share of the limit", bars(rows, label="model FLOPs utilisation", whisker=_SPREAD), lead)
-
-
-def _points_section(found: PointFigures) -> PageSection:
-    names = {name: "all ten" if name == "all" else f"point {name}" for name in found["step"]}
-    rows = [Bar(names[name], s["median"], s["low"], s["high"]) for name, s in found["step"].items()]
-    return PageSection("points", "Cost of the points", _chart(rows, "time of a step"), "Time a row, baseline = 1.")
+def _bars(named: Mapping[str, Spread], marks: tuple[Mark, ...] = ()) -> list[Bar]:
+    return [Bar(name, found["median"], found["low"], found["high"], marks=marks) for name, found in named.items()]
 
 
 def _oversampling_section(name: str, title: str, found: Mapping[str, Methods]) -> PageSection:
@@ -151,12 +143,6 @@ def _oversampling_section(name: str, title: str, found: Mapping[str, Methods]) -
                      note=f"{e['peak_mb']['median']:,.0f} MB") for method, e in methods.items() if "failed" not in e]  # fmt: skip
         rows += [f"{method}: {e['failed']}" for method, e in methods.items() if "failed" in e]
     return PageSection(name, title, _chart(rows, "million rows a second"), "Million rows a second, and peak memory.")
-
-
-def _startup_section(found: StartupFigures) -> PageSection:
-    named = {**found["polarity"], "bare TorchTrainer, to an empty loop": found["bare TorchTrainer"]}
-    rows = [Bar(name, s["median"], s["low"], s["high"]) for name, s in named.items()]
-    return PageSection("startup", "Cold start to the first step", _chart(rows, "seconds"), "Seconds.")
 
 
 def _chart(rows: list[Any], label: str) -> Markup:

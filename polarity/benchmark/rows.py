@@ -1,7 +1,7 @@
 """Rows a second and peak memory, each contestant in a process of its own: one epoch's oversampled table from file to file, and loading,
 from a tokenized file into padded batches in random order.
 
-A contestant that leaves the machine too little memory is ended, with that as its result. Run as a module it is such a process:
+A contestant that leaves the machine too little memory is ended, with that as its result. Measures as a module it is such a process:
 `python -m polarity.benchmark.rows oversampling METHOD FILE OUT`, or `loading METHOD FOLDER BATCHES`, prints a line of JSON.
 """
 
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from polarity.benchmark.timing import MethodFigures, Methods, spread
-from polarity.errors import PolarityError, Say
+from polarity.errors import PolarityError, Say, nothing
 
 LABELS = {"sentiment": ["negative", "neutral", "positive"], "polarization": ["non_polarized", "objective", "partisan"]}
 STRATA = np.array([673, 128, 3332, 998, 227, 649, 271, 50, 647])
@@ -36,7 +36,7 @@ _BATCH, _POOL = 32, 10_000
 _ARROW, _PARQUET = "rows.arrow", "rows.parquet"
 _LEAST_FREE = 0.04
 """Share of the machine's memory that must stay free: without any, the system would choose by itself what to kill."""
-Run = dict[str, float]
+Measures = dict[str, float]
 """What one process measured: rows, out_rows, seconds and peak_mb."""
 
 
@@ -79,16 +79,16 @@ def compare_oversampling(rows: int, *, repeats: int, say: Say) -> Methods:
         write_rows(source, rows)
         out = Path(folder) / "out.parquet"
 
-        def run(method: str) -> Run | str:
+        def run(method: str) -> Measures | str:
             out.unlink(missing_ok=True)
             return in_process("oversampling", method, str(source), str(out))
 
         return summaries(OVERSAMPLERS, run, repeats, f"oversampling {rows:,} rows", say)
 
 
-def summaries(methods: Sequence[str], measured: Callable[[str], Run | str], repeats: int, what: str, say: Say) -> Methods:
+def summaries(methods: Sequence[str], measured: Callable[[str], Measures | str], repeats: int, what: str, say: Say) -> Methods:
     """{method: its figures over the repeats, or why it failed} of contestants that take turns; `measured` runs one of them."""
-    runs: dict[str, list[Run]] = {method: [] for method in methods}
+    runs: dict[str, list[Measures]] = {method: [] for method in methods}
     failed: dict[str, str] = {}
     for _ in range(repeats):
         for method in methods:
@@ -112,7 +112,7 @@ def _words(entry: MethodFigures) -> str:
     return f"{entry['rows_per_s']['median']:,.0f} rows/s, peak {entry['peak_mb']['median']:,.0f} MB"
 
 
-def _summary(runs: list[Run], ours: list[Run]) -> MethodFigures:
+def _summary(runs: list[Measures], ours: list[Measures]) -> MethodFigures:
     found: MethodFigures = {
         "seconds": spread([run["seconds"] for run in runs]),
         "peak_mb": spread([run["peak_mb"] for run in runs]),
@@ -127,7 +127,7 @@ def _summary(runs: list[Run], ours: list[Run]) -> MethodFigures:
     return found
 
 
-def in_process(what: str, method: str, *arguments: str) -> Run | str:
+def in_process(what: str, method: str, *arguments: str) -> Measures | str:
     """What was measured of a method of `oversampling` or `loading` in a process of its own, or how that ran out of memory. Raises
     PolarityError with its last word for any other failure."""
     command = [sys.executable, "-m", "polarity.benchmark.rows", what, method, *arguments]
@@ -139,7 +139,7 @@ def in_process(what: str, method: str, *arguments: str) -> Run | str:
     if process.returncode:
         word = errors.strip().splitlines()[-1] if errors.strip() else f"status {process.returncode}"
         raise PolarityError(f"{what} with {method} failed: {word}")
-    measured: Run = json.loads(said.strip().splitlines()[-1])
+    measured: Measures = json.loads(said.strip().splitlines()[-1])
     return measured
 
 
@@ -175,13 +175,15 @@ def _targets(codes: dict[str, np.ndarray[Any, Any]]) -> tuple[np.ndarray[Any, An
     return ids, {i: int(n) for i, n in enumerate(np.asarray(plan.counts))}
 
 
-def _labels(table: pa.Table) -> dict[str, np.ndarray[Any, Any]]:
+def _labels(rows: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """{task: codes} of an Arrow table or a pandas frame."""
     columns = {"sentiment": "Final Sentiment", "polarization": "Final Polarization"}
-    return {t: pc.index_in(table[c], pa.array(LABELS[t])).to_numpy() for t, c in columns.items()}
+    found = {task: rows[column] if isinstance(rows, pa.Table) else pa.array(rows[column]) for task, column in columns.items()}
+    return {task: pc.index_in(labels, pa.array(LABELS[task])).to_numpy() for task, labels in found.items()}
 
 
-def _positions(table: pa.Table) -> np.ndarray[Any, Any]:
-    ids, targets = _targets(_labels(table))
+def _positions(rows: Any) -> np.ndarray[Any, Any]:
+    ids, targets = _targets(_labels(rows))
     rng = np.random.default_rng(0)
     parts = []
     for stratum, wanted in targets.items():
@@ -198,10 +200,10 @@ def _polarity(source: Path, out: Path) -> tuple[int, float, float]:
     from polarity.train.cluster import start_ray
 
     config = resolve(points=[2]).config
-    start_ray(config.cluster, lambda line: None)
+    start_ray(config.cluster, nothing)
     with MemoryOfAll() as memory:
         started = time.perf_counter()
-        written = write_oversampled(str(source), config.data, out, seed=0, epoch=0, say=lambda line: None)
+        written = write_oversampled(str(source), config.data, out, seed=0, epoch=0, say=nothing)
         seconds = time.perf_counter() - started
     ray.shutdown()
     return written, seconds, memory.peak_mb
@@ -255,8 +257,7 @@ def _pandas(source: Path, out: Path) -> int:
     import pandas as pd
 
     frame = pd.read_parquet(source)
-    table = pa.table({c: frame[c] for c in ("Final Sentiment", "Final Polarization")})
-    taken = frame.iloc[_positions(table)]
+    taken = frame.iloc[_positions(frame)]
     taken.to_parquet(out, compression="zstd")
     return len(taken)
 
@@ -266,14 +267,13 @@ def _imblearn(source: Path, out: Path) -> int:
     from imblearn.over_sampling import RandomOverSampler
 
     frame = pd.read_parquet(source)
-    table = pa.table({c: frame[c] for c in ("Final Sentiment", "Final Polarization")})
-    ids, targets = _targets(_labels(table))
+    ids, targets = _targets(_labels(frame))
     taken, _ = RandomOverSampler(sampling_strategy=targets, random_state=0).fit_resample(frame, ids)
     taken.to_parquet(out, compression="zstd")
     return len(taken)
 
 
-def _oversample(method: str, source: Path, out: Path) -> Run:
+def _oversample(method: str, source: Path, out: Path) -> Measures:
     """One epoch's table, by a method."""
     rows = pq.ParquetFile(source).metadata.num_rows
     if method == "polarity":
@@ -319,7 +319,7 @@ def compare_loading(rows: int, *, batches: int, repeats: int, say: Say) -> Metho
     with tempfile.TemporaryDirectory(prefix="polarity-loading-") as name:
         write_tokens(Path(name), rows)
 
-        def run(method: str) -> Run | str:
+        def run(method: str) -> Measures | str:
             return in_process("loading", method, name, str(batches))
 
         return summaries(LOADERS, run, repeats, f"loading from {rows:,} rows", say)
@@ -383,13 +383,13 @@ def _ray_batches(folder: Path) -> Iterator[Any]:
     )
 
 
-def _load(method: str, folder: Path, batches: int) -> Run:
+def _load(method: str, folder: Path, batches: int) -> Measures:
     """So many batches, by a method."""
     if method == "Ray Data":
         from polarity.resolve import resolve
         from polarity.train.cluster import start_ray
 
-        start_ray(resolve().config.cluster, lambda line: None)
+        start_ray(resolve().config.cluster, nothing)
     started, first, rows = time.perf_counter(), 0.0, 0
     with MemoryOfAll() as memory:
         stream = {"polarity": _our_batches, "datasets + DataLoader": _dataloader_batches, "Ray Data": _ray_batches}[method](folder)

@@ -32,7 +32,7 @@ from polarity.data.sample import sample_comments
 from polarity.data.split import load_splits
 from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer, quiet_transformers, resolve_encoder
-from polarity.errors import ConfigError, Say
+from polarity.errors import ConfigError, Say, nothing
 from polarity.model.inference import autocast, to_tensors
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import resolve
@@ -74,7 +74,7 @@ class Setting:
         """The first `rows` training rows of the configuration's data (file order says nothing about length)."""
         files = resolve_encoder(config.model.encoder, config.model.revision)
         tokenizer = load_tokenizer(files.folder)
-        train = load_splits(config.data, lambda line: None).train
+        train = load_splits(config.data, nothing).train
         ledger = build_ledger(train, config)
         tasks = list(config.labels)
         statistics = ledger.task_statistics
@@ -381,7 +381,7 @@ def checkpoint_contestants(setting: Setting, folder: Path) -> dict[str, Contesta
     Of "polarity" only the time counts during which no step can be taken, of "polarity, until it is on disk" all of it.
     """
     run = RunFolder.create(folder / "run")
-    events = RunEvents(run, lambda line: None, lambda row: None, lambda metrics: None)
+    events = RunEvents(run, nothing, lambda row: None, lambda metrics: None)
     training = Training(setting.config, setting.tables(), setting.model(), setting.world, events, precision=setting.precision)
     training.step(torch.arange(min(4, len(setting.corpus))).numpy(), 0.0)
     training.state.history.append({"kind": "epoch", "epoch": 1})

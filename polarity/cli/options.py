@@ -84,6 +84,11 @@ def resolved(
     return resolve(preset, file, *numbers, options=by_key(given), sets=sets or [])
 
 
+def given_options(context: typer.Context) -> dict[str, Option]:
+    """{option: value} of a command's options that are settings; None where one was not given."""
+    return {option: context.params.get(option.removeprefix("--").replace("-", "_")) for option in _KEYS}
+
+
 def by_key(given: Mapping[str, Option]) -> dict[str, tuple[Option, str]]:
     """{dotted key: (value, option)} of the options that were given, as `resolve` takes them."""
     options: dict[str, tuple[Option, str]] = {_KEYS[name]: (value, name) for name, value in given.items() if value is not None}

@@ -9,8 +9,9 @@ import typer
 from polarity import quiet
 from polarity.cli.net import stopped_by_hand
 from polarity.cli.options import Sets, resolved, say
+from polarity.errors import nothing
 
-Run = Annotated[str, typer.Argument(help="A run's folder or URI, or an ensemble's.", show_default=False)]
+RunPlace = Annotated[str, typer.Argument(help="A run's folder or URI, or an ensemble's.", show_default=False)]
 Raw = Annotated[bool, typer.Option("--raw", help="Leave the run's calibration out.")]
 Votes = Annotated[str | None, typer.Option(help="Multi-sample dropout: off, mean or vote; default as the run was trained.")]
 Seen = Annotated[
@@ -23,7 +24,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace --out if i
 
 
 def evaluate(
-    run: Run,
+    run: RunPlace,
     data: Annotated[str, typer.Option(help="The labelled file to judge on.", show_default=False)],
     out: Annotated[str | None, typer.Option(help="A new folder for metrics.json and predictions.parquet.")] = None,
     train: Annotated[str | None, typer.Option(help="The run's training rows: for the floors, and to compare with.")] = None,
@@ -42,9 +43,18 @@ def evaluate(
     """
     from polarity.workflows.evaluate import evaluate as judge
 
-    told = _nothing if as_json else say
     metrics = judge(
-        run, data, out=out, raw=raw, votes=votes, train=train, sets=sets or [], seen=seen, device=device, batch_size=batch_size, say=told
+        run,
+        data,
+        out=out,
+        raw=raw,
+        votes=votes,
+        train=train,
+        sets=sets or [],
+        seen=seen,
+        device=device,
+        batch_size=batch_size,
+        say=nothing if as_json else say,
     )
     if as_json:
         typer.echo(json.dumps(metrics, indent=2, ensure_ascii=False))
@@ -67,16 +77,12 @@ def compare(
     from polarity.workflows.compare import compare as compared
     from polarity.workflows.compare import render
 
-    found = compared(first, second, data=data, raw=raw, sets=sets or [], seen=seen, device=device, say=_nothing if as_json else say)
+    found = compared(first, second, data=data, raw=raw, sets=sets or [], seen=seen, device=device, say=nothing if as_json else say)
     typer.echo(json.dumps(found, indent=2, ensure_ascii=False) if as_json else render(found, whole=quiet.verbose()))
 
 
-def _nothing(line: str) -> None:
-    """Progress is left out beside JSON."""
-
-
 def predict(
-    run: Run,
+    run: RunPlace,
     data: Annotated[str | None, typer.Option(help="CSV, Parquet, JSON Lines, Excel: a file, a folder, a glob in quotes; hf:NAME.")] = None,
     out: Annotated[str | None, typer.Option(help="File (.csv, .tsv, .parquet, .jsonl), or a folder: one file for each input.")] = None,
     text: Annotated[str | None, typer.Option(help="One comment instead of --data.")] = None,
@@ -130,7 +136,7 @@ def predict(
 
 
 def next_rows(
-    run: Run,
+    run: RunPlace,
     data: Annotated[str, typer.Option(help="CSV, Parquet, JSON Lines or Excel of comments: a file, a folder, a glob in quotes.")],
     out: Annotated[str, typer.Option(help="File to write: .csv, .tsv, .parquet or .jsonl.")],
     rows: Annotated[int, typer.Option(min=1, help="How many rows to choose.")] = 100,
@@ -152,7 +158,7 @@ def next_rows(
 
 
 def serve(
-    run: Run,
+    run: RunPlace,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all, without a password.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Copies of the model.")] = 1,
@@ -193,7 +199,7 @@ Out = Annotated[str, typer.Option(help="The new run's folder or URI.")]
 
 
 def export(
-    run: Run,
+    run: RunPlace,
     to: Annotated[str, typer.Option(help="hf (transformers' pipeline) or onnx (onnxruntime).")],
     out: Annotated[Path, typer.Option(help="The new folder.")],
     int8: Annotated[bool, typer.Option("--int8", help="With onnx: an int8 copy as well, and what it costs on validation rows.")] = False,

@@ -24,12 +24,12 @@ from polarity.cli.options import (
     Without,
     Workers,
     by_key,
+    given_options,
     one_file,
     resolved,
     say,
 )
 from polarity.errors import ConfigError
-from polarity.resolve import Option
 
 if TYPE_CHECKING:
     from polarity.tune.designs import Base, Design, Level
@@ -39,6 +39,7 @@ GO_ON = "go on from its last checkpoint with\n  polarity train --resume --run-di
 
 
 def train(
+    context: typer.Context,
     config: ConfigFile = None, preset: Preset = None, points: Points = None, tiers: Tiers = None, without: Without = None,
     data: Data = None, train: Train = None, validation: Validation = None, test: Test = None, encoder: Encoder = None,
     epochs: Epochs = None, max_steps: MaxSteps = None, seed: Seed = None, workers: Workers = None, sets: Sets = None,
@@ -59,10 +60,7 @@ def train(
     from polarity.workflows.train import require_data, resumed_configuration
     from polarity.workflows.train import train as run
 
-    given = {
-        "--data": data, "--train": train, "--validation": validation, "--test": test, "--encoder": encoder, "--epochs": epochs,
-        "--max-steps": max_steps, "--seed": seed, "--workers": workers,
-    }  # fmt: skip
+    given = given_options(context)
     if resume:
         forbidden = {
             "--dry-run": dry_run or None,
@@ -89,6 +87,7 @@ def train(
 
 
 def config(
+    context: typer.Context,
     config: ConfigFile = None, preset: Preset = None, points: Points = None, tiers: Tiers = None, without: Without = None,
     data: Data = None, train: Train = None, validation: Validation = None, test: Test = None, encoder: Encoder = None,
     epochs: Epochs = None, max_steps: MaxSteps = None, seed: Seed = None, workers: Workers = None, sets: Sets = None,
@@ -102,10 +101,7 @@ def config(
     config = one_file(config, config_option)
     from polarity.workflows.preview import changed_lines
 
-    given = {
-        "--data": data, "--train": train, "--validation": validation, "--test": test, "--encoder": encoder, "--epochs": epochs,
-        "--max-steps": max_steps, "--seed": seed, "--workers": workers,
-    }  # fmt: skip
+    given = given_options(context)
     from polarity.resolve import render
 
     chosen = resolved(config, preset, points, tiers, without, sets, given)
@@ -174,7 +170,7 @@ def ablate(
     _refuse_retry(retry_failed)
     from polarity.tune.plan import StudyPlan
 
-    base = _base(one_file(config, config_option), preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
+    base = _base(context, one_file(config, config_option), preset, sets)
     chosen = cast("Design", design)  # design_arms refuses what is none
     at = cast("Level", level or ("points" if design == "screen" else "tiers"))
     question = workflow.Question(base, "custom" if arms is not None and design == "only" else chosen, at, arms, runs)
@@ -216,7 +212,7 @@ def tune(
     _refuse_retry(retry_failed)
     if space is None:
         raise ConfigError("which space? Give a YAML file such as space.yaml with optim.lr: {loguniform: [1.0e-5, 1.0e-4]}")
-    base = _base(config, preset, data, train, validation, test, encoder, epochs, max_steps, workers, sets)
+    base = _base(context, config, preset, sets)
     search = workflow.Search(base, space, samples, grid)
     if dry_run:
         say(workflow.dry_run(search, seed=seed, concurrent=max_concurrent, say=say))
@@ -224,17 +220,10 @@ def tune(
     workflow.tune(search, study_dir or _default_dir("search"), seed=seed, limits=limits, say=say)
 
 
-def _base(
-    config: Path | None, preset: str | None, data: str | None, train: str | None, validation: str | None, test: str | None,
-    encoder: str | None, epochs: int | None, max_steps: int | None, workers: int, sets: list[str] | None,
-) -> "Base":  # fmt: skip
+def _base(context: typer.Context, config: Path | None, preset: str | None, sets: list[str] | None) -> "Base":
     from polarity.tune.designs import Base
 
-    given: dict[str, Option] = {
-        "--data": data, "--train": train, "--validation": validation, "--test": test, "--encoder": encoder, "--epochs": epochs,
-        "--max-steps": max_steps, "--workers": workers,
-    }  # fmt: skip
-    return Base(preset, config, by_key(given), tuple(sets or ()))
+    return Base(preset, config, by_key({**given_options(context), "--seed": None}), tuple(sets or ()))  # tune's seed is that of the draws
 
 
 def _limits(budget: str | None, max_concurrent: int | None, gpus_per_trial: float | None) -> "Limits":

@@ -19,12 +19,6 @@ def masked_mean(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     return (hidden_BLD.float() * mask_BL1).sum(1) / mask_BL1.sum(1).clamp(min=1.0)
 
 
-def last_token(hidden_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-    """The state (B, D) of each row's last real token, in float32."""
-    places_B = (mask_BL.sum(1) - 1).clamp(min=0)
-    return hidden_BLD[torch.arange(hidden_BLD.shape[0], device=hidden_BLD.device), places_B].float()
-
-
 class AttentionPooling(nn.Module):
     """Masked softmax of v^T tanh(W h) over the tokens (Lin et al. 2017, "A structured self-attentive sentence embedding")."""
 
@@ -84,7 +78,11 @@ class Pooling(nn.Module):
         return masked_mean(layers[-1], mask_BL)
 
     def _cls(self, last_BLD: Tensor, mask_BL: Tensor) -> Tensor:
-        return last_token(last_BLD, mask_BL) if self.cls_place == "last" else last_BLD[:, 0].float()
+        """The state (B, D) of each row's first or last real token, in float32."""
+        if self.cls_place == "first":
+            return last_BLD[:, 0].float()
+        places_B = (mask_BL.sum(1) - 1).clamp(min=0)
+        return last_BLD[torch.arange(last_BLD.shape[0], device=last_BLD.device), places_B].float()
 
 
 # splitmix64 (Steele, Lea & Flood 2014), as signed 64-bit integers because torch has no unsigned multiplication.

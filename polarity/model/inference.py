@@ -57,7 +57,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     return context
 
 
-class Scores(NamedTuple):
+class BatchScores(NamedTuple):
     """One task's scores of B rows: `probabilities` (B, K) float32, `predicted` (B,) int64."""
 
     probabilities: Tensor
@@ -95,7 +95,7 @@ def vote(probabilities_SBK: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def score(model: MultitaskModel, inputs: dict[str, Tensor], mode: str | None = None) -> dict[str, Scores]:
+def score(model: MultitaskModel, inputs: dict[str, Tensor], mode: str | None = None) -> dict[str, BatchScores]:
     """{task: scores} of one batch; `mode` off, mean or vote, by default the one that the model was trained for.
 
     `off` is one pass without dropout; `mean` and `vote` average the samples' probabilities, and differ in the predicted class.
@@ -111,5 +111,5 @@ def score(model: MultitaskModel, inputs: dict[str, Tensor], mode: str | None = N
     for task, logits_SBK in logits.items():
         probabilities_SBK = logits_SBK.float().softmax(-1)
         mean_BK = probabilities_SBK.mean(0)
-        scores[task] = Scores(mean_BK, vote(probabilities_SBK) if mode == "vote" else mean_BK.argmax(-1))
+        scores[task] = BatchScores(mean_BK, vote(probabilities_SBK) if mode == "vote" else mean_BK.argmax(-1))
     return scores

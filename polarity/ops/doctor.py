@@ -10,13 +10,13 @@ from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polarity.config import Config
 from polarity.encoders import resolve_encoder
 from polarity.environment import installed_versions
 from polarity.errors import PolarityError, Say, first_line
 from polarity.paths import OFFLINE_PREFIX, absolute, is_local_data, is_local_encoder, with_absolute_paths
+from polarity.train.cluster import ask_node, start_ray
 
 Level = Literal["ok", "warning", "problem"]
 COMPARED = ("python", "polarity", "ray", "torch", "transformers", "tokenizers", "safetensors", "pyarrow", "numpy")
@@ -68,15 +68,10 @@ def ask_nodes(config: Config, storage: str) -> Reports:
     names = [a if addresses.count(a) == 1 else f"{a} ({node['NodeID'][:6]})" for a, node in zip(addresses, nodes, strict=True)]
     config = with_absolute_paths(config)  # processes on other nodes stand in other folders
     data, encoder = config.data, config.model.encoder
-    sources = [source for source in (data.source, data.train, data.validation, data.test) if source]
     what = (storage if "://" in storage else absolute(storage), encoder, config.model.revision)
-    asked = [_ask(node["NodeID"], *what, [source for source in sources if is_local_data(source)]) for node in nodes]
+    local = [source for source in data.sources if is_local_data(source)]
+    asked = [ask_node(node["NodeID"], _look, *what, local, max_retries=0) for node in nodes]
     return {name: _answer(reference) for name, reference in zip(names, asked, strict=True)}
-
-
-def _ask(node_id: str, *what: Any) -> Any:
-    strategy = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-    return ray.remote(_look).options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(*what)
 
 
 def _answer(reference: Any) -> NodeReport:
@@ -250,8 +245,6 @@ def doctor(config: Config, storage: str, working_dir: Path | None, say: Say) -> 
 
 def join(config: Config, say: Say) -> Finding | None:
     """Join the cluster that RAY_ADDRESS names, or start one here; what stands in the way of that, or None."""
-    from polarity.train.cluster import start_ray
-
     address = os.environ.get("RAY_ADDRESS", "")
     if address.startswith(("http://", "https://")):
         remedy = f"run the doctor there: polarity submit --address {address} doctor ...; or set RAY_ADDRESS=HOST:6379 on one of its nodes"

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -230,7 +230,7 @@ def check_nodes(configs: Iterable[Config], folder: RunFolder | None, say: Say, *
         places |= {place: key for key, place in data.items() if with_data and place is not None and is_local_data(place)}
     with _mark(folder) as mark, _mark(shards) as other:
         places |= {made: key for made, key in ((mark, "the run folder"), (other, "data.shard_dir")) if made is not None}
-        asked = [(str(n["NodeManagerAddress"]), _ask(n["NodeID"], list(places))) for n in others]
+        asked = [(str(n["NodeManagerAddress"]), ask_node(n["NodeID"], _unseen, list(places))) for n in others]
         unseen = [(place, name) for name, reference in asked for place in _answer(name, reference, say)]
     for place, name in unseen:
         more = len({other for which, other in unseen if which == place}) - 1
@@ -256,9 +256,10 @@ def _mark(folder: RunFolder | None) -> Iterator[str | None]:
         folder.filesystem.delete_file(folder.path(name))
 
 
-def _ask(node_id: str, places: list[str]) -> "ray.ObjectRef[list[str]]":
+def ask_node(node_id: str, answer: Callable[..., Any], *what: Any, **options: Any) -> Any:
+    """A reference to what `answer(*what)` returns on a node; `options` are Ray's."""
     strategy = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-    return ray.remote(_unseen).options(num_cpus=0, scheduling_strategy=strategy).remote(places)
+    return ray.remote(answer).options(num_cpus=0, scheduling_strategy=strategy, **options).remote(*what)
 
 
 def _answer(name: str, reference: "ray.ObjectRef[list[str]]", say: Say) -> list[str]:

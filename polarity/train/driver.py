@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from polarity.artifacts import CHECKPOINTS, RunFolder
 from polarity.config import ClusterConfig
-from polarity.errors import PolarityError, RunError, Say
+from polarity.errors import PolarityError, RunError, Say, nothing
 from polarity.quiet import MARK, importing
 from polarity.train.cluster import PREEMPTION_WATCHER, takes_gpus, wait_until_fits
 from polarity.train.control import Control, Job, Listener, checkpoint_names, on_sigterm, seconds, watchdog
@@ -146,7 +146,7 @@ def _train_on_worker(given: dict[str, Any]) -> object:
     # It prints every report. Ray names this logger after its file.
     logging.getLogger(str(Path(ray.__file__).parent / "train/v2/_internal/execution/context.py")).setLevel(logging.WARNING)
     alone = listener is None  # a study reports epochs, and keeps or repeats its trials itself
-    say = _say if alone else _nothing
+    say = _say if alone else nothing  # a study tells of its trials itself, and draws its own table
     watcher = preemption if alone and os.environ.get(PREEMPTION_WATCHER) != "0" else None
     control = Control(seconds(cluster.checkpoint_minutes) if alone else None, watcher)
     world = World.current(get_device(), control)
@@ -175,10 +175,6 @@ def preemption() -> str | None:
 
 def _say(line: str) -> None:
     print("\n".join(f"{MARK}{part}" for part in line.splitlines()), flush=True)
-
-
-def _nothing(line: str) -> None:
-    """A study's trials are told of by the study, which draws its own table."""
 
 
 @ray.remote(num_cpus=0)

@@ -5,7 +5,7 @@ and a trial in a process of Ray Tune (`tune/trial.py`). They differ in who reads
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 from polarity.artifacts import CHECKPOINTS, HISTORY, MODEL, PREDICTIONS, Fill, RunFolder, disk_errors
 from polarity.data.batch import Corpus
 from polarity.encoders import load_tokenizer, quiet_transformers, same_encoder
-from polarity.errors import PolarityError, RunError, Say
+from polarity.errors import PolarityError, RunError, Say, nothing
 from polarity.evaluate import build_predictions
 from polarity.model.multitask import MultitaskModel
 from polarity.train.checkpoints import temporary_room, verify
@@ -65,7 +65,7 @@ def launch(
     """
     quiet_transformers()
     use_threads(job.config.cluster.cpus_per_worker)
-    folder, tell = RunFolder.open(job.run_dir), say if world.is_first else _silent
+    folder, tell = RunFolder.open(job.run_dir), say if world.is_first else nothing
     with tempfile.TemporaryDirectory(prefix="polarity-resume-") as temporary:
         checkpoint = _agreed_checkpoint(folder, world, Path(temporary), tell) if resume else None
         encoder = same_encoder(job.encoder)
@@ -86,10 +86,6 @@ def launch(
             if world.is_first:
                 _write(job, parts, result, encoder.folder)
     return None if metrics is None else metrics.last_values()
-
-
-def _silent(line: str) -> None:
-    """Other workers than the first say nothing."""
 
 
 def _agreed_checkpoint(folder: RunFolder, world: World, target: Path, say: Say) -> Path | None:
@@ -138,10 +134,7 @@ def _write(job: Job, parts: Mapping[str, pa.Table], result: Result, encoder: Pat
                 result.model.save_pretrained(temporary)
                 load_tokenizer(encoder).save_pretrained(temporary)
             folder.write_folder(MODEL, Path(temporary))
-    folder.write_parquet(HISTORY, pa.Table.from_pylist(_same_columns(result.state.history)))
+    history = result.state.history
+    columns = dict.fromkeys(name for row in history for name in row)
+    folder.write_parquet(HISTORY, pa.Table.from_pylist([{name: row.get(name) for name in columns} for row in history]))
     folder.write_parquet(PREDICTIONS, pa.concat_tables(judged))
-
-
-def _same_columns(rows: Sequence[HistoryRow]) -> list[HistoryRow]:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return [{name: row.get(name) for name in names} for row in rows]

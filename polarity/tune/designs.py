@@ -68,8 +68,19 @@ def design_arms(design: Design, level: Level = "tiers", custom: Path | None = No
     if custom is not None:
         return read_custom(custom)
     if design == "ladder":
-        return _ladder() if level == "tiers" else _ladder_by_points()
-    return _only(level) if design == "only" else _without(level)
+        if level == "tiers":
+            names = (BASELINE, "points-1-3", "plus-4-5", "plus-6-7", ALL)
+            return _steps(list(zip(names, (phase.points for phase in PHASES), strict=True)))
+        steps = [(f"up-to-{n}", ALL_POINTS[: index + 1]) for index, n in enumerate(ALL_POINTS)]
+        return _steps([(BASELINE, ()), *steps[:-1], (ALL, ALL_POINTS)])
+    units = {f"tier-{n}": tier.points for n, tier in TIERS.items()} if level == "tiers" else {f"point-{n}": (n,) for n in ALL_POINTS}
+    if design == "only":
+        return [Arm(BASELINE), *(Arm(name, points, reference=BASELINE, claim=claim_of(points)) for name, points in units.items())]
+    less = {name: tuple(n for n in ALL_POINTS if n not in points) for name, points in units.items()}
+    return [
+        Arm(ALL, ALL_POINTS),
+        *(Arm(f"without-{name}", less[name], reference=ALL, claim=_lost(claim_of(points))) for name, points in units.items()),
+    ]
 
 
 def arm_config(base: Base, arm: Arm) -> Config:
@@ -191,42 +202,11 @@ def _lost(claim: tuple[float, float]) -> tuple[float, float]:
     return -claim[1], -claim[0]
 
 
-def _ladder() -> list[Arm]:
-    names = (BASELINE, "points-1-3", "plus-4-5", "plus-6-7", ALL)
-    return _steps(list(zip(names, (phase.points for phase in PHASES), strict=True)))
-
-
-def _ladder_by_points() -> list[Arm]:
-    steps = [(f"up-to-{n}", ALL_POINTS[: index + 1]) for index, n in enumerate(ALL_POINTS)]
-    return _steps([(BASELINE, ()), *steps[:-1], (ALL, ALL_POINTS)])
-
-
 def _steps(steps: Sequence[tuple[str, tuple[int, ...]]]) -> list[Arm]:
     arms = [Arm(*steps[0])]
     for (below, fewer), (name, points) in itertools.pairwise(steps):
         arms.append(Arm(name, points, reference=below, claim=claim_of(set(points) - set(fewer))))
     return arms
-
-
-def _units(level: Level) -> dict[str, tuple[int, ...]]:
-    if level == "tiers":
-        return {f"tier-{n}": tier.points for n, tier in TIERS.items()}
-    return {f"point-{n}": (n,) for n in ALL_POINTS}
-
-
-def _only(level: Level) -> list[Arm]:
-    added = [Arm(name, points, reference=BASELINE, claim=claim_of(points)) for name, points in _units(level).items()]
-    return [Arm(BASELINE), *added]
-
-
-def _without(level: Level) -> list[Arm]:
-    return [
-        Arm(ALL, ALL_POINTS),
-        *(
-            Arm(f"without-{name}", tuple(n for n in ALL_POINTS if n not in points), reference=ALL, claim=_lost(claim_of(points)))
-            for name, points in _units(level).items()
-        ),
-    ]
 
 
 Signs = npt.NDArray[np.int64]
@@ -291,11 +271,8 @@ def plan_screen(level: Level, runs: int | None = None, custom: Path | None = Non
     off, *factors = read_custom(custom) if custom is not None else design_arms("only", level)
     _check_factors(off, factors, custom)
     signs_RF = screening_matrix(len(factors), runs)
-    return Screen(tuple(factors), {_run_name(number, signs): tuple(map(int, signs)) for number, signs in enumerate(signs_RF)}, off)
-
-
-def _run_name(number: int, signs: Signs) -> str:
-    return BASELINE if (signs < 0).all() else ALL if (signs > 0).all() else f"run-{number + 1:02d}"
+    names = [BASELINE if (signs < 0).all() else ALL if (signs > 0).all() else f"run-{at:02d}" for at, signs in enumerate(signs_RF, 1)]
+    return Screen(tuple(factors), {name: tuple(map(int, signs)) for name, signs in zip(names, signs_RF, strict=True)}, off)
 
 
 def _check_factors(off: Arm, factors: Sequence[Arm], custom: Path | None) -> None:
@@ -364,7 +341,7 @@ def estimable_interactions(signs_RF: Signs) -> list[Estimable]:
     return [Estimable(p, _correlations(pairs[p], {other: pairs[other] for other in pairs if other != p})) for p in clear]
 
 
-def unused_columns(signs_RF: Signs) -> dict[str, npt.NDArray[np.float64]]:
+def unused_columns(signs_RF: Signs) -> dict[str, Signs]:
     """Contrasts that no factor uses, orthogonal to all mains: what is seen there is noise and interactions, which a half-normal plot shows.
 
     A design of 12 or 24 runs with fewer than 11 factors has the remaining columns of Plackett and Burman's.
@@ -373,7 +350,7 @@ def unused_columns(signs_RF: Signs) -> dict[str, npt.NDArray[np.float64]]:
     if runs not in (12, 24) or factors <= _FULL_FACTORIAL:
         return {}
     whole = screening_matrix(MOST_FACTORS, runs)
-    return {f"unused column {j + 1}": whole[:, j].astype(np.float64) for j in range(factors, MOST_FACTORS)}
+    return {f"unused column {j + 1}": whole[:, j] for j in range(factors, MOST_FACTORS)}
 
 
 Changes = Tree

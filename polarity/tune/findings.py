@@ -10,7 +10,19 @@ from polarity.config import Config
 from polarity.errors import RunError
 from polarity.evaluate.metrics import class_scores, confusions
 from polarity.evaluate.predictions import Labels, of_split
-from polarity.study import EFFECTS_SCHEMA, ArmCompute, Asha, Detectable, EqualCompute, Replay, Savings, Score, Spread, Study, TrialRecord
+from polarity.study import (
+    EFFECTS_SCHEMA,
+    ArmCompute,
+    Asha,
+    Detectable,
+    EqualCompute,
+    MeasuredSpread,
+    Replay,
+    Savings,
+    Score,
+    Study,
+    TrialRecord,
+)
 from polarity.tune.conductor import plan_asha, replay
 from polarity.tune.designs import Screen
 from polarity.tune.screen_effects import linear_effects, screen_effects
@@ -54,10 +66,12 @@ def conclude(study: Study, configs: Mapping[str, Config]) -> pa.Table:
     file.noisy_arms = list(found.noisy)
     if screened is None:
         file.detectable = Detectable(before=file.detectable.before, after=found.detectable)
-        file.spread = Spread(seed_sd=found.seed_sd, row_sd=found.row_sd)
+        file.spread = MeasuredSpread(seed_sd=found.seed_sd, row_sd=found.row_sd)
         file.savings = savings(study, {name: c.train.epochs for name, c in configs.items()})
         file.equal_compute = equal_compute(study.trials)
-        file.asha_replay = replayed(study, {arm: score.mean for arm, score in file.scores.items()}, rungs_for(study, configs))
+        epochs, warmups = [c.train.epochs for c in configs.values()], [c.optim.warmup_ratio for c in configs.values()]
+        asha = file.asha or plan_asha(epochs, warmups, keep_ahead=True)  # its own rungs, or those that it would have had
+        file.asha_replay = replayed(study, {arm: score.mean for arm, score in file.scores.items()}, asha)
     study.save()
     return table
 
@@ -78,7 +92,7 @@ def _conclude_screen(study: Study, config: Config) -> pa.Table | None:
     predictions, seconds = _of_trials(study, finished)
     found = screen_effects(predictions, screen, config.labels, seconds=seconds, by_title=study.file.data.unit == "title")
     file.detectable = Detectable(before=file.detectable.before, after=found.detectable)
-    file.spread = Spread(trial_sd=found.seed_sd, row_sd=found.row_sd)
+    file.spread = MeasuredSpread(trial_sd=found.seed_sd, row_sd=found.row_sd)
     entry.interactions, entry.contrasts, entry.aliased = found.interactions, found.contrasts, found.aliased
     entry.error_df, entry.error_from = found.error_df, found.error_from
     return found.table
@@ -89,13 +103,6 @@ def inner_effects(study: Study, screen: Screen) -> dict[str, float]:
     finished = [trial for trial in study.of("screen", "finished") if trial.overall is not None]
     effects = linear_effects([(t.arm, t.seed) for t in finished], [t.overall or 0.0 for t in finished], screen)
     return dict(zip(screen.names, map(float, effects), strict=True))
-
-
-def rungs_for(study: Study, configs: Mapping[str, Config]) -> Asha:
-    """The study's own rungs, or those that it would have had."""
-    if study.file.asha is not None:
-        return study.file.asha
-    return plan_asha([c.train.epochs for c in configs.values()], [c.optim.warmup_ratio for c in configs.values()], keep_ahead=True)
 
 
 def missing(study: Study, reason: str | None) -> list[str]:

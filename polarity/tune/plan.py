@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -85,7 +86,7 @@ class StudyPlan:
         """What the study can see, judged on so many rows."""
         if self.screen:
             return forecast_screen(len(self.screen.factors), len(self.screen.runs), self.seeds, rows)
-        return forecast_pairs("study", sum(arm.reference is not None for arm in arms), self.seeds, rows)
+        return forecast_pairs(sum(arm.reference is not None for arm in arms), self.seeds, rows)
 
 
 def new_study(
@@ -122,8 +123,13 @@ def trial_time(prepared: PreparedStudy, arm: str) -> tuple[float, float]:
     encoder = resolve_encoder(config.model.encoder, config.model.revision)
     pad = pad_id(config.model.encoder, config.model.revision)
     whole = {p: Corpus.from_table(t, list(config.labels), pad) for p, t in prepared.tokens[token_key(config)].items()}
-    small = _timed_config(config)
-    part = Corpus.from_table(_sample(prepared.tokens[token_key(config)]["train"], small), list(config.labels), pad)
+    size = config.train.micro_batch_size
+    # Micro-batches alone, R-Drop from the first one, no oversampling: what a step's forward and backward pass cost.
+    settings: Settings = {"train.global_batch_size": size, "train.epochs": 2, "loss.r_drop_warmup_epochs": 0, "cluster.workers": 0}
+    small = with_settings(config, {**settings, "data.oversample.alpha": 0.0, "data.oversample.max_multiplier": 1.0})
+    train = prepared.tokens[token_key(config)]["train"]
+    rows = np.linspace(0, train.num_rows - 1, min(train.num_rows, _TIMED_BATCHES * size)).astype(np.int64)
+    part = Corpus.from_table(train.take(pa.array(rows)), list(config.labels), pad)
     use_threads(config.cluster.cpus_per_worker)
     model = MultitaskModel.from_encoder(encoder.folder, config.model, config.labels, seed=0)
     begun = time.perf_counter()
@@ -133,28 +139,15 @@ def trial_time(prepared: PreparedStudy, arm: str) -> tuple[float, float]:
     training.state.epoch += 1
     begun = time.perf_counter()
     training.run_epoch()
-    train = (time.perf_counter() - begun) / part.lengths.sum()
+    step = (time.perf_counter() - begun) / part.lengths.sum()
     begun = time.perf_counter()
     training.predict(training.validation_rows)
     predict = (time.perf_counter() - begun) / part.lengths.sum()
     tokens = {name: int(corpus.lengths.sum()) for name, corpus in whole.items()}
     grown = prepared.ledgers[arm].epoch_rows / max(1, prepared.ledgers[arm].rows)
-    epoch = tokens["train"] * grown * train + tokens["validation"] * predict
+    epoch = tokens["train"] * grown * step + tokens["validation"] * predict
     ends = (tokens["validation"] + tokens["test"]) * predict
     return float(config.train.epochs * epoch + ends + _START_S), float(sum(tokens.values()) * features)
-
-
-def _timed_config(config: Config) -> Config:
-    """Micro-batches alone, R-Drop from the first one, no oversampling: what a step's forward and backward pass cost."""
-    size = config.train.micro_batch_size
-    settings: Settings = {"train.global_batch_size": size, "train.epochs": 2, "loss.r_drop_warmup_epochs": 0, "cluster.workers": 0}
-    return with_settings(config, {**settings, "data.oversample.alpha": 0.0, "data.oversample.max_multiplier": 1.0})
-
-
-def _sample(table: pa.Table, config: Config) -> pa.Table:
-    wanted = min(table.num_rows, _TIMED_BATCHES * config.train.global_batch_size)
-    rows = np.linspace(0, table.num_rows - 1, wanted).astype(np.int64)
-    return table.take(pa.array(rows))
 
 
 @dataclass(frozen=True)
@@ -194,8 +187,10 @@ def compare_designs(screens: Mapping[str, Screen], costs: Costs, seeds: int, row
     lines = [f"{'design':<18}{'trials':>8}{'hours':>9}{'sees':>8}   for the same hours: seeds    sees"]
     at_equal_hours: dict[str, float] = {}
     for design, each in hours.items():
-        own, paid = _forecast(design, screens, len(names), seeds, rows), int(budget / each + 1e-9)
-        then = _forecast(design, screens, len(names), paid, rows).detectable if paid else None
+        runs = len(screens[design].runs) if design in screens else None
+        forecast = partial(forecast_screen, len(names), runs) if runs else partial(forecast_pairs, len(names))
+        own, paid = forecast(seeds, rows), int(budget / each + 1e-9)
+        then = forecast(paid, rows).detectable if paid else None
         at_equal_hours[design] = math.inf if then is None else then
         lines.append(f"{design:<18}{own.trials:>8}{seeds * each:>9.2f}{_sees(own.detectable):>8}   {paid:>25}{_sees(then):>8}")
     best = min(at_equal_hours, key=lambda design: at_equal_hours[design])
@@ -210,12 +205,6 @@ def compare_designs(screens: Mapping[str, Screen], costs: Costs, seeds: int, row
 def _switched(screen: Screen) -> list[list[str]]:
     """The factors that each run has on."""
     return [[name for name, sign in zip(screen.names, signs, strict=True) if sign > 0] for signs in screen.runs.values()]
-
-
-def _forecast(design: str, screens: Mapping[str, Screen], factors: int, seeds: int, rows: int) -> Forecast:
-    if design in screens:
-        return forecast_screen(factors, len(screens[design].runs), seeds, rows)
-    return forecast_pairs(design, factors, seeds, rows)
 
 
 def _sees(effect: float | None) -> str:

@@ -22,6 +22,7 @@ verdict are those of any study. Shape suffixes: T trials, J effects, M metrics, 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,6 @@ from polarity.study import EFFECTS_SCHEMA, Contrast, Interaction
 from polarity.tune.designs import Screen, estimable_interactions, main_aliases, pair_columns, unused_columns
 from polarity.tune.statistics import SeedRows, Trial, by_seed, effect_rows, known, mean_seconds
 from polarity.tune.variance import (
-    Interval,
     SeedSpread,
     TrialScores,
     by_unit,
@@ -46,6 +46,7 @@ from polarity.tune.variance import (
     rows_degrees,
 )
 
+Value = TypeVar("Value")
 _PART = 8_192
 """Rows whose influences are held at a time."""
 _FEWEST_DF = 8
@@ -108,7 +109,8 @@ def fit_screen(seeds: Sequence[SeedRows], units: int, screen: Screen, labels: La
     signs_TF = np.array([screen.runs[name] for name, _ in trials], dtype=np.float64)
     pairs = estimable_interactions(screen.signs_RF)
     fit = _fit(trials, signs_TF, screen)
-    of_pairs_JT = np.array([_pair_weights(trials, signs_TF, interaction.pair) for interaction in pairs]).reshape(len(pairs), len(trials))
+    products = [signs_TF[:, j] * signs_TF[:, k] for j, k in (found.pair for found in pairs)]
+    of_pairs_JT = np.array([_beside_mains(trials, signs_TF, product_T) for product_T in products]).reshape(len(pairs), len(trials))
     weights_JT = np.concatenate([fit.weights_JT, of_pairs_JT])
     s2_M = _mean_square(fit, scores_TM)
     v_JM, df_JM = _rows_part(weights_JT, fit, judged, placed, units)
@@ -130,13 +132,23 @@ def fit_screen(seeds: Sequence[SeedRows], units: int, screen: Screen, labels: La
         ],
         schema=EFFECTS_SCHEMA,
     )
-    found = [_interaction(screen, pair.pair, pair.aliases, interval) for pair, interval in zip(pairs, intervals[factors:], strict=True)]
+    found = [
+        Interaction(
+            factors=(screen.names[pair.pair[0]], screen.names[pair.pair[1]]),
+            estimate=float(interval.mean_M[0]),
+            low=known(interval.low_M[0]),
+            high=known(interval.high_M[0]),
+            aliases=_named(screen, pair.aliases),
+        )
+        for pair, interval in zip(pairs, intervals[factors:], strict=True)
+    ]
+    aliased = dict(zip(screen.names, main_aliases(screen.signs_RF), strict=True))
     row_sd = math.sqrt(float(np.mean(v_JM[:factors, 0])))
     return ScreenEffects(
         table,
         sorted(found, key=lambda entry: -abs(entry.estimate)),
         _contrasts(screen, trials, scores_TM[:, 0], [float(interval.mean_M[0]) for interval in intervals[:factors]]),
-        _aliased(screen),
+        {name: _named(screen, aliases) for name, aliases in aliased.items() if aliases},
         math.sqrt(float(s2_M[0])) if spread else None,
         row_sd if spread else None,
         _smallest(fit, float(s2_M[0]), row_sd, factors) if spread else None,
@@ -176,10 +188,9 @@ def _indicators(values: npt.ArrayLike) -> Floats:
     return found
 
 
-def _pair_weights(trials: Sequence[Trial], signs_TF: Floats, pair: tuple[int, int]) -> Floats:
-    """Weights of one interaction beside the blocks and all main effects."""
-    column = signs_TF[:, pair[0]] * signs_TF[:, pair[1]] / 2
-    model = np.concatenate([_indicators([seed for _, seed in trials]), signs_TF / 2, column[:, None]], axis=1)
+def _beside_mains(trials: Sequence[Trial], signs_TF: Floats, column_T: Codes | Floats) -> Floats:
+    """Weights (T,) of one more contrast, an interaction say, beside the blocks and all main effects."""
+    model = np.concatenate([_indicators([seed for _, seed in trials]), signs_TF / 2, column_T[:, None] / 2], axis=1)
     weights: Floats = np.linalg.pinv(model)[-1]
     return weights
 
@@ -229,23 +240,9 @@ def _sides(
     return scores, len({seed for _, seed in trials}), costs
 
 
-def _interaction(screen: Screen, pair: tuple[int, int], aliases: Mapping[tuple[int, int], float], interval: Interval) -> Interaction:
-    return Interaction(
-        factors=(screen.names[pair[0]], screen.names[pair[1]]),
-        estimate=float(interval.mean_M[0]),
-        low=known(interval.low_M[0]),
-        high=known(interval.high_M[0]),
-        aliases={_pair_name(screen, other): value for other, value in aliases.items()},
-    )
-
-
-def _pair_name(screen: Screen, pair: tuple[int, int]) -> str:
-    return f"{screen.names[pair[0]]} x {screen.names[pair[1]]}"
-
-
-def _aliased(screen: Screen) -> dict[str, dict[str, float]]:
-    found = zip(screen.names, main_aliases(screen.signs_RF), strict=True)
-    return {name: {_pair_name(screen, pair): value for pair, value in aliases.items()} for name, aliases in found if aliases}
+def _named(screen: Screen, of_pairs: Mapping[tuple[int, int], Value]) -> dict[str, Value]:
+    """{"a x b": value} of values by two factors' indices."""
+    return {f"{screen.names[j]} x {screen.names[k]}": value for (j, k), value in of_pairs.items()}
 
 
 def _contrasts(screen: Screen, trials: Sequence[Trial], scores_T: Floats, effects: Sequence[float]) -> list[Contrast]:
@@ -253,15 +250,14 @@ def _contrasts(screen: Screen, trials: Sequence[Trial], scores_T: Floats, effect
     pairs.
     """
     found = [Contrast(name=name, estimate=effect) for name, effect in zip(screen.names, effects, strict=True)]
-    others = {name: column_R.astype(np.float64) for name, column_R in unused_columns(screen.signs_RF).items()}
+    others = unused_columns(screen.signs_RF)
     if not others and not any(main_aliases(screen.signs_RF)):
-        others = {_pair_name(screen, pair): column_R.astype(np.float64) for pair, column_R in pair_columns(screen.signs_RF).items()}
+        others = _named(screen, pair_columns(screen.signs_RF))
     place = {name: index for index, name in enumerate(screen.runs)}
     signs_TF = np.array([screen.runs[name] for name, _ in trials], dtype=np.float64)
     for name, column_R in others.items():
         column_T = np.array([column_R[place[run]] for run, _ in trials])
-        model = np.concatenate([_indicators([seed for _, seed in trials]), signs_TF / 2, column_T[:, None] / 2], axis=1)
-        found.append(Contrast(name=name, estimate=float(np.linalg.pinv(model)[-1] @ scores_T)))
+        found.append(Contrast(name=name, estimate=float(_beside_mains(trials, signs_TF, column_T) @ scores_T)))
     return found
 
 

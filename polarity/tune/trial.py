@@ -31,7 +31,7 @@ from polarity.artifacts import CHECKPOINTS, METRICS, RunFolder
 from polarity.config import Config
 from polarity.data.ledger import TaskStatistics
 from polarity.encoders import EncoderFiles
-from polarity.errors import RunError
+from polarity.errors import RunError, nothing
 from polarity.evaluate import build_metrics
 from polarity.run import Run
 from polarity.train.control import Control, Job, checkpoint_names
@@ -43,7 +43,7 @@ KEEP_AFTER_S = 600.0
 """A trial that has trained so long since its last kept checkpoint keeps one: what a killed study has to repeat is bounded by it."""
 
 
-Tables = Mapping[str, "ray.ObjectRef[pa.Table]"]
+TokenRefs = Mapping[str, "ray.ObjectRef[pa.Table]"]
 """{part: reference to its tokens}."""
 
 
@@ -65,7 +65,7 @@ class TrialSpec:
     tags: Mapping[str, str]
     """Of its metrics (`ray_metrics.RUN_TAGS`)."""
 
-    def job(self, tables: Tables) -> Job:
+    def job(self, tables: TokenRefs) -> Job:
         """What a worker needs."""
         parts = {name: ray.get(ref) for name, ref in tables.items()}
         return Job(self.config, parts, self.statistics, self.run_dir, self.encoder, pad_id=self.pad_id, keep_model=False)
@@ -103,7 +103,7 @@ class Talk:
         return bool(self._words.get())
 
 
-Begin = Callable[[TrialSpec, Tables], tuple[Talk, Callable[[], None]]]
+Begin = Callable[[TrialSpec, TokenRefs], tuple[Talk, Callable[[], None]]]
 """From a spec and its tables' references to the talk and the training, which another thread will call."""
 
 
@@ -115,7 +115,7 @@ class StudyTrial(Trainable):
         config: dict[str, Any],
         begin: Begin | None = None,
         specs: Mapping[str, TrialSpec] | None = None,
-        tables: Mapping[str, Tables] | None = None,
+        tables: Mapping[str, TokenRefs] | None = None,
     ) -> None:
         """`specs`: {trial id: spec}; `tables`: {token key: the tables}. Ray Tune passes them as keywords."""
         assert begin is not None and specs is not None and tables is not None
@@ -181,19 +181,19 @@ class AskAfterEpoch:
             raise Stopped("the trial was stopped")
 
 
-def begin_alone(spec: TrialSpec, tables: Tables) -> tuple[Talk, Callable[[], None]]:
+def begin_alone(spec: TrialSpec, tables: TokenRefs) -> tuple[Talk, Callable[[], None]]:
     """A trial of one worker: the loop itself, in this process."""
     talk, device = Talk(queue.SimpleQueue), torch.device("cuda" if ray.get_gpu_ids() else "cpu")
-    return talk, lambda: _train_alone(spec, tables, device, talk)
 
+    def train() -> None:
+        folder = RunFolder.open(spec.run_dir)
+        local = folder.local is not None  # a trial keeps no checkpoints elsewhere
+        control = Control(keeps_epoch=every(KEEP_AFTER_S) if local else lambda: False)
+        world = World(device=device, control=control)
+        launch(spec.job(tables), world, say=nothing, resume=local, epoch_ended=AskAfterEpoch(talk), keep=1, gauges=spec.tags)
+        judge_trial(spec, folder)
 
-def _train_alone(spec: TrialSpec, tables: Tables, device: torch.device, talk: Talk) -> None:
-    folder = RunFolder.open(spec.run_dir)
-    local = folder.local is not None  # a trial keeps no checkpoints elsewhere
-    control = Control(keeps_epoch=every(KEEP_AFTER_S) if local else lambda: False)
-    world = World(device=device, control=control)
-    launch(spec.job(tables), world, say=lambda _: None, resume=local, epoch_ended=AskAfterEpoch(talk), keep=1, gauges=spec.tags)
-    judge_trial(spec, folder)
+    return talk, train
 
 
 def every(seconds: float) -> Callable[[], bool]:
@@ -240,14 +240,13 @@ def free_memory() -> None:
             trim(0)
 
 
-def begin_group(spec: TrialSpec, tables: Tables) -> tuple[Talk, Callable[[], None]]:
+def begin_group(spec: TrialSpec, tables: TokenRefs) -> tuple[Talk, Callable[[], None]]:
     """A trial of `cluster.workers` workers; a killed study leaves checkpoints in its folder, from which the same trial goes on."""
     talk = Talk(partial(Queue, actor_options={"num_cpus": 0}))
-    return talk, lambda: _train_group(spec, tables, talk)
 
+    def train() -> None:
+        folder = RunFolder.open(spec.run_dir)
+        fit(spec.job(tables), nothing, resume=bool(checkpoint_names(folder)), listener=AskAfterEpoch(talk), tags=spec.tags)
+        judge_trial(spec, folder)
 
-def _train_group(spec: TrialSpec, tables: Tables, talk: Talk) -> None:
-    folder = RunFolder.open(spec.run_dir)
-    resume = bool(checkpoint_names(folder))
-    fit(spec.job(tables), lambda _: None, resume=resume, listener=AskAfterEpoch(talk), tags=spec.tags)
-    judge_trial(spec, folder)
+    return talk, train

@@ -290,7 +290,8 @@ def cautious(seed_df: float, rows_df_M: Floats, rows_M: Floats, tests: int) -> n
 def critical(tail: float, of_seeds_M: Floats, seed_df: float, rows_M: Floats, rows_df_M: Floats, tests: int) -> Floats:
     """The limit, in standard errors, that is passed with the probability `tail` on each side (M,)."""
     parts = (of_seeds_M, seed_df, rows_M, rows_df_M)
-    limits: Floats = np.where(cautious(seed_df, rows_df_M, rows_M, tests), _cochran(tail, *parts), _satterthwaite(tail, *parts))
+    satterthwaite_M = -special.stdtrit(_satterthwaite_df(*parts), tail)
+    limits: Floats = np.where(cautious(seed_df, rows_df_M, rows_M, tests), _cochran(tail, *parts), satterthwaite_M)
     return limits
 
 
@@ -298,11 +299,6 @@ def _satterthwaite_df(of_seeds_M: Floats, seed_df: float, rows_M: Floats, rows_d
     share_M = of_seeds_M**2 / seed_df + rows_M**2 / rows_df_M
     df_M: Floats = np.divide((of_seeds_M + rows_M) ** 2, share_M, out=np.full_like(share_M, _NORMAL_DF), where=share_M > 0)
     return df_M
-
-
-def _satterthwaite(tail: float, of_seeds_M: Floats, seed_df: float, rows_M: Floats, rows_df_M: Floats) -> Floats:
-    limits: Floats = -special.stdtrit(_satterthwaite_df(of_seeds_M, seed_df, rows_M, rows_df_M), tail)
-    return limits
 
 
 def _cochran(tail: float | Floats, of_seeds_M: Floats, seed_df: float, rows_M: Floats, rows_df_M: Floats) -> Floats:
@@ -393,21 +389,17 @@ def detectable_effect(seed_se: float, row_se: float, tests: int, seed_df: float,
 class Forecast:
     """What a design costs and can see: `trials` in full; `detectable` None where it can see nothing."""
 
-    design: str
-    runs: int
-    seeds: int
     trials: int
     detectable: float | None
 
 
-def forecast_pairs(design: str, tests: int, seeds: int, rows: int) -> Forecast:
+def forecast_pairs(tests: int, seeds: int, rows: int) -> Forecast:
     """A design of arms that are each compared with one of them: `tests` differences over `seeds` seeds, judged on `rows` rows."""
     sees = None
     if tests and seeds > 1:
-        # The degrees of arms that share one reference; `variance.py` has the formula.
-        seed_df = 4 * tests * (seeds - 1) / (tests + 3)
+        seed_df = 4 * tests * (seeds - 1) / (tests + 3)  # the degrees of arms that share one reference, see above
         sees = detectable_effect(stated_seed_sd(rows) / math.sqrt(seeds), stated_row_sd(rows), tests, seed_df)
-    return Forecast(design, tests + 1, seeds, (tests + 1) * seeds, sees)
+    return Forecast((tests + 1) * seeds, sees)
 
 
 def forecast_screen(factors: int, runs: int, seeds: int, rows: int) -> Forecast:
@@ -418,4 +410,4 @@ def forecast_screen(factors: int, runs: int, seeds: int, rows: int) -> Forecast:
     seed_se = stated_seed_sd(rows) / math.sqrt(2) * 2 / math.sqrt(trials)
     row_variance = stated_row_sd(rows) ** 2 * (SCREEN_ROWS + (1 - SCREEN_ROWS) * 2 / runs)
     sees = detectable_effect(seed_se, math.sqrt(row_variance), factors, seed_df) if seed_df > 0 else None
-    return Forecast("screen", runs, seeds, trials, sees)
+    return Forecast(trials, sees)

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from polarity.artifacts import REPORT, RunFolder
 from polarity.config import Config
 from polarity.encoders import require_encoders, resolve_encoder
-from polarity.environment import Environment, describe_environment
+from polarity.environment import describe_environment
 from polarity.errors import ConfigError, RunError, Say
 from polarity.resolve import dump_config, parse_config
 from polarity.study import Arm, Chosen, Study, open_study_folder
@@ -20,6 +22,7 @@ from polarity.tune.plan import Costs, StudyPlan, compare_designs, describe, dete
 from polarity.tune.ray_tune import place_trials
 from polarity.tune.runner import Limits, PreparedStudy, check_same_rows, prepare_study, run_study, study_rows
 from polarity.tune.terminal import render_effects, shared_notes
+from polarity.workflows.report import report_study
 from polarity.workflows.train import require_data
 
 
@@ -67,20 +70,16 @@ def ablate(question: Question, plan: StudyPlan, study_dir: str, *, limits: Limit
     folder = open_study_folder(study_dir, resume=False)
     prepared = prepare(configs, plan.effects_on, folder, say)
     level, command = "custom" if question.custom else question.level, "polarity " + " ".join(sys.argv[1:])
-    environment = _environment(configs[arms[0].name])
+    config = configs[arms[0].name]
+    encoder = resolve_encoder(config.model.encoder, config.model.revision)
+    environment = describe_environment(seeds={"split": config.data.split.seed}, sources=config.data.sources, encoder=encoder, torch=torch)
     study = new_study(folder, plan, arms, prepared, design=question.design, level=level, command=command, environment=environment)
-    if plan.screen:
-        _note_screen(study, question, plan)
+    if study.file.screen and plan.screen:  # what a confirmation will need, and what settings that factors share mean in each run
+        changes = designs.factor_changes(plan.screen, question.configure)
+        study.file.screen.changes, study.file.screen.shared = changes, designs.shared_settings(changes)
+        study.save()
     say(detectable_line(study.file.detectable.before, plan.seeds))
     return _run_and_conclude(study, prepared, limits or Limits(), say)
-
-
-def _note_screen(study: Study, question: Question, plan: StudyPlan) -> None:
-    """What a confirmation will need, and what settings that factors share mean in each run."""
-    assert plan.screen is not None and study.file.screen is not None
-    changes = designs.factor_changes(plan.screen, question.configure)
-    study.file.screen.changes, study.file.screen.shared = changes, designs.shared_settings(changes)
-    study.save()
 
 
 def resume(study_dir: str, *, limits: Limits | None = None, retry_failed: bool = False, confirm_seeds: int = 0, say: Say = tell) -> Study:
@@ -181,7 +180,8 @@ def _run_and_conclude(study: Study, prepared: PreparedStudy, limits: Limits, say
     say(render_effects(table, detectable=study.file.detectable, screen=study.file.screen))
     for gap in gaps:
         say(gap)
-    write_report(study.folder, say)
+    report_study(study.folder)
+    say(f"report: {study.folder.uri.rstrip('/')}/{REPORT}")
     say(f"study folder: {study.folder.uri}")
     return study
 
@@ -222,19 +222,3 @@ def _plan_confirmation(study: Study, say: Say) -> bool:
 def configs_of(study: Study) -> dict[str, Config]:
     """{arm: configuration} of a study's own record."""
     return {name: parse_config(text, f"{study.folder.uri}, arm {name}") for name, text in study.file.configs.items()}
-
-
-def write_report(folder: RunFolder, say: Say) -> None:
-    """Write the study's report.html."""
-    from polarity.report.study import render_study
-
-    folder.write_text(REPORT, render_study(folder.uri))
-    say(f"report: {folder.uri.rstrip('/')}/{REPORT}")
-
-
-def _environment(config: Config) -> Environment:
-    import torch
-
-    encoder = resolve_encoder(config.model.encoder, config.model.revision)
-    seeds = {"split": config.data.split.seed}
-    return describe_environment(seeds=seeds, sources=config.data.sources, encoder=encoder, torch=torch)

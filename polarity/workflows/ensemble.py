@@ -4,7 +4,6 @@ Members count equally, unless validation rows that chose nothing show that fitte
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from polarity import artifacts
-from polarity.arrays import Codes, Floats
+from polarity.arrays import Codes
 from polarity.artifacts import RunFolder
 from polarity.data.split import load_splits
 from polarity.environment import MadeFrom
@@ -32,14 +31,6 @@ _COPIED = (artifacts.CONFIG, artifacts.ENVIRONMENT, artifacts.METRICS, artifacts
 
 Predicted = dict[str, pa.Table]
 """{split: predictions in the splits' row order} of one member."""
-
-
-@dataclass(frozen=True)
-class Weighting:
-    """`weights` one a member, and how they were chosen."""
-
-    weights: list[float]
-    choice: WeightChoice
 
 
 def ensemble(runs: Sequence[str], out: str, *, linear: bool = False, weights: str = "auto", say: Say = print) -> Metrics:
@@ -74,19 +65,21 @@ def _make(folder: RunFolder, runs: Sequence[str], linear: bool, weights: str, sa
         with writing(folder, LINEAR) as place:
             place.mkdir()
             save_linear(place, floor, labels)
-    chances = {split: [member_probabilities(of[split], labels) for of in predicted.values()] for split in splits.held_out}
+    chances = {
+        split: [{task: probabilities_of(of[split], task, list(classes)) for task, classes in labels.items()} for of in predicted.values()]
+        for split in splits.held_out
+    }
     if weights == "equal":
-        weighting = Weighting([1.0 / len(predicted)] * len(predicted), {"chosen": "equal, as asked"})
+        shares, choice = [1.0 / len(predicted)] * len(predicted), WeightChoice(chosen="equal, as asked")
     else:
         by_title = splits.by_title["validation"]
-        weighting = choose_weights(chances["validation"], splits.validation, labels, by_title=by_title, resamples=resamples)
+        shares, choice = choose_weights(chances["validation"], splits.validation, labels, by_title=by_title, resamples=resamples)
     combined = {
-        split: build_predictions(split, table, pool(chances[split], weighting.weights, labels), labels)
-        for split, table in splits.held_out.items()
+        split: build_predictions(split, table, pool(chances[split], shares, labels), labels) for split, table in splits.held_out.items()
     }
     chose = [what for member in members for what in member.decided.get("validation", [])]
     chose += [] if weights == "equal" else ["the members' weights"]
-    record = _record(predicted, weighting, combined, labels, splits.by_title, resamples, chose, say)
+    record = _record(predicted, shares, choice, combined, labels, splits.by_title, resamples, chose, say)
     for name, member in named.items():
         for file in _COPIED:
             if member.has(file):
@@ -108,8 +101,8 @@ def _named(members: Sequence[Run]) -> dict[str, Run]:
 
 
 def _record(
-    predicted: dict[str, Predicted], weighting: Weighting, combined: Predicted, labels: dict[str, list[str]], titles: dict[str, bool],
-    resamples: int, chose: Sequence[str], say: Say,
+    predicted: dict[str, Predicted], shares: list[float], choice: WeightChoice, combined: Predicted, labels: dict[str, list[str]],
+    titles: dict[str, bool], resamples: int, chose: Sequence[str], say: Say,
 ) -> EnsembleRecord:  # fmt: skip
     """What ensemble.json says beside its members, all of it said, too."""
     scores = {name: _overall(of_member["validation"], labels) for name, of_member in predicted.items()}
@@ -120,16 +113,16 @@ def _record(
         )["overall"]
         for name, table in combined.items()
     }
-    for (name, score), weight in zip(scores.items(), weighting.weights, strict=True):
+    for (name, score), weight in zip(scores.items(), shares, strict=True):
         say(f"{name}: {100 * score:.1f} % overall macro-F1 on validation, weight {weight:.3f}")
-    if "fitted_minus_equal_cross_fitted" in weighting.choice:
-        crossed = weighting.choice["fitted_minus_equal_cross_fitted"]
-        say(f"weights: {weighting.choice['chosen']} (fitted against equal, cross-fitted: {_points(crossed)})")
+    if "fitted_minus_equal_cross_fitted" in choice:
+        crossed = choice["fitted_minus_equal_cross_fitted"]
+        say(f"weights: {choice['chosen']} (fitted against equal, cross-fitted: {_points(crossed)})")
     for name, gain in gains.items():
         say(f"ensemble: {100 * _overall(combined[name], labels):.1f} % on {name}, against {best}, the best on validation: {_points(gain)}")
     record: EnsembleRecord = {
-        "weights": weighting.weights,
-        "choice": weighting.choice,
+        "weights": shares,
+        "choice": choice,
         "validation": scores,
         "against_best_member": {"member": best, **gains["validation"]},
     }
@@ -138,10 +131,13 @@ def _record(
     return record
 
 
-def choose_weights(members: Sequence[Probabilities], comments: pa.Table, labels: Labels, *, by_title: bool, resamples: int) -> Weighting:
-    """Fitted weights where, cross-fitted on the validation rows `comments`, their gain in macro-F1 over equal ones excludes zero.
+def choose_weights(
+    members: Sequence[Probabilities], comments: pa.Table, labels: Labels, *, by_title: bool, resamples: int
+) -> tuple[list[float], WeightChoice]:
+    """(a weight a member, how they were chosen): fitted ones where, cross-fitted on the validation rows `comments`, their gain in macro-F1
+    over equal ones excludes zero, else equal ones.
 
-    Else equal weights. `by_title` keeps a title's rows in one fold and resamples titles. Raises RunError for fewer rows than folds.
+    `by_title` keeps a title's rows in one fold and resamples titles. Raises RunError for fewer rows than folds.
     """
     equal = [1.0 / len(members)] * len(members)
     codes = {task: comments[task].fill_null(-1).to_numpy().astype(np.int64) for task in labels}
@@ -157,13 +153,8 @@ def choose_weights(members: Sequence[Probabilities], comments: pa.Table, labels:
     difference = paired_difference(by_fitted, by_equal, labels, resamples=resamples, by_title=by_title)["overall"]
     choice: WeightChoice = {"chosen": "equal", "folds": FOLDS, "fitted_minus_equal_cross_fitted": difference}
     if difference["verdict"] != "gain":
-        return Weighting(equal, choice)
-    return Weighting(fit_weights(members, codes), {**choice, "chosen": "fitted"})
-
-
-def member_probabilities(predictions: pa.Table, labels: Labels) -> dict[str, Floats]:
-    """{task: (N, K)} of a predictions table."""
-    return {task: probabilities_of(predictions, task, list(classes)) for task, classes in labels.items()}
+        return equal, choice
+    return fit_weights(members, codes), {**choice, "chosen": "fitted"}
 
 
 def pool(members: Sequence[Probabilities], weights: Sequence[float], labels: Labels) -> dict[str, NDArray[np.float32]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from polarity.artifacts import CONFIG, STUDENT
-from polarity.errors import DataError, PolarityError, RunError, Say, nearest
+from polarity.errors import DataError, PolarityError, RunError, Say, nearest, nothing
 from polarity.predict.exported import About, Exported, check_free, new_folder
 from polarity.run import Run
 
@@ -121,13 +121,17 @@ def _hf(run: Run, out: Path, *, raw: bool, say: Say) -> About:
 
 
 def _onnx(run: Run, out: Path, *, int8: bool, raw: bool, say: Say) -> About:
-    from polarity.predict.export_onnx import MODEL_INT8, CheckRows, check_installed, export_onnx
+    from polarity.data.sample import sample_comments
+    from polarity.predict.export_onnx import CHECKED_ROWS, MODEL_INT8, CheckRows, check_installed, export_onnx
 
     check_installed()
     exported = Exported.load(run, raw=raw)
     validation = _validation_rows(run, int8, say)
-    texts, source = (validation, "validation rows of the run") if validation is not None else _sample()
-    rows = CheckRows(_spread(texts), source, validation if int8 else None)
+    texts, source = (
+        (sample_comments(_SAMPLE_ROWS), "synthetic sample corpus") if validation is None else (validation, "validation rows of the run")
+    )
+    step = max(1, -(-texts.num_rows // CHECKED_ROWS))  # from the whole of the table
+    rows = CheckRows(texts.take(pa.array(range(0, texts.num_rows, step))), source, validation if int8 else None)
     if rows.validation is not None:
         say(f"the float32 and the int8 model will both score {rows.validation.num_rows:,} validation rows: some minutes on a small machine")
     with new_folder(out) as temporary:
@@ -155,7 +159,7 @@ def _validation_rows(run: Run, int8: bool, say: Say) -> pa.Table | None:
     from polarity.workflows.members import read_again
 
     try:
-        return read_again(run, lambda _: None).validation
+        return read_again(run, nothing).validation
     except PolarityError as error:
         if int8:
             raise RunError(
@@ -166,17 +170,3 @@ def _validation_rows(run: Run, int8: bool, say: Say) -> pa.Table | None:
             raise
         say(f"the run's validation rows cannot be used ({error}); the check against torch takes the synthetic sample corpus")
         return None
-
-
-def _sample() -> tuple[pa.Table, str]:
-    from polarity.data.sample import sample_comments
-
-    return sample_comments(_SAMPLE_ROWS), "synthetic sample corpus"
-
-
-def _spread(table: pa.Table) -> pa.Table:
-    """At most 200 rows, from the whole of the table."""
-    from polarity.predict.export_onnx import CHECKED_ROWS
-
-    step = max(1, -(-table.num_rows // CHECKED_ROWS))
-    return table.take(pa.array(range(0, table.num_rows, step)))

@@ -73,16 +73,12 @@ def estimate(config: Config, *, say: Callable[[str], None]) -> str:
     return "\n".join(lines)
 
 
-def _longest_batch(corpus: Corpus, size: int) -> Rows:
-    """The longest rows and the shortest one: what takes most memory, and padding too."""
-    order = np.argsort(-corpus.lengths, kind="stable")
-    return np.append(order[: size - 1], order[-1:]) if size > 1 else order[:1]
-
-
 def _seconds_per_token(training: Training, batches: list[Rows], alpha: float) -> float:
-    """Of a few steps' gradients, after the longest batch, which warms up and fails where a run would."""
-    corpus, timed = training.train_rows, batches[:TIMED_STEPS]
-    training.stepper.gradient(_longest_batch(corpus, training.config.train.micro_batch_size), 0, alpha)
+    """Of a few steps' gradients, after a batch of the longest rows and the shortest one: it takes most memory, and padding too, so that it
+    warms up and fails where a run would."""
+    corpus, timed, size = training.train_rows, batches[:TIMED_STEPS], training.config.train.micro_batch_size
+    order = np.argsort(-corpus.lengths, kind="stable")
+    training.stepper.gradient(np.append(order[: size - 1], order[-1:]) if size > 1 else order[:1], 0, alpha)
     started = time.perf_counter()
     for step, rows in enumerate(timed):
         training.stepper.gradient(rows, step, alpha)

@@ -25,7 +25,9 @@ def report(path: str, *, texts: bool = True, explain: bool = False, say: Say = p
     """
     place = RunFolder.at(path)
     if place.exists(artifacts.STUDY):
-        return _report_study(place, say)
+        written = report_study(place)
+        say(f"report: {written}")
+        return written
     return report_run(RunFolder.open(path), texts=texts, explain=explain, say=say)
 
 
@@ -131,9 +133,9 @@ def _matching(table: pa.Table, judged: pa.Table) -> pa.Table | None:
     return a.select(["row_id", "comment"]) if same else None
 
 
-def _report_study(folder: RunFolder, say: Say) -> str:
+def report_study(folder: RunFolder) -> str:
+    """Write a study's report.html; returns its place."""
     from polarity.report.study import render_study
 
     folder.write_text(artifacts.REPORT, render_study(folder.uri))
-    say(f"report: {folder.path(artifacts.REPORT)}")
     return folder.path(artifacts.REPORT)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from polarity.loss import MISSING, ClassTerms, log_one_minus_p, row_losses, smoothing_per_class, symmetric_kl
+from polarity.evaluate.predictions import MISSING
+from polarity.loss import ClassTerms, log_one_minus_p, row_losses, smoothing_per_class, symmetric_kl
 
 WEIGHTS, SMOOTHING = [0.5, 1.8, 3.0], [0.0, 0.05, 0.2]
 

@@ -89,9 +89,9 @@ def test_weights_are_fitted_only_where_that_helps(strengths: tuple[float, float]
     comments = tiny_comments(400, tasks=labels)
     codes = comments["mood"].fill_null(-1).to_numpy().astype(np.int64)
     members = [{"mood": noisy(codes, strength, rng)} for strength in strengths]
-    weighting = choose_weights(members, comments, labels, by_title=False, resamples=300)
-    assert weighting.choice["chosen"] == chosen
-    assert weighting.weights == ([0.5, 0.5] if chosen == "equal" else [1.0, 0.0])
+    weights, choice = choose_weights(members, comments, labels, by_title=False, resamples=300)
+    assert choice["chosen"] == chosen
+    assert weights == ([0.5, 0.5] if chosen == "equal" else [1.0, 0.0])
 
 
 @pytest.fixture(scope="module")

@@ -375,11 +375,11 @@ def test_the_assumed_spread_is_that_of_studies_with_so_many_rows() -> None:
 
 def test_a_screen_is_forecast_to_see_less_than_half_of_what_only_needs() -> None:
     """The seeds' part of an effect is 2 / sqrt(trials) of a trial's spread: 0.20 of it with 24 runs and 4 seeds, against 0.48 of `only`."""
-    screen, only = forecast_screen(10, 24, 4, 1495), forecast_pairs("only", 10, 9, 1495)
+    screen, only = forecast_screen(10, 24, 4, 1495), forecast_pairs(10, 9, 1495)
     assert (screen.trials, only.trials) == (96, 99)
     assert screen.detectable is not None and only.detectable is not None and screen.detectable < 0.5 * only.detectable
     assert forecast_screen(10, 12, 1, 1495).detectable > forecast_screen(10, 24, 1, 1495).detectable  # type: ignore[operator]
-    assert forecast_pairs("only", 10, 1, 1495).detectable is None
+    assert forecast_pairs(10, 1, 1495).detectable is None
 
 
 def trial(arm: str, seed: int, scores: list[float], seconds: float, stage: Stage = "confirm", status: Status = "finished") -> TrialRecord:
