@@ -34,8 +34,8 @@ def is_local_encoder(name: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """The path from the root, without `~`; symbolic links are kept, and so is `..`, which may lead out of one."""
-    return str(Path(os.path.expanduser(path)).absolute())
+    """A path from the root, without `~`; symbolic links are kept, and so is `..`, which may lead out of one. A URI stays as it is."""
+    return path if "://" in path else str(Path(os.path.expanduser(path)).absolute())
 
 
 def absolute_tracking(uri: str) -> str:
@@ -58,7 +58,7 @@ def with_absolute_paths(config: Config) -> Config:
             changes[key] = absolute(source)
     if is_local_encoder(config.model.encoder):
         changes["model.encoder"] = absolute(config.model.encoder)
-    if config.data.shard_dir is not None and "://" not in config.data.shard_dir:
+    if config.data.shard_dir is not None:
         changes["data.shard_dir"] = absolute(config.data.shard_dir)
     if config.tracking.mlflow is not None:
         changes["tracking.mlflow"] = absolute_tracking(config.tracking.mlflow)

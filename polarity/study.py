@@ -25,6 +25,8 @@ from polarity.yaml_text import parse_yaml
 Stage = Literal["explore", "screen", "confirm"]
 Status = Literal["pending", "running", "finished", "stopped", "failed"]
 OVERALL = "overall"
+HELPS, HURTS, NO_EVIDENCE = "helps", "hurts", "no evidence"
+"""Verdicts on an effect."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from polarity.errors import PolarityError, Say, first_line
 from polarity.paths import OFFLINE_PREFIX, absolute, is_local_data, is_local_encoder, with_absolute_paths
 from polarity.train.cluster import ask_node, start_ray
 
-Level = Literal["ok", "warning", "problem"]
+Severity = Literal["ok", "warning", "problem"]
 COMPARED = ("python", "polarity", "ray", "torch", "transformers", "tokenizers", "safetensors", "pyarrow", "numpy")
 """Versions that must agree on all nodes: they decide numbers or the format of what is sent."""
 _NODE_TIMEOUT_S = 60.0
@@ -44,7 +44,7 @@ Reports = dict[str, NodeReport]
 class Finding:
     """One thing looked at: `what` was found, and the `remedy` where it is not in order."""
 
-    level: Level
+    level: Severity
     subject: str
     what: str
     remedy: str = ""
@@ -68,7 +68,7 @@ def ask_nodes(config: Config, storage: str) -> Reports:
     names = [a if addresses.count(a) == 1 else f"{a} ({node['NodeID'][:6]})" for a, node in zip(addresses, nodes, strict=True)]
     config = with_absolute_paths(config)  # processes on other nodes stand in other folders
     data, encoder = config.data, config.model.encoder
-    what = (storage if "://" in storage else absolute(storage), encoder, config.model.revision)
+    what = (absolute(storage), encoder, config.model.revision)
     local = [source for source in data.sources if is_local_data(source)]
     asked = [ask_node(node["NodeID"], _look, *what, local, max_retries=0) for node in nodes]
     return {name: _answer(reference) for name, reference in zip(names, asked, strict=True)}

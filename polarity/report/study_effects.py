@@ -8,9 +8,8 @@ from polarity.report.charts import Band, Bar, Effect, bars, forest, legend
 from polarity.report.page import PageSection, columns, details, fragment, table, verdict_pill
 from polarity.report.run import duration
 from polarity.strategy import CLAIMS_NOTE, POINTS, claims_table
-from polarity.study import EffectRow, Study, excludes_zero
+from polarity.study import HELPS, HURTS, EffectRow, Study, excludes_zero
 
-HELPS, HURTS = "helps", "hurts"
 _TONES = {HELPS: "good", HURTS: "bad"}
 Cells = list[list[Markup | str]]
 

@@ -214,7 +214,7 @@ Pair = tuple[int, int]
 """Two factors, by index."""
 Configure = Callable[[Arm], Config]
 
-BEST = "best"
+BEST_COMBINATION = "best"
 
 MOST_FACTORS = 11
 _FULL_FACTORIAL = 4
@@ -426,7 +426,7 @@ def everything_on(screen: Screen) -> Arm:
 
 def best_combination(screen: Screen, effects: Sequence[float]) -> Arm:
     """The arm `best`: every factor on whose effect (F,) is above zero, the combination that the main effects predict to be the best."""
-    return _confirmed(screen, BEST, [1 if effect > 0 else -1 for effect in effects])
+    return _confirmed(screen, BEST_COMBINATION, [1 if effect > 0 else -1 for effect in effects])
 
 
 def _confirmed(screen: Screen, name: str, signs: Sequence[int]) -> Arm:

@@ -35,7 +35,7 @@ EFFECT_SPLIT = "test"
 """The name of the effect rows in a trial's predictions.parquet."""
 
 
-def effect_rows(study: Study, trial: TrialRecord) -> pa.Table:
+def effect_predictions(study: Study, trial: TrialRecord) -> pa.Table:
     """The trial's predictions of the effect rows."""
     table = study.folder.read_parquet(f"{trial.run_dir}/{PREDICTIONS}")
     return of_split(table, EFFECT_SPLIT)
@@ -78,7 +78,7 @@ def conclude(study: Study, configs: Mapping[str, Config]) -> pa.Table:
 
 def _of_trials(study: Study, trials: Sequence[TrialRecord]) -> tuple[dict[Trial, pa.Table], dict[Trial, float]]:
     """Predictions of the effect rows and training seconds, by (arm, seed)."""
-    return {(t.arm, t.seed): effect_rows(study, t) for t in trials}, {(t.arm, t.seed): t.train_seconds for t in trials}
+    return {(t.arm, t.seed): effect_predictions(study, t) for t in trials}, {(t.arm, t.seed): t.train_seconds for t in trials}
 
 
 def _conclude_screen(study: Study, config: Config) -> pa.Table | None:

@@ -32,19 +32,9 @@ from polarity.arrays import Codes, Floats
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Labels
 from polarity.study import EFFECTS_SCHEMA, Contrast, Interaction
+from polarity.tune import variance
 from polarity.tune.designs import Screen, estimable_interactions, main_aliases, pair_columns, unused_columns
 from polarity.tune.statistics import SeedRows, Trial, by_seed, effect_rows, known, mean_seconds
-from polarity.tune.variance import (
-    SeedSpread,
-    TrialScores,
-    by_unit,
-    combine,
-    detectable_effect,
-    holm,
-    judge_rows,
-    metric_names,
-    rows_degrees,
-)
 
 Value = TypeVar("Value")
 _PART = 8_192
@@ -103,7 +93,7 @@ def screen_effects(
 def fit_screen(seeds: Sequence[SeedRows], units: int, screen: Screen, labels: Labels, seconds: Mapping[Trial, float]) -> ScreenEffects:
     """`screen_effects` from class codes; `units` is the number of rows or titles over all seeds."""
     trials = [(name, rows.seed) for rows in seeds for name in rows.codes]
-    judged = [judge_rows(codes, [len(labels[task]) for task in codes]) for rows in seeds for codes in rows.codes.values()]
+    judged = [variance.judge_rows(codes, [len(labels[task]) for task in codes]) for rows in seeds for codes in rows.codes.values()]
     placed = [rows.units for rows in seeds for _ in rows.codes]
     scores_TM = np.array([one.scores_M for one in judged])
     signs_TF = np.array([screen.runs[name] for name, _ in trials], dtype=np.float64)
@@ -114,14 +104,14 @@ def fit_screen(seeds: Sequence[SeedRows], units: int, screen: Screen, labels: La
     weights_JT = np.concatenate([fit.weights_JT, of_pairs_JT])
     s2_M = _mean_square(fit, scores_TM)
     v_JM, df_JM = _rows_part(weights_JT, fit, judged, placed, units)
-    spread = SeedSpread(s2_M, fit.df) if fit.df >= 1 else None
+    spread = variance.SeedSpread(s2_M, fit.df) if fit.df >= 1 else None
     factors = len(screen.factors)
     intervals = [
-        combine(w_T @ scores_TM, 1 / float((w_T**2).sum()), spread, v_M, df_M, factors)
+        variance.combine(w_T @ scores_TM, 1 / float((w_T**2).sum()), spread, v_M, df_M, factors)
         for w_T, v_M, df_M in zip(weights_JT, v_JM, df_JM, strict=True)
     ]
-    adjusted = holm([float(interval.p_M[0]) for interval in intervals[:factors]]) if spread else [None] * factors
-    metrics = metric_names(labels)
+    adjusted = variance.holm([float(interval.p_M[0]) for interval in intervals[:factors]]) if spread else [None] * factors
+    metrics = variance.metric_names(labels)
     table = pa.Table.from_pylist(
         [
             row
@@ -203,7 +193,7 @@ def _mean_square(fit: _Fit, values_TM: Floats) -> Floats:
 
 
 def _rows_part(
-    weights_JT: Floats, fit: _Fit, judged: Sequence[TrialScores], placed: Sequence[Codes | None], units: int
+    weights_JT: Floats, fit: _Fit, judged: Sequence[variance.TrialScores], placed: Sequence[Codes | None], units: int
 ) -> tuple[Floats, Floats]:
     """(v (J, M), its degrees of freedom (J, M)) of the module's words."""
     sums = [np.zeros((len(weights_JT), len(judged[0].scores_M))) for _ in range(2)]
@@ -218,17 +208,17 @@ def _rows_part(
         sums[1] += (products_JGM**2).sum(axis=1)
         count += influence_TGM.shape[1]
     v_JM = sums[0]
-    return np.maximum(v_JM, 0), rows_degrees(v_JM, np.maximum(sums[1] - v_JM**2 / count, 0), count)
+    return np.maximum(v_JM, 0), variance.rows_degrees(v_JM, np.maximum(sums[1] - v_JM**2 / count, 0), count)
 
 
-def _parts(judged: Sequence[TrialScores], placed: Sequence[Codes | None], units: int) -> Iterator[Floats]:
+def _parts(judged: Sequence[variance.TrialScores], placed: Sequence[Codes | None], units: int) -> Iterator[Floats]:
     """The trials' influences by unit (T, G, M): in parts where each row is a unit, at once where rows are added by title or differ."""
     if all(place is None for place in placed):
         scale = math.sqrt(units / max(1, units - 1))
         for start in range(0, units, _PART):
             yield scale * np.stack([one.influence(slice(start, start + _PART)) for one in judged])
         return
-    yield np.stack([by_unit(one.influence_NM, place, units) for one, place in zip(judged, placed, strict=True)])
+    yield np.stack([variance.by_unit(one.influence_NM, place, units) for one, place in zip(judged, placed, strict=True)])
 
 
 def _sides(
@@ -263,5 +253,5 @@ def _contrasts(screen: Screen, trials: Sequence[Trial], scores_T: Floats, effect
 
 def _smallest(fit: _Fit, s2: float, row_sd: float, factors: int) -> float | None:
     per_effect = float((fit.weights_JT**2).sum(axis=1).mean())
-    smallest = detectable_effect(math.sqrt(s2 * per_effect), row_sd, factors, fit.df)
+    smallest = variance.detectable_effect(math.sqrt(s2 * per_effect), row_sd, factors, fit.df)
     return smallest if math.isfinite(smallest) else None

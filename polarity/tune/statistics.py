@@ -12,29 +12,13 @@ from numpy.typing import NDArray
 from polarity.arrays import Codes, Floats
 from polarity.errors import DataError
 from polarity.evaluate.predictions import Labels, check_predictions, task_codes
-from polarity.study import EFFECTS_SCHEMA, Arm, EffectRow, Stage
-from polarity.tune.variance import (
-    OVERALL,
-    ArmSpreads,
-    Interval,
-    PairedRows,
-    SeedSpread,
-    TaskCodes,
-    TrialScores,
-    arm_spreads,
-    by_unit,
-    combine,
-    detectable_effect,
-    holm,
-    judge_rows,
-    metric_names,
-)
+from polarity.study import EFFECTS_SCHEMA, HELPS, HURTS, NO_EVIDENCE, OVERALL, Arm, EffectRow, Stage
+from polarity.tune import variance
 
 Trial = tuple[str, int]
 """(arm, seed)."""
 
 LEVEL = 0.05
-HELPS, HURTS, NO_EVIDENCE = "helps", "hurts", "no evidence"
 
 
 @dataclass(frozen=True)
@@ -62,18 +46,18 @@ class SeedRows:
     """
 
     seed: int
-    codes: Mapping[str, TaskCodes]
+    codes: Mapping[str, variance.TaskCodes]
     units: Codes | None
 
 
 @dataclass
-class Compared:
+class ArmPairs:
     """What was gathered about one arm against its reference."""
 
     differences: dict[int, Floats]
     scores: list[Floats]
     reference_scores: list[Floats]
-    rows: PairedRows
+    rows: variance.PairedRows
 
 
 def study_effects(
@@ -99,17 +83,17 @@ def study_effects(
 def compare(seeds: Sequence[SeedRows], units: int, arms: Sequence[Arm], labels: Labels, seconds: Mapping[Trial, float]) -> StudyEffects:
     """`study_effects` from class codes; `units` is the number of rows or titles over all seeds."""
     references = {arm.name: arm.reference for arm in arms if arm.reference is not None}
-    metrics = metric_names(labels)
-    found = {name: Compared({}, [], [], PairedRows.empty(units, len(metrics))) for name in references}
+    metrics = variance.metric_names(labels)
+    found = {name: ArmPairs({}, [], [], variance.PairedRows.empty(units, len(metrics))) for name in references}
     for rows in seeds:
-        judged = {name: judge_rows(codes, [len(labels[task]) for task in codes]) for name, codes in rows.codes.items()}
+        judged = {name: variance.judge_rows(codes, [len(labels[task]) for task in codes]) for name, codes in rows.codes.items()}
         for name, reference in references.items():
             if name in judged and reference in judged:
                 _add(found[name], rows, judged[name], judged[reference], units)
     found = {name: compared for name, compared in found.items() if compared.differences}
-    spread = arm_spreads({name: compared.differences for name, compared in found.items()}, references)
+    spread = variance.arm_spreads({name: compared.differences for name, compared in found.items()}, references)
     intervals = {name: _interval(compared, spread.of(name) if spread else None, len(found)) for name, compared in found.items()}
-    adjusted = dict(zip(found, holm([float(intervals[name].p_M[0]) for name in found]), strict=True)) if spread else {}
+    adjusted = dict(zip(found, variance.holm([float(intervals[name].p_M[0]) for name in found]), strict=True)) if spread else {}
     rows_of_table = [
         row
         for arm in arms
@@ -120,28 +104,29 @@ def compare(seeds: Sequence[SeedRows], units: int, arms: Sequence[Arm], labels: 
     return _with_precision(table, found, spread)
 
 
-def _add(compared: Compared, rows: SeedRows, arm: TrialScores, reference: TrialScores, units: int) -> None:
+def _add(compared: ArmPairs, rows: SeedRows, arm: variance.TrialScores, reference: variance.TrialScores, units: int) -> None:
     compared.differences[rows.seed] = arm.scores_M - reference.scores_M
     compared.scores.append(arm.scores_M)
     compared.reference_scores.append(reference.scores_M)
-    compared.rows.add(by_unit(arm.influence_NM - reference.influence_NM, rows.units, units))
+    compared.rows.add(variance.by_unit(arm.influence_NM - reference.influence_NM, rows.units, units))
 
 
-def _interval(compared: Compared, spread: SeedSpread | None, tests: int) -> Interval:
+def _interval(compared: ArmPairs, spread: variance.SeedSpread | None, tests: int) -> variance.MeanDifference:
     mean_M = np.mean(list(compared.differences.values()), axis=0)
-    return combine(mean_M, len(compared.differences), spread, *compared.rows.variance(), tests)
+    return variance.combine(mean_M, len(compared.differences), spread, *compared.rows.variance(), tests)
 
 
 def _rows(
-    arm: Arm, compared: Compared, interval: Interval, metrics: Sequence[str], p_holm: float | None, seconds: Mapping[Trial, float]
-) -> list[EffectRow]:
-    scores = np.mean(compared.scores, axis=0), np.mean(compared.reference_scores, axis=0)
-    costs = [mean_seconds([(name, seed) for seed in compared.differences], seconds) for name in (arm.name, str(arm.reference))]
-    return effect_rows(arm, str(arm.reference), "confirm", interval, metrics, p_holm, scores, len(compared.differences), costs)
+    arm: Arm, pairs: ArmPairs, difference: variance.MeanDifference, metrics: Sequence[str], p_holm: float | None,
+    seconds: Mapping[Trial, float],
+) -> list[EffectRow]:  # fmt: skip
+    scores = np.mean(pairs.scores, axis=0), np.mean(pairs.reference_scores, axis=0)
+    costs = [mean_seconds([(name, seed) for seed in pairs.differences], seconds) for name in (arm.name, str(arm.reference))]
+    return effect_rows(arm, str(arm.reference), "confirm", difference, metrics, p_holm, scores, len(pairs.differences), costs)
 
 
 def effect_rows(
-    arm: Arm, reference: str, stage: Stage, interval: Interval, metrics: Sequence[str], p_holm: float | None,
+    arm: Arm, reference: str, stage: Stage, interval: variance.MeanDifference, metrics: Sequence[str], p_holm: float | None,
     scores: tuple[Floats, Floats], seeds: int, seconds: Sequence[float | None],
 ) -> list[EffectRow]:  # fmt: skip
     """An arm's rows of the effects table, one a metric; only the overall one has a verdict and a claim.
@@ -192,13 +177,13 @@ def mean_seconds(trials: Iterable[Trial], seconds: Mapping[Trial, float]) -> flo
     return float(np.mean(given)) if given else None
 
 
-def _with_precision(table: pa.Table, found: Mapping[str, Compared], spread: ArmSpreads | None) -> StudyEffects:
+def _with_precision(table: pa.Table, found: Mapping[str, ArmPairs], spread: variance.ArmSpreads | None) -> StudyEffects:
     if spread is None:
         return StudyEffects(table, None, None, None, len(found))
     seed_sd = math.sqrt(float(spread.pooled.variance_M[0]))
     row_sd = math.sqrt(float(np.mean([compared.rows.variance()[0][0] for compared in found.values()])))
     seeds = min(len(compared.differences) for compared in found.values())
-    smallest = detectable_effect(seed_sd / math.sqrt(seeds), row_sd, len(found), spread.pooled.df)
+    smallest = variance.detectable_effect(seed_sd / math.sqrt(seeds), row_sd, len(found), spread.pooled.df)
     return StudyEffects(table, seed_sd, row_sd, smallest if math.isfinite(smallest) else None, len(found), tuple(spread.own))
 
 
@@ -249,7 +234,7 @@ def _text(table: pa.Table, column: str) -> NDArray[np.str_]:
     return np.array(table[column].to_pylist(), dtype=np.str_)
 
 
-def _same_rows(seed: int, a: tuple[str, pa.Table, TaskCodes], b: tuple[str, pa.Table, TaskCodes]) -> None:
+def _same_rows(seed: int, a: tuple[str, pa.Table, variance.TaskCodes], b: tuple[str, pa.Table, variance.TaskCodes]) -> None:
     names = f"seed {seed}: the arms {a[0]} and {b[0]}"
     ids_a, ids_b = _text(a[1], "row_id"), _text(b[1], "row_id")
     if len(ids_a) != len(ids_b) or (ids_a != ids_b).any():

@@ -12,11 +12,22 @@ from rich.text import Text
 from polarity import tables
 from polarity.errors import Say
 from polarity.strategy import CLAIMS_NOTE
-from polarity.study import Detectable, EffectRow, Interaction, ScreenEntry, SharedSetting, Stage, Study, TrialRecord, excludes_zero
+from polarity.study import (
+    HELPS,
+    HURTS,
+    OVERALL,
+    Detectable,
+    EffectRow,
+    Interaction,
+    ScreenEntry,
+    SharedSetting,
+    Stage,
+    Study,
+    TrialRecord,
+    excludes_zero,
+)
 from polarity.train.control import clock
 from polarity.tune.conductor import Watcher
-from polarity.tune.statistics import HELPS, HURTS
-from polarity.tune.variance import OVERALL
 
 WIDE = 106
 """Columns of the whole table; where there are fewer, it says what decides."""

@@ -60,8 +60,8 @@ from polarity.arrays import Codes, Floats
 from polarity.errors import ConfigError
 from polarity.evaluate.metrics import class_scores, confusion_matrix
 from polarity.evaluate.predictions import Labels
+from polarity.study import OVERALL
 
-OVERALL = "overall"
 TaskCodes = Mapping[str, tuple[Codes, Codes]]
 """{task: (label, prediction)}, class indices (N,), -1 for a missing label."""
 
@@ -199,7 +199,7 @@ class ArmSpreads:
 
 
 @dataclass(frozen=True)
-class Interval:
+class MeanDifference:
     """Mean difference, 95 % limits, standard error and two-sided p, each (M,)."""
 
     mean_M: Floats
@@ -260,14 +260,14 @@ def seed_degrees(pairs: Sequence[tuple[str, int]], references: Mapping[str, str]
     return float(np.trace(centred) ** 2 / np.trace(centred @ centred))
 
 
-def combine(mean_M: Floats, seeds: float, spread: SeedSpread | None, rows_M: Floats, rows_df_M: Floats, tests: int = 1) -> Interval:
+def combine(mean_M: Floats, seeds: float, spread: SeedSpread | None, rows_M: Floats, rows_df_M: Floats, tests: int = 1) -> MeanDifference:
     """Interval and p of one arm's mean difference over `seeds` seeds, by the formulas above; `tests` is the size of Holm's family.
 
     Without a `spread` over seeds nothing is known but the mean: all else is NaN.
     """
     if spread is None:
         unknown_M = np.full(len(mean_M), np.nan)
-        return Interval(mean_M, unknown_M, unknown_M, unknown_M)
+        return MeanDifference(mean_M, unknown_M, unknown_M, unknown_M)
     of_seeds_M = spread.variance_M / seeds
     error_M = np.sqrt(of_seeds_M + rows_M)
     # Without any spread (an arm that always predicts as its reference) a zero difference is no evidence.
@@ -278,7 +278,7 @@ def combine(mean_M: Floats, seeds: float, spread: SeedSpread | None, rows_M: Flo
     p_M = 2 * special.stdtr(_satterthwaite_df(*parts), -ratio_M)
     if cautious_M.any():
         p_M = np.where(cautious_M, 2 * _cochran_tail(ratio_M, *parts), p_M)
-    return Interval(mean_M, mean_M - reach_M, mean_M + reach_M, p_M)
+    return MeanDifference(mean_M, mean_M - reach_M, mean_M + reach_M, p_M)
 
 
 def cautious(seed_df: float, rows_df_M: Floats, rows_M: Floats, tests: int) -> npt.NDArray[np.bool_]:

@@ -202,7 +202,7 @@ def _plan_confirmation(study: Study, say: Say) -> bool:
     best_on = [name for name, effect in effects.items() if effect > 0]
     reference = configs_of(study)[study.reference]  # the baseline: everything off
     own = {
-        designs.BEST: designs.put_together(reference, [changes[name] for name in best_on]),
+        designs.BEST_COMBINATION: designs.put_together(reference, [changes[name] for name in best_on]),
         designs.ALL: designs.put_together(reference, changes.values()),
     }
     chosen = [arm for arm in (best, every) if own[arm.name] != reference]

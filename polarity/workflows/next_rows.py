@@ -24,11 +24,12 @@ from polarity.data.formats import FORMATS
 from polarity.errors import DataError, Say
 from polarity.evaluate.calibration import probabilities_of
 from polarity.evaluate.predictions import Labels
+from polarity.paths import absolute
 from polarity.predict.batch import ChunkScorer, ScoreOptions
 from polarity.predict.input import Chunk, Input, Place, chunk_reads, open_inputs, text_columns
 from polarity.predict.output import Written, as_table, check_out, column_text, open_writer, table_schema
 from polarity.run import Run
-from polarity.workflows.predict import absolute
+from polarity.workflows.predict import PROGRESS_SECONDS
 
 POOL = 5
 """The least sure rows that are clustered, as a multiple of the rows wanted."""
@@ -97,7 +98,6 @@ def _clusters(comments: Sequence[str], count: int, seed: int) -> NDArray[np.int6
 
 PRIORITY = "priority"
 """The column that is added: 1 is the most urgent row."""
-PROGRESS_SECONDS = 10.0
 
 
 def choose_next(options: ScoreOptions, data: str, out: str, count: int, *, overwrite: bool = False, seed: int = 0, say: Say = print) -> int:

@@ -10,6 +10,7 @@ from polarity.artifacts import ENSEMBLE, MODEL, PREDICTIONS, STACK
 from polarity.errors import DataError, Say
 from polarity.evaluate.predictions import Labels
 from polarity.evaluate.shares import Shares, Tally
+from polarity.paths import absolute
 from polarity.predict.batch import (
     ChunkScorer,
     Identity,
@@ -93,7 +94,7 @@ def predict(options: ScoreOptions, data: str, out: str, given: PredictOptions | 
     given = given or PredictOptions()
     if "://" in out:
         raise DataError(f"{out}: predict writes to local paths; copy the result afterwards")
-    options = replace(options, run=absolute(options.run))
+    options = replace(options, run=absolute(options.run))  # actors stand elsewhere
     target = Path(out).expanduser().absolute()
     is_folder = check_out(target, overwrite=given.overwrite)
     columns = text_columns(Run.open(options.run).data, given.comment_column, given.title_column)
@@ -180,11 +181,6 @@ def _render_words(task: str, entry: Explained) -> list[str]:
         named = text if len(text) <= WORD_WIDTH else text[: WORD_WIDTH - 3] + "..."
         lines.append(f"  {named:<{WORD_WIDTH}} {part:+6.2f}  {('+' if part > 0 else '-') * round(BAR * abs(part) / largest)}")
     return lines
-
-
-def absolute(run: str) -> str:
-    """A run folder that actors, which stand elsewhere, find too."""
-    return run if "://" in run else str(Path(run).expanduser().absolute())
 
 
 def _score(

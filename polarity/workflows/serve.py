@@ -8,8 +8,8 @@ from importlib.util import find_spec
 
 from polarity.config import ClusterConfig
 from polarity.errors import RunError, Say
+from polarity.paths import absolute
 from polarity.predict.batch import ScoreOptions
-from polarity.workflows.predict import absolute
 
 
 def start(options: ScoreOptions, *, host: str, port: int, replicas: int, say: Say) -> str:

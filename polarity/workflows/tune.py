@@ -26,7 +26,7 @@ from polarity.resolve import dump_config, leaves
 from polarity.study import Arm, Best, Study, TrialRecord, open_study_folder
 from polarity.train.control import clock
 from polarity.tune.designs import Base, arm_config
-from polarity.tune.findings import effect_rows, missing, overall_score, savings
+from polarity.tune.findings import effect_predictions, missing, overall_score, savings
 from polarity.tune.plan import StudyPlan, new_study, trial_time
 from polarity.tune.ray_tune import place_trials
 from polarity.tune.runner import Limits, PreparedStudy, check_same_rows, run_study
@@ -137,7 +137,7 @@ def search_arms(space: Space, samples: int, seed: int, *, grid: bool = False) ->
     return [Arm(BASE), *(Arm(f"sample-{number:03d}", sets=sets, reference=BASE) for number, sets in enumerate(distinct.values(), 1))]
 
 
-BEST = "best.yaml"
+BEST_YAML = "best.yaml"
 SEARCH = "search"
 """The design of a study that searches."""
 PLAN = StudyPlan(seeds=1, keep_ahead=False)
@@ -200,8 +200,8 @@ def _run_and_conclude(study: Study, prepared: PreparedStudy, limits: Limits, say
     reason = run_study(study, prepared, limits, say)
     best = best_trial(study)
     config = configs[best.arm]
-    study.folder.write_text(BEST, dump_config(config))
-    score = overall_score(effect_rows(study, best), config.labels)
+    study.folder.write_text(BEST_YAML, dump_config(config))
+    score = overall_score(effect_predictions(study, best), config.labels)
     arm = next(arm for arm in study.arms if arm.name == best.arm)
     study.file.best = Best(arm=best.arm, sets=dict(arm.sets), inner_overall=best.overall or 0.0, overall=score)
     study.file.savings = savings(study, {name: c.train.epochs for name, c in configs.items()})
@@ -214,7 +214,7 @@ def _run_and_conclude(study: Study, prepared: PreparedStudy, limits: Limits, say
     )
     for line in missing(study, reason):
         say(line)
-    say(f"written: {study.folder.uri.rstrip('/')}/{BEST}; train it with polarity train {study.folder.uri.rstrip('/')}/{BEST}")
+    say(f"written: {study.folder.uri.rstrip('/')}/{BEST_YAML}; train it with polarity train {study.folder.uri.rstrip('/')}/{BEST_YAML}")
     return study
 
 
