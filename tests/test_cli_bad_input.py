@@ -78,7 +78,7 @@ def test_a_file_or_column_that_is_not_there_is_told_before_ray_starts(
     def starts(*_: object) -> None:
         raise AssertionError("Ray is started")
 
-    for place in ("train.cluster", "workflows.ablate", "workflows.tune"):
+    for place in ("train.cluster", "workflows.ablate", "tune.runner"):
         monkeypatch.setattr(f"polarity.{place}.start_ray", starts)
     (tmp_path / "x.csv").write_text(good.replace(",Comment,", ",Remark,"), "utf-8")
     (tmp_path / "space.yaml").write_text("optim.lr: {loguniform: [1.0e-5, 1.0e-4]}\n", "utf-8")
@@ -99,7 +99,7 @@ def test_an_encoder_that_cannot_be_had_is_told_before_ray_starts_and_leaves_noth
     def starts(*_: object) -> None:
         raise AssertionError("Ray is started")
 
-    for place in ("train.cluster", "workflows.ablate", "workflows.tune"):
+    for place in ("train.cluster", "workflows.ablate", "tune.runner"):
         monkeypatch.setattr(f"polarity.{place}.start_ray", starts)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bare").mkdir()

@@ -33,6 +33,7 @@ from polarity.data.split import load_splits
 from polarity.data.tokenize import tokenize
 from polarity.encoders import load_tokenizer, quiet_transformers, resolve_encoder
 from polarity.errors import ConfigError, Say, nothing
+from polarity.model.flops import wait
 from polarity.model.inference import autocast, to_tensors
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import resolve
@@ -143,7 +144,7 @@ def _ours(setting: Setting, batches: list[Rows]) -> Contestant:
     def epoch() -> dict[str, float]:
         for rows in batches:
             training.step(rows, 0.0)
-        _wait(setting)
+        wait(setting.device)
         return count_tokens(setting.corpus, batches, config.train.micro_batch_size)
 
     return timed(epoch)
@@ -169,7 +170,7 @@ def _bare(setting: Setting, batches: list[Rows]) -> Contestant:
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
-        _wait(setting)
+        wait(setting.device)
         return count_tokens(corpus, batches, config.train.micro_batch_size)
 
     return timed(epoch)
@@ -229,7 +230,7 @@ def _trainer(setting: Setting, sampling: str) -> Contestant:
             )
             trainer.remove_callback(PrinterCallback)
             trainer.train()
-        _wait(setting)
+        wait(setting.device)
         counted = {"rows": float(len(rows)), "tokens": float(model.tokens), "padded_tokens": float(model.padded_tokens)}
         return Measured(counted, clock.seconds)
 
@@ -290,11 +291,6 @@ class _Collate:
         lengths = torch.tensor([len(item["input_ids"]) for item in items])
         batch["attention_mask"] = (torch.arange(longest)[None, :] < lengths[:, None]).long()
         return batch | {n: torch.tensor([i[n] for i in items]) for n in items[0] if n.startswith("labels_")}
-
-
-def _wait(setting: Setting) -> None:
-    if setting.device.type == "cuda":
-        torch.cuda.synchronize(setting.device)
 
 
 TIMED_ROWS = 144

@@ -35,10 +35,10 @@ def peak_flops(precision: str, device: torch.device, *, size: int | None = None,
     left, right = (torch.randn(n, n, device=device, generator=generator).to(_DTYPES[precision]) for _ in range(2))
     rates = []
     for _ in range(repeats + 2):
-        _wait(device)
+        wait(device)
         started = time.perf_counter()
         left @ right
-        _wait(device)
+        wait(device)
         rates.append(2 * n**3 / (time.perf_counter() - started))
     return statistics.median(rates[2:])  # the first ones choose a kernel and warm up
 
@@ -82,16 +82,17 @@ def _count(encoder: nn.Module, length: int) -> int:
     return int(counter.get_total_flops())
 
 
-def training_flops(config: PreTrainedConfig, lengths: NDArray[np.integer], *, layers: int | None = None) -> tuple[float | None, str]:
-    """Operations of a forward and backward pass over rows of these lengths (N,), or None and why they are not known: nothing is raised."""
+def training_flops(config: PreTrainedConfig, lengths: NDArray[np.integer], *, layers: int | None = None) -> float:
+    """Operations of a forward and backward pass over rows of these lengths (N,). Raises ValueError with why they are not known."""
     try:
         found, rows = np.unique(lengths, return_counts=True)
         each = [flops_per_row(config, int(length), layers=layers) for length in found]
     except (AttributeError, TypeError, ValueError) as error:
-        return None, f"the arithmetic of a {config.model_type!r} encoder is not known ({error})"
-    return float(np.dot(each, rows)), ""
+        raise ValueError(f"the arithmetic of a {config.model_type!r} encoder is not known ({error})") from error
+    return float(np.dot(each, rows))
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

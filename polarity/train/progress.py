@@ -44,9 +44,7 @@ class Utilisation:
 
     def _share_of_a_token(self) -> float:
         """Seconds of all workers' peak that a real token takes, forward and backward."""
-        flops, why = training_flops(self._encoder, self._lengths, layers=self._layers)
-        if flops is None:
-            raise ValueError(why)
+        flops = training_flops(self._encoder, self._lengths, layers=self._layers)
         return flops / float(self._lengths.sum()) / (_peak(self._precision, self._world.device) * self._world.size)
 
 

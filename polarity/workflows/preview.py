@@ -6,7 +6,6 @@ from collections.abc import Callable
 from importlib.resources import files
 
 import numpy as np
-import torch
 
 from polarity import tables
 from polarity.arrays import Rows
@@ -14,6 +13,7 @@ from polarity.benchmark.timing import PointFigures, Spread
 from polarity.config import Config
 from polarity.data.batch import Corpus, global_batches, padded_share, steps_per_epoch
 from polarity.encoders import load_tokenizer, quiet_transformers
+from polarity.model.flops import wait
 from polarity.model.multitask import MultitaskModel
 from polarity.resolve import Resolved, leaves, resolve
 from polarity.strategy import CLAIMS_NOTE, POINTS
@@ -82,8 +82,7 @@ def _seconds_per_token(training: Training, batches: list[Rows], alpha: float) ->
     started = time.perf_counter()
     for step, rows in enumerate(timed):
         training.stepper.gradient(rows, step, alpha)
-    if training.world.device.type == "cuda":
-        torch.cuda.synchronize()
+    wait(training.world.device)
     return (time.perf_counter() - started) / sum(int(corpus.lengths[rows].sum()) for rows in timed)
 
 
