@@ -200,7 +200,7 @@ class ArmSpreads:
 
 @dataclass(frozen=True)
 class MeanDifference:
-    """Mean difference, 95 % limits, standard error and two-sided p, each (M,)."""
+    """A mean difference, its 95 % limits and two-sided p, each (M,)."""
 
     mean_M: Floats
     low_M: Floats
