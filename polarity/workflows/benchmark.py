@@ -11,8 +11,16 @@ import torch
 
 from polarity.artifacts import disk_errors
 from polarity.benchmark.result import render, render_benchmark
+from polarity.benchmark.startup import startup, trials
 from polarity.benchmark.timing import Contestant, Figures, LimitFigures, Race, RacePart, race, shown, spread
-from polarity.benchmark.training import Setting, describe_machine, point_costs, prediction_contestants, training_contestants
+from polarity.benchmark.training import (
+    Setting,
+    checkpoint_contestants,
+    describe_machine,
+    point_costs,
+    prediction_contestants,
+    training_contestants,
+)
 from polarity.config import Config
 from polarity.encoders import require_encoders
 from polarity.errors import ConfigError, RunError, Say
@@ -66,24 +74,14 @@ PARTS = ("training", "prediction", "limit", "checkpoint", "points", "oversamplin
 
 
 def run_benchmark(
-    config: Config,
-    *,
-    parts: list[str],
-    rows: int,
-    repeats: int,
-    oversampling_rows: list[int],
-    options: list[str],
-    say: Say,
+    config: Config, *, parts: list[str], rows: int, repeats: int, oversampling_rows: list[int], options: list[str], say: Say
 ) -> Figures:
     """Measure `parts` (of PARTS); training and prediction take `rows` rows a repeat. Returns plain values for JSON."""
+    from polarity.benchmark.rows import compare_loading, compare_oversampling  # the extra is there: `benchmark` has looked
+
     setting = Setting.of(config, rows)
-    about: dict[str, str | int] = {
-        "encoder": config.model.encoder,
-        "precision": setting.precision,
-        "repeats": repeats,
-        "rows": len(setting.corpus),
-    }
-    result: Figures = {"schema_version": SCHEMA_VERSION, "about": {**describe_machine(setting.device), **about}}
+    about: dict[str, str | int] = {**describe_machine(setting.device), "encoder": config.model.encoder, "precision": setting.precision}
+    result: Figures = {"schema_version": SCHEMA_VERSION, "about": {**about, "repeats": repeats, "rows": len(setting.corpus)}}
     if "training" in parts or "limit" in parts:
         trained = _raced("training", training_contestants(setting), repeats, result, say)
         if "limit" in parts:
@@ -91,30 +89,20 @@ def run_benchmark(
     if "prediction" in parts:
         _raced("prediction", prediction_contestants(setting), repeats, result, say)
     if "checkpoint" in parts:
-        from polarity.benchmark.training import checkpoint_contestants
-
         with tempfile.TemporaryDirectory(prefix="polarity-benchmark-") as folder:
             _raced("checkpoint", checkpoint_contestants(setting, Path(folder)), repeats, result, say, unit="checkpoints")
     if "points" in parts:
         result["points"] = point_costs(config.model.encoder, repeats=repeats, say=say)
     if "oversampling" in parts:
-        from polarity.benchmark.rows import compare_oversampling
-
         result["oversampling"] = {
             str(n): compare_oversampling(n, repeats=repeats if n < 5_000_000 else 1, say=say) for n in oversampling_rows
         }
     if "loading" in parts:
-        from polarity.benchmark.rows import compare_loading
-
         many = min(max(oversampling_rows), 1_000_000)
         result["loading"] = {str(many): compare_loading(many, batches=2000, repeats=repeats, say=say)}
     if "startup" in parts:
-        from polarity.benchmark.startup import startup
-
         result["startup"] = startup(options, max(1, config.cluster.workers), repeats=repeats, say=say)
     if "trials" in parts:
-        from polarity.benchmark.startup import trials
-
         result["trials"] = trials(options, repeats=repeats, say=say)
     return result
 
