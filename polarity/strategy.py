@@ -7,7 +7,6 @@ exception: 3 and 9 both set `optim.schedule`. In number order 9 replaces the sch
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
 
 from pydantic import JsonValue, ValidationError
 
@@ -268,27 +267,3 @@ def _checked(numbers: Iterable[int], known: Mapping[int, object], noun: str) -> 
         if number not in known:
             raise ConfigError(f"there is no {noun} {number}: {noun}s are 1 to {max(known)}")
     return chosen
-
-
-class Claim(TypedDict):
-    """What the plan claims for a tier or a point, in macro-F1 points."""
-
-    kind: Literal["tier", "point"]
-    number: int
-    title: str
-    claim_low: float
-    claim_high: float
-    source: str
-
-
-def claims_table() -> list[Claim]:
-    """A row per tier and per point, as claimed. See CLAIMS_NOTE."""
-    rows: list[Claim] = []
-    for tier in TIERS.values():
-        rows.append(_claim("tier", tier, ""))
-        rows.extend(_claim("point", POINTS[n], POINTS[n].source) for n in tier.points)
-    return rows
-
-
-def _claim(kind: Literal["tier", "point"], of: Tier | Point, source: str) -> Claim:
-    return {"kind": kind, "number": of.number, "title": of.title, "claim_low": of.claim[0], "claim_high": of.claim[1], "source": source}

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import AutoModel
-from transformers import logging as transformers_logging
 
-from polarity.encoders import check_folder, load_tokenizer
+from polarity.encoders import check_folder, load_tokenizer, transformers_quiet
 
 MAX_TOKENS = 96
 BATCH = 16
@@ -36,13 +35,8 @@ class Embedder:
         """From an encoder's folder. Raises EncoderError where it is not a whole one."""
         check_folder(folder, str(folder))
         tokenizer = load_tokenizer(folder)
-        level = transformers_logging.get_verbosity()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        try:
+        with transformers_quiet():
             encoder: Any = AutoModel.from_pretrained(folder, dtype=torch.float32)
-        finally:
-            transformers_logging.set_verbosity(level)
         encoder.train(False)
         count = int(encoder.config.num_hidden_layers)
         layers = tuple(sorted({-(-count // 2), -(-3 * count // 4), count}))

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from polarity.report.charts import Band, Bar, Effect, bars, forest, legend
 from polarity.report.page import PageSection, columns, details, fragment, table, verdict_pill
 from polarity.report.run import duration
-from polarity.strategy import CLAIMS_NOTE, POINTS, claims_table
+from polarity.strategy import CLAIMS_NOTE, POINTS, TIERS
 from polarity.study import HELPS, HURTS, EffectRow, Study, excludes_zero
 
 _TONES = {HELPS: "good", HURTS: "bad"}
@@ -210,14 +210,12 @@ def seed_chart(study: Study) -> Markup:
 
 def claims_section() -> PageSection:
     """The plan's own claims, all of them."""
-    tiers: Cells = []
-    of_points: Cells = []
-    for row in claims_table():
-        claim = f"{row['claim_low']:g} to {row['claim_high']:g}" if row["claim_low"] != row["claim_high"] else f"{row['claim_low']:g}"
-        if row["kind"] == "tier":
-            tiers.append([f"tier {row['number']}", row["title"], claim])
-        else:
-            of_points.append([f"point {row['number']}", row["title"], claim, row["source"]])
+
+    def claim(low: float, high: float) -> str:
+        return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+    tiers: Cells = [[f"tier {tier.number}", tier.title, claim(*tier.claim)] for tier in TIERS.values()]
+    of_points: Cells = [[f"point {point.number}", point.title, claim(*point.claim), point.source] for point in POINTS.values()]
     body = columns(
         table(["", "tier", "claim"], tiers, numeric=(2,)),
         details("The ten points", table(["", "point", "claim", "technique"], of_points, numeric=(2,))),
