@@ -32,8 +32,6 @@ class StudyEffects:
     """Root mean square over arms of the rows' part."""
     detectable: float | None
     """The effect that such a study sees with a power of 80 %."""
-    tests: int
-    """Arms in Holm's family."""
     noisy: tuple[str, ...] = ()
     """Arms with a seed variance of their own, for theirs is larger than the others'."""
 
@@ -179,12 +177,12 @@ def mean_seconds(trials: Iterable[Trial], seconds: Mapping[Trial, float]) -> flo
 
 def _with_precision(table: pa.Table, found: Mapping[str, ArmPairs], spread: variance.ArmSpreads | None) -> StudyEffects:
     if spread is None:
-        return StudyEffects(table, None, None, None, len(found))
+        return StudyEffects(table, None, None, None)
     seed_sd = math.sqrt(float(spread.pooled.variance_M[0]))
     row_sd = math.sqrt(float(np.mean([compared.rows.variance()[0][0] for compared in found.values()])))
     seeds = min(len(compared.differences) for compared in found.values())
     smallest = variance.detectable_effect(seed_sd / math.sqrt(seeds), row_sd, len(found), spread.pooled.df)
-    return StudyEffects(table, seed_sd, row_sd, smallest if math.isfinite(smallest) else None, len(found), tuple(spread.own))
+    return StudyEffects(table, seed_sd, row_sd, smallest if math.isfinite(smallest) else None, tuple(spread.own))
 
 
 def by_seed(predictions: Mapping[Trial, pa.Table], labels: Labels, by_title: bool) -> tuple[list[SeedRows], int]:
