@@ -99,7 +99,8 @@ class SeenRows:
         # The same row says more than a row like it: the run's own test rows were freed of near duplicates by the exact rule.
         open_ = np.flatnonzero(found[signed] < 0)
         for part in reversed(PARTS):
-            alike = open_[_any_alike(signatures[open_], _unique(_stored_signatures(self._of(part))))]
+            known = np.unique(_stored_signatures(self._of(part)).view(f"V{HASHES}")).view(np.uint8).reshape(-1, HASHES)
+            alike = open_[_any_alike(signatures[open_], known)]
             found[signed[alike]], near[signed[alike]] = PARTS.index(part), True
         return Matches(found, near)
 
@@ -233,10 +234,6 @@ def _stored_signatures(rows: pa.Table) -> Signatures:
     for chunk in rows["signature"].drop_null().cast(pa.binary(HASHES)).chunks:
         parts.append(np.frombuffer(chunk.buffers()[1], np.uint8)[chunk.offset * HASHES : (chunk.offset + len(chunk)) * HASHES])
     return np.concatenate(parts).reshape(-1, HASHES)
-
-
-def _unique(signatures: Signatures) -> Signatures:
-    return np.unique(signatures.view(f"V{HASHES}")).view(np.uint8).reshape(-1, HASHES)
 
 
 def _any_alike(asked: Signatures, known: Signatures) -> Flags:

@@ -501,15 +501,10 @@ def check_part(part: str, table: pa.Table, data: DataConfig) -> None:
 def _advice(data: DataConfig, task: str, classes: int) -> str:
     """How many rows are lacking: own parts need one of each class; a split of one source needs a class as often as there are parts."""
     parts = 3 if data.split.test or data.split.folds else 2
-    wanted = "1 row of it" if data.train else f"{parts} rows of it in all, one for each part, and better {_share_rows(data)}"
+    split = data.split
+    smallest = min(share for share in (split.validation, split.test, 1 - split.validation - split.test) if share > 0)
+    better = split.folds or math.ceil(1 / smallest)  # rows of which every part's share is one
+    wanted = "1 row of it" if data.train else f"{parts} rows of it in all, one for each part, and better {better}"
     each = "a class needs" if classes == 1 else "each class needs"
     other = ", or set data.split.kind=joint" if not data.train and data.split.kind in ("group", "column") else ""
     return f"{each} {wanted}: label some, or take the class out of data.tasks.{task}.labels{other}"
-
-
-def _share_rows(data: DataConfig) -> int:
-    """Rows of which every part's share is one."""
-    if data.split.folds:
-        return data.split.folds
-    smallest = min(share for share in (data.split.validation, data.split.test, 1 - data.split.validation - data.split.test) if share > 0)
-    return math.ceil(1 / smallest)

@@ -120,7 +120,8 @@ def _guess(name: str, path: Path) -> str:
                     raw.decode("utf-8")
                     whole_letters += 1
                 except UnicodeDecodeError as error:
-                    fault = fault or _not_utf8(name, line, error)
+                    byte = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
+                    fault = fault or f"{name}, line {line}: not UTF-8: {byte}: save the file as UTF-8"
                     foreign += raw if len(foreign) < GUESS_BYTES else b""
             if b"\0" in raw:
                 raise DataError(_nul(name, path))
@@ -134,11 +135,6 @@ def _guess(name: str, path: Path) -> str:
     if best is None or best.encoding.startswith("utf"):
         raise DataError(fault)
     return best.encoding
-
-
-def _not_utf8(name: str, line: int, error: UnicodeDecodeError) -> str:
-    byte = error.object[error.start]
-    return f"{name}, line {line}: not UTF-8: byte 0x{byte:02x} at byte {error.start + 1} of the line: save the file as UTF-8"
 
 
 def _checked(name: str, path: Path, encoding: str, how: str) -> TextFile:

@@ -76,7 +76,11 @@ def export_onnx(exported: Exported, folder: Path, rows: CheckRows, *, resamples:
     (folder / RUNNER).write_text(runner_source(), encoding="utf-8")
     write_graph(exported.model, folder / MODEL, tasks, types=settings["token_type_ids"])
     about = exported.about("onnx")
-    about["outputs"], about["not_carried"] = {task: f"logits_{task}" for task in tasks}, not_carried(exported)
+    about["outputs"] = {task: f"logits_{task}" for task in tasks}
+    about["not_carried"] = ["what the run folder says of the model's quality: its scores, intervals and report"]
+    if exported.votes != "off":
+        dropout = f"the run's own prediction by {exported.votes} of dropout samples: this is one pass without dropout"
+        about["not_carried"].insert(0, dropout)
     write_about(folder, about)  # the runner, which the check runs, reads it
     about["check"] = check_against_torch(exported, OnnxClassifier(folder), rows)
     if rows.validation is not None:
@@ -95,14 +99,6 @@ def runner_source() -> str:
     )
     parts = [*TEXT_PARTS, ModulePart(tokenize, only=FRAME_NAMES), ModulePart(portable, only=(*TEXT_NAMES, "Classified", "OnnxClassifier"))]
     return standalone(parts, header, aliases=[SETTINGS])
-
-
-def not_carried(exported: Exported) -> list[str]:
-    """What the ONNX folder leaves out of the run."""
-    left_out = ["what the run folder says of the model's quality: its scores, intervals and report"]
-    if exported.votes != "off":
-        left_out.insert(0, f"the run's own prediction by {exported.votes} of dropout samples: this is one pass without dropout")
-    return left_out
 
 
 class _Flat(nn.Module):

@@ -22,7 +22,7 @@ FEW_ROWS = 100
 
 def render_card(record: Record, task: str | None = None, usage: str = "") -> str:
     """The card of a run; or of one `task` alone, with `usage` on how to load it, for its own folder."""
-    split = _of_task(record.split, task)
+    split = record.split if task is None else {**record.split, "tasks": {task: record.split["tasks"][task]}}
     labels = {name: classes for name, classes in record.labels.items() if task in (None, name)}
     config = record.config
     body = environment().get_template("card.md").render(
@@ -60,11 +60,6 @@ def render_card(record: Record, task: str | None = None, usage: str = "") -> str
         commit=commit_of(record.run.environment),
     )  # fmt: skip
     return f"---\n{card_data(record, task).to_yaml()}\n---\n\n{body}"
-
-
-def _of_task(split: results.PartResult, task: str | None) -> results.PartResult:
-    """The metrics of a split with one task's scores alone."""
-    return split if task is None else {**split, "tasks": {task: split["tasks"][task]}}
 
 
 def card_data(record: Record, task: str | None = None) -> ModelCardData:

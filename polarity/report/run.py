@@ -95,9 +95,10 @@ def render_record(record: Record, *, texts: bool, comments: CommentTexts = NO_CO
         configuration_section(record, shown),
         reproduce_section(record, shown),
     ]
+    kind = "evaluation" if "evaluation" in record.run.metrics else "run report"
     return render_page(
         title=_title(record),
-        kind=_kind(record),
+        kind=", ".join(filter(None, [kind, record.run.environment.get("created", "")[:10]])),
         headline=headline(record),
         sections=[section for section in sections if isinstance(section, PageSection)],
         facts=_facts(record, shown),
@@ -106,11 +107,6 @@ def render_record(record: Record, *, texts: bool, comments: CommentTexts = NO_CO
         footer="Made by polarity from the run's own files. Its scores and their intervals were computed again from predictions.parquet and "
         "agree with metrics.json. The floors' scores are as the run recorded them.",
     )
-
-
-def _kind(record: Record) -> str:
-    created = record.run.environment.get("created", "")[:10]
-    return ("evaluation" if "evaluation" in record.run.metrics else "run report") + (f", {created}" if created else "")
 
 
 def _title(record: Record) -> str:

@@ -163,7 +163,9 @@ def _split_scores(record: Record, name: results.PartName) -> Markup:
         own = results.score_of(split, scope)
         rows.append(scope)
         low, high = own["ci95"]
-        rows.append(Bar("this run", own["macro_f1"], low, high, marks=_task_marks(record, scope), bands=_claim_band(record, scope)))
+        claim = projection(record.points)[0] if record.planned and scope == "overall" else None
+        bands = () if claim is None else (Band(*claim, "the plan's projection"),)
+        rows.append(Bar("this run", own["macro_f1"], low, high, marks=_task_marks(record, scope), bands=bands))
         for floor, judged in floors.items():
             value, difference = results.score_of(judged, scope), results.difference_of(judged["difference"], scope)
             low, high = value["ci95"]
@@ -187,11 +189,6 @@ def _task_marks(record: Record, scope: str) -> tuple[Mark, ...]:
         Mark(TARGETS["minimum"][scope], "minimum target", "target"),
         Mark(TARGETS["stretch"][scope], "stretch target", "stretch"),
     )
-
-
-def _claim_band(record: Record, scope: str) -> tuple[Band, ...]:
-    claim = projection(record.points)[0] if record.planned and scope == "overall" else None
-    return () if claim is None else (Band(*claim, "the plan's projection"),)
 
 
 def classes_section(record: Record) -> PageSection:
