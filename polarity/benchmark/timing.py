@@ -123,9 +123,9 @@ class Race:
         pairs = zip(self.runs[name], self.runs[peer], strict=True)
         return spread([(ours.units[unit] / ours.seconds) / (theirs.units[unit] / theirs.seconds) for ours, theirs in pairs])
 
-    def cost(self, name: str, peer: str, unit: str = "rows") -> Spread:
-        """How many times the peer's time a unit takes: above 1 is slower."""
-        return self.speed_ratio(peer, name, unit)
+    def cost(self, name: str, peer: str) -> Spread:
+        """How many times the peer's time a row takes: above 1 is slower."""
+        return self.speed_ratio(peer, name)
 
     def rates(self) -> dict[str, dict[str, Spread]]:
         """{contestant: {unit: rate a second}}."""

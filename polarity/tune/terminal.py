@@ -13,8 +13,6 @@ from polarity import tables
 from polarity.errors import Say
 from polarity.strategy import CLAIMS_NOTE
 from polarity.study import (
-    HELPS,
-    HURTS,
     OVERALL,
     Detectable,
     EffectRow,
@@ -32,22 +30,16 @@ from polarity.tune.conductor import Watcher
 WIDE = 106
 """Columns of the whole table; where there are fewer, it says what decides."""
 _WHOLE = ("difference [95 %]", "verdict", "plan claims", "seconds")
-_COLOURS = {HELPS: "green", HURTS: "red"}
 
 
 def render_effects(
-    table: pa.Table,
-    *,
-    width: int | None = None,
-    colour: bool = False,
-    detectable: Detectable | None = None,
-    screen: ScreenEntry | None = None,
+    table: pa.Table, *, width: int | None = None, detectable: Detectable | None = None, screen: ScreenEntry | None = None
 ) -> str:
     """An effects table (EFFECTS_SCHEMA) as text of `width` columns (the terminal's by default), in points of macro-F1 (hundredths).
 
-    `detectable`, `screen`: study.json's entries. `colour` adds terminal codes.
+    `detectable`, `screen`: study.json's entries.
     """
-    console = tables.console(max(width or tables.width(), tables.LEAST), colour=colour)
+    console = tables.console(max(width or tables.width(), tables.LEAST))
     rows = table.to_pylist()
     decided = [row for row in rows if row["metric"] == OVERALL]
     if not decided:
@@ -134,7 +126,7 @@ def _overall(rows: list[EffectRow], *, wide: bool) -> Table:
             *([row["reference"], points(row["score"], sign=False), str(row["seeds"]), cost] if wide else []),
             _difference(row),
             "-" if row["p_holm"] is None else "<0.001" if row["p_holm"] < 0.001 else f"{row['p_holm']:.3f}",
-            Text(row["verdict"] or "", _COLOURS.get(row["verdict"] or "", "")),
+            row["verdict"] or "",
             _claim(row["claim_low"], row["claim_high"]),
         )
     return shown

@@ -69,7 +69,6 @@ def compare_predictions(
     by_title: Mapping[str, bool],
     decided: Mapping[str, Sequence[str]] | None = None,
     out_of_fold: bool = False,
-    seed: int = 0,
 ) -> dict[PartName, SplitComparison]:
     """{split: {"rows", "called", "first", "second", "difference"}} for the splits that both sides hold; `out_of_fold`: see `build_metrics`.
 
@@ -83,7 +82,7 @@ def compare_predictions(
             continue
         try:
             difference = paired_difference(
-                b, a, labels, resamples=resamples, seed=seed, by_title=by_title.get(split, False), decided=(decided or {}).get(split, ())
+                b, a, labels, resamples=resamples, by_title=by_title.get(split, False), decided=(decided or {}).get(split, ())
             )
         except DataError as error:
             raise DataError(f"{split}: {error}") from error

@@ -248,11 +248,11 @@ def calibrate_run(folder: RunFolder, say: Say, *, labels: Labels | None = None, 
         content["test"] = check_on(test, labels, content["tasks"])
     folder.write_json(artifacts.CALIBRATION, content)
     for task, entry in content["tasks"].items():
-        say(_line(task, entry, content.get("test", {}).get(task)) if whole else _short_line(task, entry))
+        say(_calibration_in_full(task, entry, content.get("test", {}).get(task)) if whole else _calibration_in_short(task, entry))
     return content
 
 
-def _short_line(task: str, entry: FittedTask) -> str:
+def _calibration_in_short(task: str, entry: FittedTask) -> str:
     if "calibration_error" not in entry:
         return f"calibration of {task}: {entry['note']}"
     kept = "; predict and evaluate shift the scores of its classes too, which helps; what follows is without" if entry["biases"] else ""
@@ -261,13 +261,11 @@ def _short_line(task: str, entry: FittedTask) -> str:
     return f"{task}: confidence is off by {before:.3f} on average, {found}{kept}"
 
 
-def _line(task: str, entry: FittedTask, test: TestedTask | None) -> str:
+def _calibration_in_full(task: str, entry: FittedTask, test: TestedTask | None) -> str:
     if "calibration_error" not in entry:
         return f"calibration of {task}: {entry['note']}"
-    errors = entry["calibration_error"]
-    parts = [
-        f"temperature {entry['temperature']:.2f}, calibration error {_error(errors['before'])} -> {_error(errors['after'])} (cross-fitted)"
-    ]
+    before, after = (_with_limits(entry["calibration_error"][when]) for when in ("before", "after"))
+    parts = [f"temperature {entry['temperature']:.2f}, calibration error {before} -> {after} (cross-fitted)"]
     gain = entry.get("bias_gain")
     if gain is None:
         parts.append(entry["note"])
@@ -281,14 +279,14 @@ def _line(task: str, entry: FittedTask, test: TestedTask | None) -> str:
         )
     if test is not None:
         errors, (low, high) = test["calibration_error"], test["macro_f1_change_ci95"]
-        parts.append(f"on test: error {_error(errors['before'])} -> {_error(errors['after'])}")
+        parts.append(f"on test: error {_with_limits(errors['before'])} -> {_with_limits(errors['after'])}")
         if entry["biases"] is not None:
             change = test["macro_f1_after"] - test["macro_f1_before"]
             parts[-1] += f", macro-F1 {change:+.3f} [{low:+.3f}, {high:+.3f}]"
     return f"calibration of {task}: {'; '.join(parts)}"
 
 
-def _error(error: CalibrationError) -> str:
+def _with_limits(error: CalibrationError) -> str:
     low, high = error["ci95"]
     noise = "" if error["evidence"] else f", no evidence: chance gives up to {error['noise95']:.3f}"
     return f"{error['ece']:.3f} [{low:.3f}, {high:.3f}{noise}]"
