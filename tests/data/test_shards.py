@@ -173,8 +173,8 @@ def test_a_source_that_changes_while_it_is_prepared_is_noticed(tmp_path: Path, m
         write(source, 300)
         return found(*given)
 
-    found = shards.noted_split
-    monkeypatch.setattr(shards, "noted_split", changed)
+    found = shards.split.noted_split
+    monkeypatch.setattr(shards.split, "noted_split", changed)
     with pytest.raises(DataError, match=r"rows.parquet: changed while it was prepared: start again"):
         preparation(tmp_path, source).open(quiet, through_ray=False)
 
