@@ -10,9 +10,11 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from polarity.arrays import Floats
+from polarity.arrays import Codes, Floats
 from polarity.artifacts import METRICS, STUDENT, RunFolder
+from polarity.baselines.floors import label_codes
 from polarity.best.plan import EncoderTraining, clock
 from polarity.config import Config
 from polarity.data.batch import soft_column
@@ -27,6 +29,10 @@ from polarity.predict.scorers import Probabilities
 from polarity.strategy import with_settings
 
 PROGRESS_SECONDS = 60.0
+OWN_LABEL = 0.5
+"""The part of a row's own label in what a student is taught of the row. On 2,117 real rows that no teacher had seen, a student that was
+taught the stack's out-of-fold words alone was 0.8 [-0.6, 2.1] points below a training on labels, one taught both in halves 0.8 [-0.0, 1.6]
+above it."""
 
 
 def for_encoder(config: Config, encoder: str) -> Config:
@@ -109,11 +115,11 @@ def teach_student(
     config: Config, training: EncoderTraining, precision: str, folder: RunFolder, labelled: pa.Table, soft: Probabilities,
     unlabelled: tuple[pa.Table, Probabilities] | None, test: pa.Table, say: Say,
 ) -> Metrics:  # fmt: skip
-    """Train one encoder on the stack's probabilities (Hinton et al. 2015) into student/, a run of its own; returns its metrics.
+    """Train one encoder on labels and the stack's probabilities (Hinton et al. 2015) into student/, a run of its own; returns its metrics.
 
-    `soft[task]` (N, K) are out of fold for the labelled rows, so that no row's own label reaches its soft label; `unlabelled` are comments
-    with the stack's probabilities of them. The student is judged and calibrated on the `test` rows, whose labels no teacher has seen:
-    other labelled rows would not do, for their labels are in what the teachers say of the rest.
+    `soft[task]` (N, K) are out of fold for the labelled rows; what such a row is taught is their mean with its own label (see OWN_LABEL).
+    `unlabelled` are comments with the stack's probabilities of them. The student is judged and calibrated on the `test` rows, whose labels
+    no teacher has seen: other labelled rows would not do, for their labels are in what the teachers say of the rest.
     """
     from polarity.workflows.train import finish, train_on
 
@@ -121,7 +127,7 @@ def teach_student(
     run = RunFolder.at(place)
     if run.exists(METRICS):
         return cast(Metrics, run.read_json(METRICS))
-    taught = _with_soft(labelled, soft)
+    taught = _with_soft(labelled, {task: _with_own_label(chances, label_codes(labelled, task)) for task, chances in soft.items()})
     if unlabelled is not None:
         more = _with_soft(unlabelled[0].select(taught.column_names[: len(labelled.column_names)]), unlabelled[1])
         taught = pa.concat_tables([taught, more])
@@ -130,6 +136,13 @@ def teach_student(
     chosen = fold_config(config, training, precision)
     train_on(chosen, place, splits, say=say)
     return finish(chosen, run, splits, say)
+
+
+def _with_own_label(chances_NK: NDArray[np.floating], codes_N: Codes) -> Floats:
+    """A row without a label (code -1) is taught the stack's probabilities alone."""
+    known, mixed = codes_N >= 0, chances_NK.astype(np.float64)
+    mixed[known] = (1 - OWN_LABEL) * mixed[known] + OWN_LABEL * np.eye(mixed.shape[1])[codes_N[known]]
+    return mixed
 
 
 def _with_soft(table: pa.Table, soft: Probabilities) -> pa.Table:

@@ -20,6 +20,7 @@ from polarity.errors import RunError
 from polarity.predict import load_classifier
 from polarity.run import Run
 from polarity.workflows.best import _names
+from polarity.workflows.best_training import _with_own_label
 from tests.tiny import tiny_comments, tiny_csv, tiny_encoder
 
 TASKS = ["sentiment", "polarization"]
@@ -114,6 +115,12 @@ def test_few_rows_without_an_encoder_and_rows_to_hold_out(tmp_path: Path, monkey
     assert "<h3>out-of-fold, " in page and "validation rows" not in page
     with pytest.raises(RunError):
         RunFolder.create(tmp_path / "run")
+
+
+def test_a_student_is_taught_labels_and_the_stack_in_halves_and_the_stack_alone_without_a_label() -> None:
+    said = np.array([[0.2, 0.3, 0.5], [0.2, 0.3, 0.5]])
+    np.testing.assert_allclose(_with_own_label(said, np.array([0, -1])), [[0.6, 0.15, 0.25], [0.2, 0.3, 0.5]])
+    np.testing.assert_allclose(said[0], [0.2, 0.3, 0.5])
 
 
 def test_a_student_without_rows_to_judge_it_is_refused(
