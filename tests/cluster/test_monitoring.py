@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -97,6 +98,18 @@ def get(url: str, token: str | None = None) -> str:
         return str(answer.read().decode())
 
 
+def scraped(target: str, seconds: float = 60) -> str:
+    """A node's metrics; an agent of Ray that starts again on a busy machine refuses for a while, and Prometheus asks again as well."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return get(f"http://{target}/metrics")
+        except urllib.error.URLError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(1)
+
+
 def nodes(watched: Watched) -> list[str]:
     """The addresses that Ray's service discovery names."""
     return [
@@ -115,7 +128,7 @@ def ask(watched: Watched, query: str) -> list[dict[str, Any]]:
 
 def test_counters_are_served_without_a_token_and_tagged(watched: Watched) -> None:
     """Gauges have vanished with the run; counters stay, and their help with them."""
-    served = "\n".join(get(f"http://{target}/metrics") for target in nodes(watched))
+    served = "\n".join(map(scraped, nodes(watched)))
     steps = re.findall(rf"^ray_{PREFIX}steps_total{{(.*)}} (\S+)$", served, re.MULTILINE)
     assert len(steps) == 1
     labels = dict(re.findall(r'(\w+)="([^"]*)"', steps[0][0]))
