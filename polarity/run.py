@@ -233,7 +233,8 @@ class Run:
             return None
         scores = [epoch.scores["overall"] for epoch in epochs]
         losses = [epoch.classification_loss for epoch in epochs if epoch.classification_loss is not None]
-        return Stability(non_finite_steps=epochs[-1].bad_steps, epoch_losses=losses, best_epoch=1 + scores.index(max(scores)))
+        kept = len(scores) if self.config.train.keep == "last" else 1 + scores.index(max(scores))
+        return Stability(non_finite_steps=epochs[-1].bad_steps, epoch_losses=losses, best_epoch=kept)
 
     @cached_property
     def _stored_predictions(self) -> pa.Table:
@@ -304,7 +305,7 @@ class Run:
         Calibration is not among it: a run's own metrics are of its scores before that.
         """
         found = list(dict.fromkeys(what for member in self.members for what in member.decided.get("validation", [])))
-        if len(self.epochs) > 1:
+        if len(self.epochs) > 1 and self.config.train.keep == "best":
             found.append("the epoch")
         if self.kind == "ensemble" and not self.ensemble_record.get("choice", WeightChoice(chosen=""))["chosen"].endswith("as asked"):
             found.append("the members' weights")

@@ -33,6 +33,18 @@ def test_what_the_loss_knew_is_read_back(tmp_path: Path) -> None:
     assert run.stability is not None and len(run.stability["epoch_losses"]) == 3
 
 
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_rows_chose_the_epoch_only_where_the_best_one_is_kept(tmp_path: Path, keep: str) -> None:
+    folder = trained_run(tmp_path / "first")
+    settings = (folder / "config.yaml").read_text()
+    assert "keep: best" in settings
+    (folder / "config.yaml").write_text(settings.replace("keep: best", f"keep: {keep}"))
+    run = polarity.Run.open(folder)
+    scores = [epoch.scores["overall"] for epoch in run.epochs]
+    assert run.decided == ({"validation": ["the epoch"]} if keep == "best" else {})
+    assert run.stability and run.stability["best_epoch"] == (1 + scores.index(max(scores)) if keep == "best" else 3)
+
+
 def test_settings_go_on_top_of_the_run_s_own(tmp_path: Path) -> None:
     run = polarity.Run.open(trained_run(tmp_path / "first"))
     assert run.config_with(["data.comment_column=text"]).data.comment_column == "text"

@@ -81,7 +81,8 @@ def test_the_run_is_taken_by_other_commands_and_a_killed_one_ends_the_same(tmp_p
     run(monkeypatch, "report", whole)
 
     student = Run.open(whole / "student")
-    assert set(student.rows("validation")["row_id"].to_pylist()) == apart
+    assert set(student.rows("validation")["row_id"].to_pylist()) == apart and not student.decided
+    assert student.metrics["validation"]["no_verdict"] is None
     assert student.row_counts["train"] == len(predictions) - 44 + 30 - student.environment["dropped_from_train"]["rows"]
     run(monkeypatch, "export", whole, "--to", "hf", "--out", tmp_path / "exported")
 
