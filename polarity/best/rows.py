@@ -78,7 +78,7 @@ def read_rows(config: Config, asked: Asked, say: Say) -> BestRows:
 
 
 def for_student(rows: BestRows, config: Config, say: Say) -> BestRows:
-    """A tenth of the labelled rows becomes test rows, if there are none.
+    """A tenth of the labelled rows becomes test rows, if there are none. Raises DataError where none can be kept apart.
 
     A student is taught what models say of rows that they were not trained on. But each of these models was trained on the rest, so that
     its words hold the labels of the rest, and the student can learn these: rows that judge a student must be kept from its teachers, too.
@@ -86,11 +86,13 @@ def for_student(rows: BestRows, config: Config, say: Say) -> BestRows:
     if rows.test is not None:
         return rows
     labelled, test = _cut(rows.labelled, config.data.split, APART, list(config.labels))
+    if test is None:
+        raise DataError(f"{config.data.source}: no row can be kept apart to judge the student on: add --no-student, or give --test FILE")
     apart = _without_leaks(BestRows(labelled, test), say)
     _check_rows(apart, config)
     say(
-        f"{0 if test is None else test.num_rows:,} of these rows are kept apart as test rows, for a student needs rows "
-        "that its teachers have not seen either; with --no-student they train, and with --test FILE others judge"
+        f"{test.num_rows:,} of these rows are kept apart as test rows, for a student needs rows that its teachers have not seen either; "
+        "with --no-student they train, and with --test FILE others judge"
     )
     return apart
 

@@ -400,7 +400,7 @@ class _Work:
     def _student(self, choice: Choice, begun: float) -> str | None:
         """The student, and how good it is beside the stack on the rows that it was not taught."""
         training, test = self.plan.student, self.rows.test
-        if training is None or test is None:
+        if training is None or test is None:  # `for_student` has seen to test rows where a student is planned
             return None
         left = self.plan.budget * LATEST - (time.monotonic() - begun)
         if left < training.seconds and not self.folder.exists(artifacts.STUDENT):
